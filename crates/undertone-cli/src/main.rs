@@ -1,0 +1,2 @@
+//! The `undertone` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! undertone-client: not written yet.

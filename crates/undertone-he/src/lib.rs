@@ -1,0 +1,1 @@
+//! undertone-he: not written yet.

@@ -1,0 +1,1 @@
+//! undertone-infer: not written yet.

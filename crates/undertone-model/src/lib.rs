@@ -1,0 +1,1 @@
+//! undertone-model: not written yet.

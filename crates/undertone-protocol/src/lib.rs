@@ -1,0 +1,1 @@
+//! undertone-protocol: not written yet.

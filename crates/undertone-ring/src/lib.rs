@@ -1,0 +1,1 @@
+//! undertone-ring: not written yet.

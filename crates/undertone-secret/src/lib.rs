@@ -1,0 +1,1 @@
+//! undertone-secret: not written yet.

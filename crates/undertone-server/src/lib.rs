@@ -1,0 +1,1 @@
+//! undertone-server: not written yet.
