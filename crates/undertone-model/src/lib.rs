@@ -1,1 +1,27 @@
-//! undertone-model: not written yet.
+//! Llama-family models in the clear: configuration, weights, tokenizer, sampling and the reference forward pass.
+//!
+//! This crate stands at both ends of the pipe: the client tokenizes, embeds and samples with it, the server takes
+//! its weights and its clear prefill from it, and every encrypted layer is held against [`reference`]. It knows no
+//! ciphertext.
+//!
+//! Model files are untrusted input: each has a size cap, every dimension is checked against the configuration
+//! before anything is allocated, and what is not supported is refused by name. Nothing here opens a connection.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+mod error;
+mod fingerprint;
+mod matmul;
+pub mod reference;
+mod rope;
+pub mod safetensors_file;
+pub mod weights;
+
+pub use config::LlamaConfig;
+pub use error::{Error, Result};
+pub use fingerprint::fingerprint;
+pub use matmul::Accumulation;
+pub use reference::{KvCache, Observer, Site, forward};
+pub use rope::{RopeKind, RopeScaling, rope_cos_sin};
+pub use weights::{ClientHalf, LayerWeights, Llama, Matrix, load_client_half};
