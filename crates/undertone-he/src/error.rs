@@ -1,0 +1,113 @@
+//! The one error type of this crate.
+
+/// What can go wrong on the public side; every message names the numbers and the remedy.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation needs more levels than the value has left.
+    #[error(
+        "{op} needs a value at level {need} or above but it is at level {have}; bootstrap it earlier"
+    )]
+    LevelTooLow {
+        /// The operation.
+        op: &'static str,
+        /// The level of the operand.
+        have: usize,
+        /// The lowest level that works.
+        need: usize,
+    },
+    /// Two scales differ although the levels agree.
+    #[error(
+        "{op} needs equal scales but has 2^{have_log2:.6} and 2^{need_log2:.6}; bring both to the canonical scale first"
+    )]
+    ScaleMismatch {
+        /// The operation.
+        op: &'static str,
+        /// log2 of the first scale.
+        have_log2: f64,
+        /// log2 of the second scale.
+        need_log2: f64,
+    },
+    /// A slot vector has a length that does not divide the slot count.
+    #[error(
+        "{op} needs a slot vector whose length is a power of two up to {need} but has {have} values; pad it"
+    )]
+    SlotLength {
+        /// The operation.
+        op: &'static str,
+        /// The length given.
+        have: usize,
+        /// The slot count.
+        need: usize,
+    },
+    /// A key that the circuit needs was not supplied, or stops at too low a level.
+    #[error(
+        "the {key} key is missing at level {need}; upload the key set that the plan of this model and shape lists"
+    )]
+    MissingKey {
+        /// Which key.
+        key: String,
+        /// The level needed.
+        need: usize,
+    },
+    /// A parameter set or key is outside the 128-bit security table.
+    #[error(
+        "log2(QP) = {have} bits exceeds the {need} bits allowed at ring degree 2^{log_n} for 128-bit security; use fewer or smaller primes"
+    )]
+    Insecure {
+        /// log2 of the ring degree.
+        log_n: u32,
+        /// Bits of the modulus, rounded up.
+        have: u32,
+        /// Bits allowed.
+        need: u32,
+    },
+    /// Parameters are inconsistent.
+    #[error("parameters are not usable: {cause}; use one of the shipped presets")]
+    Parameters {
+        /// What is wrong.
+        cause: String,
+    },
+    /// Bytes from a peer or a file do not decode.
+    #[error(
+        "{what} does not decode: {cause}; it was truncated, altered or made for other parameters"
+    )]
+    Decode {
+        /// The kind of object.
+        what: &'static str,
+        /// The first thing found wrong.
+        cause: &'static str,
+    },
+    /// A value exceeds the range declared for it.
+    #[error(
+        "{op} got a value of magnitude {have:.4} where at most {need:.4} is declared; calibrate the model on text like this"
+    )]
+    Range {
+        /// The operation.
+        op: &'static str,
+        /// The magnitude seen.
+        have: f64,
+        /// The bound.
+        need: f64,
+    },
+    /// A value does not repeat with the period declared for it.
+    #[error(
+        "{op} was told that its value repeats every {period} slots but it does not; this is a defect of the calling circuit"
+    )]
+    NotPeriodic {
+        /// The operation.
+        op: &'static str,
+        /// The period declared.
+        period: usize,
+    },
+    /// The wrong number of inputs was given to an operation.
+    #[error("{op} needs {need} inputs but got {have}; this is a defect of the calling circuit")]
+    Arity {
+        /// The operation.
+        op: &'static str,
+        /// Inputs given.
+        have: usize,
+        /// Inputs needed.
+        need: usize,
+    },
+}
