@@ -1,1 +1,38 @@
-//! undertone-ring: not written yet.
+//! Arithmetic in R_Q = Z_Q[X]/(X^N + 1) for CKKS, in residue number system form.
+//!
+//! A [`Ring`] owns the primes (each below 2^50), the NTT tables and one [`Backend`]; a [`Poly`] is plain data.
+//! Every residue is fully reduced at every public boundary, so all backends give bit-identical results.
+//! The form of a polynomial (coefficients or NTT values) is part of its type.
+//!
+//! NTT values are in bit-reversed order: entry i is the evaluation at psi^(2*bitrev(i)+1), with psi the smallest
+//! primitive 2N-th root of unity modulo the prime.
+//!
+//! All `unsafe` code is in `cpu/`. Absent on purpose: ciphertexts, scales, keys, and wire types.
+#![deny(unsafe_code)]
+
+mod backend;
+mod basis;
+pub mod conformance;
+#[allow(unsafe_code)]
+mod cpu;
+mod error;
+mod modulus;
+mod permutation;
+mod poly;
+mod primes;
+mod ring;
+mod sample;
+mod table;
+
+pub use backend::Backend;
+pub use basis::{Basis, Coeff, Form, Ntt};
+pub use cpu::{avx512ifma_backend, detect_backend, scalar_backend};
+pub use error::Error;
+pub use modulus::Modulus;
+pub use permutation::Permutation;
+pub use poly::{CompactPoly, Poly};
+pub use primes::ntt_primes_near;
+pub use ring::Ring;
+pub use sample::public::{Seed, expand_uniform};
+pub use sample::secret::SecretRng;
+pub use table::NttTable;

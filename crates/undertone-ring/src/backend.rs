@@ -1,0 +1,111 @@
+//! The hardware seam: what a backend must compute, one limb (or one set of limbs) per call.
+//!
+//! Contract for every method: input residues are reduced, output residues are reduced, results equal those of the
+//! scalar backend bit for bit (`conformance::run` checks it). Slices of one call have equal length unless stated;
+//! lengths are powers of two or multiples of 8. A backend may panic on mismatched lengths; it never reads beyond them.
+
+use crate::{Modulus, NttTable, Permutation};
+
+/// Kernels over residues modulo one prime below 2^50.
+pub trait Backend: Send + Sync {
+    /// A short name for reports.
+    fn name(&self) -> &'static str;
+
+    /// Negacyclic NTT in place, natural to bit-reversed order; the length may be any power of two up to N, and
+    /// then the transform is that of the smaller ring with root psi^(N/length).
+    fn ntt(&self, table: &NttTable, data: &mut [u64]);
+
+    /// Inverse of [`Backend::ntt`], times the reduced constant `scale`.
+    fn intt(&self, table: &NttTable, data: &mut [u64], scale: u64);
+
+    /// acc += a.
+    fn add(&self, q: Modulus, acc: &mut [u64], a: &[u64]);
+
+    /// acc -= a.
+    fn sub(&self, q: Modulus, acc: &mut [u64], a: &[u64]);
+
+    /// acc = -acc.
+    fn neg(&self, q: Modulus, acc: &mut [u64]);
+
+    /// out = a * b.
+    fn mul(&self, q: Modulus, out: &mut [u64], a: &[u64], b: &[u64]);
+
+    /// acc *= a.
+    fn mul_assign(&self, q: Modulus, acc: &mut [u64], a: &[u64]);
+
+    /// acc += a * b.
+    fn mul_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], b: &[u64]);
+
+    /// acc *= c.
+    fn mul_scalar(&self, q: Modulus, acc: &mut [u64], c: u64);
+
+    /// acc += c in every entry.
+    fn add_scalar(&self, q: Modulus, acc: &mut [u64], c: u64);
+
+    /// acc += c * a.
+    fn mul_scalar_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64);
+
+    /// acc = (acc - a) * c.
+    fn sub_mul_scalar(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64);
+
+    /// out = a in permuted order.
+    fn permute(&self, out: &mut [u64], a: &[u64], permutation: &Permutation);
+
+    /// acc += a in permuted order.
+    fn permute_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation);
+
+    /// acc = sum of a_d * b_d, plus the old acc when `accumulate`; at most 2^10 terms.
+    fn inner_product(
+        &self,
+        q: Modulus,
+        acc: &mut [u64],
+        a: &[&[u64]],
+        b: &[&[u64]],
+        accumulate: bool,
+    );
+
+    /// Two inner products that share the left operands: acc_0 with b_0, acc_1 with b_1.
+    fn inner_product_pair(
+        &self,
+        q: Modulus,
+        acc: [&mut [u64]; 2],
+        a: &[&[u64]],
+        b: [&[&[u64]]; 2],
+        accumulate: bool,
+    );
+
+    /// out = round(sum of y_i * reciprocals_i), summed in order of i in f64, each product rounded before its sum,
+    /// ties to even: the multiple of Q that a centred base conversion takes away.
+    fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]);
+
+    /// out = sum of y_i * weights_i + quotients * correction mod q; y_i < 2^50 may exceed q, weights and correction
+    /// are reduced, quotients are at most the number of terms; at most 2^10 terms.
+    fn lift_combine(
+        &self,
+        q: Modulus,
+        out: &mut [u64],
+        y: &[&[u64]],
+        weights: &[u64],
+        quotients: &[u64],
+        correction: u64,
+    );
+
+    /// out = the centred representative of a mod `from`, reduced mod `to`.
+    fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]);
+
+    /// acc *= c, where c holds one value per run of 2^log_gap entries of acc.
+    fn mul_runs(&self, q: Modulus, acc: &mut [u64], c: &[u64], log_gap: u32);
+
+    /// acc += a * c, with runs as in [`Backend::mul_runs`].
+    fn mul_add_runs(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: &[u64], log_gap: u32);
+
+    /// acc += c, or acc -= c when `subtract`, with runs as in [`Backend::mul_runs`].
+    fn add_runs(&self, q: Modulus, acc: &mut [u64], c: &[u64], log_gap: u32, subtract: bool);
+
+    /// out = a mod q for signed values.
+    fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]);
+
+    /// Uniform residues from uniform words: x = low 52 bits of a word; floor(x*q / 2^52) is kept, in order, unless
+    /// x*q mod 2^52 < 2^52 mod q. Stops when `out` is full or the words are used up; returns (words used, outputs).
+    fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize);
+}

@@ -1,0 +1,29 @@
+//! CPU kernels: one file per instruction set with the same list of functions, and the run-time choice among them.
+//!
+//! This folder is the only place of the crate with `unsafe`: SIMD intrinsics behind checked constructors, and the
+//! aligned buffers that they want.
+
+mod aligned;
+mod scalar;
+mod scalar_ntt;
+
+use std::sync::Arc;
+
+use crate::Backend;
+
+pub(crate) use aligned::{Buffer, BufferPool};
+
+/// The fastest backend that this processor supports.
+pub fn detect_backend() -> Arc<dyn Backend> {
+    avx512ifma_backend().unwrap_or_else(scalar_backend)
+}
+
+/// Plain Rust kernels: the reference that the others must equal.
+pub fn scalar_backend() -> Arc<dyn Backend> {
+    Arc::new(scalar::Scalar)
+}
+
+/// Kernels with 52-bit AVX-512 multiply-add; `None` when the processor lacks them.
+pub fn avx512ifma_backend() -> Option<Arc<dyn Backend>> {
+    None
+}

@@ -1,0 +1,211 @@
+//! The scalar backend: plain Rust, no `unsafe`, the reference for every other backend.
+
+use super::scalar_ntt;
+use crate::{Backend, Modulus, NttTable, Permutation};
+
+/// See [`super::scalar_backend`].
+pub(super) struct Scalar;
+
+/// Adds a product to a 128-bit sum; at most 2^10 products below 2^100 plus one residue stay below 2^128.
+fn products(a: &[&[u64]], b: &[&[u64]], k: usize) -> u128 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| a[k] as u128 * b[k] as u128)
+        .sum()
+}
+
+impl Backend for Scalar {
+    fn name(&self) -> &'static str {
+        "scalar"
+    }
+
+    fn ntt(&self, table: &NttTable, data: &mut [u64]) {
+        scalar_ntt::forward(table, data);
+    }
+
+    fn intt(&self, table: &NttTable, data: &mut [u64], scale: u64) {
+        scalar_ntt::inverse(table, data, scale);
+    }
+
+    fn add(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {
+        acc.iter_mut().zip(a).for_each(|(x, &a)| *x = q.add(*x, a));
+    }
+
+    fn sub(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {
+        acc.iter_mut().zip(a).for_each(|(x, &a)| *x = q.sub(*x, a));
+    }
+
+    fn neg(&self, q: Modulus, acc: &mut [u64]) {
+        acc.iter_mut().for_each(|x| *x = q.neg(*x));
+    }
+
+    fn mul(&self, q: Modulus, out: &mut [u64], a: &[u64], b: &[u64]) {
+        out.iter_mut()
+            .zip(a.iter().zip(b))
+            .for_each(|(x, (&a, &b))| *x = q.mul(a, b));
+    }
+
+    fn mul_assign(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {
+        acc.iter_mut().zip(a).for_each(|(x, &a)| *x = q.mul(*x, a));
+    }
+
+    fn mul_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], b: &[u64]) {
+        let fused = |x: u64, a: u64, b: u64| q.reduce_u128(a as u128 * b as u128 + x as u128);
+        acc.iter_mut()
+            .zip(a.iter().zip(b))
+            .for_each(|(x, (&a, &b))| *x = fused(*x, a, b));
+    }
+
+    fn mul_scalar(&self, q: Modulus, acc: &mut [u64], c: u64) {
+        let shoup = q.shoup(c);
+        acc.iter_mut().for_each(|x| *x = q.mul_shoup(*x, c, shoup));
+    }
+
+    fn add_scalar(&self, q: Modulus, acc: &mut [u64], c: u64) {
+        acc.iter_mut().for_each(|x| *x = q.add(*x, c));
+    }
+
+    fn mul_scalar_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64) {
+        let shoup = q.shoup(c);
+        acc.iter_mut()
+            .zip(a)
+            .for_each(|(x, &a)| *x = q.add(*x, q.mul_shoup(a, c, shoup)));
+    }
+
+    fn sub_mul_scalar(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64) {
+        let shoup = q.shoup(c);
+        acc.iter_mut()
+            .zip(a)
+            .for_each(|(x, &a)| *x = q.mul_shoup(q.sub(*x, a), c, shoup));
+    }
+
+    fn permute(&self, out: &mut [u64], a: &[u64], permutation: &Permutation) {
+        for (index, block) in out.chunks_exact_mut(8).enumerate() {
+            let (source, lanes) = permutation.block(index);
+            let from = &a[8 * source..][..8];
+            block
+                .iter_mut()
+                .zip(lanes)
+                .for_each(|(x, &lane)| *x = from[lane as usize]);
+        }
+    }
+
+    fn permute_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation) {
+        for (index, block) in acc.chunks_exact_mut(8).enumerate() {
+            let (source, lanes) = permutation.block(index);
+            let from = &a[8 * source..][..8];
+            block
+                .iter_mut()
+                .zip(lanes)
+                .for_each(|(x, &lane)| *x = q.add(*x, from[lane as usize]));
+        }
+    }
+
+    fn inner_product(
+        &self,
+        q: Modulus,
+        acc: &mut [u64],
+        a: &[&[u64]],
+        b: &[&[u64]],
+        accumulate: bool,
+    ) {
+        for (k, x) in acc.iter_mut().enumerate() {
+            let start = if accumulate { *x as u128 } else { 0 };
+            *x = q.reduce_u128(products(a, b, k) + start);
+        }
+    }
+
+    fn inner_product_pair(
+        &self,
+        q: Modulus,
+        acc: [&mut [u64]; 2],
+        a: &[&[u64]],
+        b: [&[&[u64]]; 2],
+        accumulate: bool,
+    ) {
+        for (acc, b) in acc.into_iter().zip(b) {
+            self.inner_product(q, acc, a, b, accumulate);
+        }
+    }
+
+    fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]) {
+        for (k, x) in out.iter_mut().enumerate() {
+            let sum = y
+                .iter()
+                .zip(reciprocals)
+                .fold(0.0, |sum, (y, r)| sum + y[k] as f64 * r);
+            *x = sum.round_ties_even() as u64;
+        }
+    }
+
+    fn lift_combine(
+        &self,
+        q: Modulus,
+        out: &mut [u64],
+        y: &[&[u64]],
+        weights: &[u64],
+        quotients: &[u64],
+        correction: u64,
+    ) {
+        for (k, x) in out.iter_mut().enumerate() {
+            let start = quotients[k] as u128 * correction as u128;
+            *x = q.reduce_u128(
+                y.iter()
+                    .zip(weights)
+                    .fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128),
+            );
+        }
+    }
+
+    fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {
+        out.iter_mut()
+            .zip(a)
+            .for_each(|(x, &a)| *x = to.reduce_i64(from.center(a)));
+    }
+
+    fn mul_runs(&self, q: Modulus, acc: &mut [u64], c: &[u64], log_gap: u32) {
+        for (run, &c) in acc.chunks_exact_mut(1 << log_gap).zip(c) {
+            run.iter_mut().for_each(|x| *x = q.mul(*x, c));
+        }
+    }
+
+    fn mul_add_runs(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: &[u64], log_gap: u32) {
+        for ((run, a), &c) in acc
+            .chunks_exact_mut(1 << log_gap)
+            .zip(a.chunks_exact(1 << log_gap))
+            .zip(c)
+        {
+            run.iter_mut()
+                .zip(a)
+                .for_each(|(x, &a)| *x = q.reduce_u128(a as u128 * c as u128 + *x as u128));
+        }
+    }
+
+    fn add_runs(&self, q: Modulus, acc: &mut [u64], c: &[u64], log_gap: u32, subtract: bool) {
+        for (run, &c) in acc.chunks_exact_mut(1 << log_gap).zip(c) {
+            let c = if subtract { q.neg(c) } else { c };
+            run.iter_mut().for_each(|x| *x = q.add(*x, c));
+        }
+    }
+
+    fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) {
+        out.iter_mut()
+            .zip(a)
+            .for_each(|(x, &a)| *x = q.reduce_i64(a));
+    }
+
+    fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize) {
+        const MASK: u64 = (1 << 52) - 1;
+        let threshold = (1 << 52) % q.value();
+        let (mut used, mut made) = (0, 0);
+        while used < words.len() && made < out.len() {
+            let product = (words[used] & MASK) as u128 * q.value() as u128;
+            used += 1;
+            if product as u64 & MASK >= threshold {
+                out[made] = (product >> 52) as u64;
+                made += 1;
+            }
+        }
+        (used, made)
+    }
+}

@@ -1,0 +1,147 @@
+//! Addition, multiplication, scalars and monomials.
+
+use crate::table::bit_reverse;
+use crate::{Form, Ntt, Poly, Ring};
+
+impl Ring {
+    /// acc += a.
+    ///
+    /// # Panics
+    /// When the bases differ.
+    pub fn add_assign<F: Form>(&self, acc: &mut Poly<F>, a: &Poly<F>) {
+        self.check_same(acc, a);
+        self.each_limb(acc, |i, t, x| self.backend().add(t.modulus, x, a.limb(i)));
+    }
+
+    /// acc -= a.
+    ///
+    /// # Panics
+    /// When the bases differ.
+    pub fn sub_assign<F: Form>(&self, acc: &mut Poly<F>, a: &Poly<F>) {
+        self.check_same(acc, a);
+        self.each_limb(acc, |i, t, x| self.backend().sub(t.modulus, x, a.limb(i)));
+    }
+
+    /// acc = -acc.
+    pub fn neg_assign<F: Form>(&self, acc: &mut Poly<F>) {
+        self.each_limb(acc, |_, t, x| self.backend().neg(t.modulus, x));
+    }
+
+    /// a * b.
+    ///
+    /// # Panics
+    /// When the bases differ.
+    pub fn mul(&self, a: &Poly<Ntt>, b: &Poly<Ntt>) -> Poly<Ntt> {
+        self.check_same(a, b);
+        let mut out = self.stale(a.basis());
+        self.each_limb(&mut out, |i, t, x| {
+            self.backend().mul(t.modulus, x, a.limb(i), b.limb(i))
+        });
+        out
+    }
+
+    /// acc *= a.
+    ///
+    /// # Panics
+    /// When the bases differ.
+    pub fn mul_assign(&self, acc: &mut Poly<Ntt>, a: &Poly<Ntt>) {
+        self.check_same(acc, a);
+        self.each_limb(acc, |i, t, x| {
+            self.backend().mul_assign(t.modulus, x, a.limb(i))
+        });
+    }
+
+    /// acc += a * b.
+    ///
+    /// # Panics
+    /// When the bases differ.
+    pub fn mul_add_assign(&self, acc: &mut Poly<Ntt>, a: &Poly<Ntt>, b: &Poly<Ntt>) {
+        self.check_same(acc, a);
+        self.check_same(a, b);
+        self.each_limb(acc, |i, t, x| {
+            self.backend().mul_add(t.modulus, x, a.limb(i), b.limb(i))
+        });
+    }
+
+    /// Multiplies limb i by `residues[i]`.
+    ///
+    /// # Panics
+    /// When there is not one residue per limb.
+    pub fn mul_scalar_assign<F: Form>(&self, acc: &mut Poly<F>, residues: &[u64]) {
+        self.check_residues(acc, residues);
+        self.each_limb(acc, |i, t, x| {
+            self.backend()
+                .mul_scalar(t.modulus, x, t.modulus.reduce(residues[i]))
+        });
+    }
+
+    /// Adds the constant polynomial with these residues.
+    ///
+    /// # Panics
+    /// When there is not one residue per limb.
+    pub fn add_scalar_assign(&self, acc: &mut Poly<Ntt>, residues: &[u64]) {
+        self.check_residues(acc, residues);
+        self.each_limb(acc, |i, t, x| {
+            self.backend()
+                .add_scalar(t.modulus, x, t.modulus.reduce(residues[i]))
+        });
+    }
+
+    /// acc += c * a, with c given by one residue per limb.
+    ///
+    /// # Panics
+    /// When the bases differ or there is not one residue per limb.
+    pub fn mul_scalar_add_assign<F: Form>(&self, acc: &mut Poly<F>, a: &Poly<F>, residues: &[u64]) {
+        self.check_same(acc, a);
+        self.check_residues(acc, residues);
+        self.each_limb(acc, |i, t, x| {
+            self.backend()
+                .mul_scalar_add(t.modulus, x, a.limb(i), t.modulus.reduce(residues[i]));
+        });
+    }
+
+    /// acc *= X^exponent; the exponent counts modulo 2N.
+    pub fn mul_monomial_assign(&self, acc: &mut Poly<Ntt>, exponent: usize) {
+        let n = self.degree();
+        let exponent = exponent % (2 * n);
+        if exponent == 0 {
+            return;
+        }
+        if exponent == n {
+            return self.neg_assign(acc);
+        }
+        // X^(2^g * odd) is a polynomial in X^(2^g): its NTT values repeat in runs of 2^g.
+        let log_gap = exponent.trailing_zeros();
+        let stored = n >> log_gap;
+        self.each_limb(acc, |_, t, x| {
+            let q = t.modulus;
+            let base = q.pow(t.psi, exponent as u64);
+            let mut values = self.inner.pool.take(stored);
+            values[0] = base;
+            // Entry i is psi^(e(2 bitrev(i) + 1)); setting bit s of i adds stored/2^(s+1) * 2 to the odd exponent.
+            let (mut filled, mut bit) = (1, 0);
+            while filled < stored {
+                let step = bit_reverse(1 << bit, stored.trailing_zeros()) as u64;
+                let factor = q.pow(t.psi, (exponent as u64 * 2 * step) % (2 * n as u64));
+                let (low, high) = values[..2 * filled].split_at_mut(filled);
+                high.copy_from_slice(low);
+                if filled >= 8 {
+                    self.backend().mul_scalar(q, high, factor);
+                } else {
+                    high.iter_mut().for_each(|v| *v = q.mul(*v, factor));
+                }
+                (filled, bit) = (2 * filled, bit + 1);
+            }
+            self.backend().mul_runs(q, x, &values, log_gap);
+        });
+    }
+
+    fn check_residues<F: Form>(&self, poly: &Poly<F>, residues: &[u64]) {
+        let limbs = poly.basis().limb_count();
+        assert!(
+            residues.len() == limbs,
+            "{} residues given for {limbs} limbs",
+            residues.len()
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! Twiddle factors of one prime.
+
+use crate::cpu::Buffer;
+use crate::{Error, Modulus};
+
+/// Powers of the smallest primitive 2N-th root of unity psi, in bit-reversed order, with their 52-bit Shoup quotients.
+///
+/// `forward[k]` is psi^bitrev(k) over log_n bits and `inverse[k]` its inverse. A prefix of 2^m entries is the table
+/// of the ring of degree 2^m with root psi^(N/2^m), so one table serves all smaller transforms too.
+pub struct NttTable {
+    pub(crate) modulus: Modulus,
+    pub(crate) log_n: u32,
+    pub(crate) psi: u64,
+    pub(crate) forward: Buffer,
+    pub(crate) forward_shoup: Buffer,
+    pub(crate) inverse: Buffer,
+    pub(crate) inverse_shoup: Buffer,
+}
+
+impl NttTable {
+    /// Builds the table of a prime for degree 2^log_n.
+    ///
+    /// # Errors
+    /// When the prime is not 1 mod 2N or the degree is not supported.
+    pub fn new(modulus: Modulus, log_n: u32) -> Result<Self, Error> {
+        if !(3..=17).contains(&log_n) {
+            return Err(Error::DegreeRange { have: log_n });
+        }
+        if !(modulus.value() - 1).is_multiple_of(1 << (log_n + 1)) {
+            return Err(Error::NoRoot {
+                value: modulus.value(),
+                need: log_n + 1,
+            });
+        }
+        let n = 1usize << log_n;
+        let psi = smallest_root(modulus, log_n);
+        let mut forward = Buffer::zeroed(n);
+        let mut inverse = Buffer::zeroed(n);
+        let (mut power, mut inverse_power, psi_inverse) = (1, 1, modulus.inverse(psi));
+        for k in 0..n {
+            let at = bit_reverse(k, log_n);
+            (forward[at], inverse[at]) = (power, inverse_power);
+            power = modulus.mul(power, psi);
+            inverse_power = modulus.mul(inverse_power, psi_inverse);
+        }
+        let quotients = |words: &Buffer| {
+            let mut out = Buffer::zeroed(n);
+            out.iter_mut()
+                .zip(words.iter())
+                .for_each(|(o, &w)| *o = modulus.shoup(w));
+            out
+        };
+        let (forward_shoup, inverse_shoup) = (quotients(&forward), quotients(&inverse));
+        Ok(Self {
+            modulus,
+            log_n,
+            psi,
+            forward,
+            forward_shoup,
+            inverse,
+            inverse_shoup,
+        })
+    }
+
+    /// The prime.
+    pub fn modulus(&self) -> Modulus {
+        self.modulus
+    }
+
+    /// log2 of the ring degree.
+    pub fn log_n(&self) -> u32 {
+        self.log_n
+    }
+
+    /// The smallest primitive 2N-th root of unity.
+    pub fn psi(&self) -> u64 {
+        self.psi
+    }
+}
+
+/// `value` with its lowest `bits` bits in reverse order.
+#[inline]
+pub(crate) fn bit_reverse(value: usize, bits: u32) -> usize {
+    if bits == 0 {
+        0
+    } else {
+        value.reverse_bits() >> (usize::BITS - bits)
+    }
+}
+
+fn smallest_root(modulus: Modulus, log_n: u32) -> u64 {
+    let cofactor = (modulus.value() - 1) >> (log_n + 1);
+    // x^cofactor has order exactly 2N when its N-th power is -1; half of all x qualify.
+    let root = (2..)
+        .map(|x| modulus.pow(x, cofactor))
+        .find(|&root| modulus.pow(root, 1 << log_n) == modulus.value() - 1)
+        .expect("every NTT prime has a primitive root");
+    let square = modulus.mul(root, root);
+    let (mut power, mut smallest) = (root, root);
+    for _ in 1..1u64 << log_n {
+        power = modulus.mul(power, square);
+        smallest = smallest.min(power);
+    }
+    smallest
+}
