@@ -47,9 +47,5 @@ fn ci(root: &Path) -> Result<(), String> {
         .current_dir(root)
         .status()
         .map_err(|error| format!(".ci/run could not be started: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!(".ci/run failed ({status})"))
-    }
+    if status.success() { Ok(()) } else { Err(format!(".ci/run failed ({status})")) }
 }

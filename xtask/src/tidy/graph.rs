@@ -12,29 +12,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("undertone-he", &["undertone-ring"]),
     ("undertone-secret", &["undertone-ring", "undertone-he"]),
     ("undertone-infer", &["undertone-he", "undertone-model"]),
-    (
-        "undertone-protocol",
-        &["undertone-he", "undertone-infer", "undertone-model"],
-    ),
+    ("undertone-protocol", &["undertone-he", "undertone-infer", "undertone-model"]),
     (
         "undertone-client",
-        &[
-            "undertone-protocol",
-            "undertone-secret",
-            "undertone-he",
-            "undertone-infer",
-            "undertone-model",
-        ],
+        &["undertone-protocol", "undertone-secret", "undertone-he", "undertone-infer", "undertone-model"],
     ),
     (
         "undertone-server",
-        &[
-            "undertone-protocol",
-            "undertone-infer",
-            "undertone-he",
-            "undertone-model",
-            "undertone-cuda",
-        ],
+        &["undertone-protocol", "undertone-infer", "undertone-he", "undertone-model", "undertone-cuda"],
     ),
     (
         "undertone-cli",
@@ -68,49 +53,22 @@ impl Graph {
     pub fn from_metadata(metadata: &Value) -> Result<Self, String> {
         let missing = |what: &str| format!("cargo metadata has no {what}");
         let mut names = BTreeMap::new();
-        for package in metadata["packages"]
-            .as_array()
-            .ok_or_else(|| missing("packages"))?
-        {
-            let id = package["id"]
-                .as_str()
-                .ok_or_else(|| missing("package id"))?;
-            names.insert(
-                id,
-                package["name"]
-                    .as_str()
-                    .ok_or_else(|| missing("package name"))?,
-            );
+        for package in metadata["packages"].as_array().ok_or_else(|| missing("packages"))? {
+            let id = package["id"].as_str().ok_or_else(|| missing("package id"))?;
+            names.insert(id, package["name"].as_str().ok_or_else(|| missing("package name"))?);
         }
         let mut graph = Self::default();
-        for id in metadata["workspace_members"]
-            .as_array()
-            .ok_or_else(|| missing("workspace members"))?
-        {
+        for id in metadata["workspace_members"].as_array().ok_or_else(|| missing("workspace members"))? {
             let id = id.as_str().unwrap_or_default();
-            graph.members.insert(
-                names
-                    .get(id)
-                    .ok_or_else(|| missing("workspace member"))?
-                    .to_string(),
-            );
+            graph.members.insert(names.get(id).ok_or_else(|| missing("workspace member"))?.to_string());
         }
-        for node in metadata["resolve"]["nodes"]
-            .as_array()
-            .ok_or_else(|| missing("resolved graph"))?
-        {
-            let from = names
-                .get(node["id"].as_str().unwrap_or_default())
-                .ok_or_else(|| missing("node"))?;
+        for node in metadata["resolve"]["nodes"].as_array().ok_or_else(|| missing("resolved graph"))? {
+            let from = names.get(node["id"].as_str().unwrap_or_default()).ok_or_else(|| missing("node"))?;
             let targets = graph.edges.entry(from.to_string()).or_default();
             for dependency in node["deps"].as_array().into_iter().flatten() {
                 let kinds = dependency["dep_kinds"].as_array();
-                let only_tests =
-                    kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind["kind"] == "dev"));
-                if let (false, Some(name)) = (
-                    only_tests,
-                    dependency["pkg"].as_str().and_then(|id| names.get(id)),
-                ) {
+                let only_tests = kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind["kind"] == "dev"));
+                if let (false, Some(name)) = (only_tests, dependency["pkg"].as_str().and_then(|id| names.get(id))) {
                     targets.insert(name.to_string());
                 }
             }
@@ -146,29 +104,17 @@ pub fn check(graph: &Graph) -> Vec<Finding> {
     let mut findings = Vec::new();
     for member in &graph.members {
         let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| name == member) else {
-            findings.push(Finding::new(
-                member,
-                "is not in the table of crates; add it to ARCHITECTURE.md and to tidy",
-            ));
+            findings.push(Finding::new(member, "is not in the table of crates; add it to ARCHITECTURE.md and to tidy"));
             continue;
         };
-        for dependency in graph
-            .direct(member)
-            .filter(|name| graph.members.contains(*name))
-        {
+        for dependency in graph.direct(member).filter(|name| graph.members.contains(*name)) {
             if !allowed.contains(&dependency.as_str()) {
-                findings.push(Finding::new(
-                    member,
-                    format!("may not depend on {dependency} (dependency direction)"),
-                ));
+                findings.push(Finding::new(member, format!("may not depend on {dependency} (dependency direction)")));
             }
         }
     }
     if let Some(path) = graph.path(SERVER, SECRET) {
-        findings.push(Finding::new(
-            SERVER,
-            format!("reaches secret keys: {}", path.join(" -> ")),
-        ));
+        findings.push(Finding::new(SERVER, format!("reaches secret keys: {}", path.join(" -> "))));
     }
     findings
 }
@@ -183,10 +129,7 @@ mod tests {
         for (from, to, _) in edges {
             names.extend([*from, *to]);
         }
-        let packages: Vec<Value> = names
-            .iter()
-            .map(|name| json!({"id": name, "name": name}))
-            .collect();
+        let packages: Vec<Value> = names.iter().map(|name| json!({"id": name, "name": name})).collect();
         let nodes: Vec<Value> = names
             .iter()
             .map(|name| {
@@ -198,10 +141,8 @@ mod tests {
                 json!({"id": name, "deps": deps})
             })
             .collect();
-        let members: Vec<&&str> = names
-            .iter()
-            .filter(|name| name.starts_with("undertone") || **name == "xtask")
-            .collect();
+        let members: Vec<&&str> =
+            names.iter().filter(|name| name.starts_with("undertone") || **name == "xtask").collect();
         Graph::from_metadata(&json!({"packages": packages, "workspace_members": members, "resolve": {"nodes": nodes}}))
             .expect("well formed")
     }
@@ -221,11 +162,7 @@ mod tests {
     fn upward_edges_are_found() {
         let findings = check(&graph(&[("undertone-ring", "undertone-he", None)]));
         assert_eq!(findings.len(), 1);
-        assert!(
-            findings[0]
-                .message
-                .contains("may not depend on undertone-he")
-        );
+        assert!(findings[0].message.contains("may not depend on undertone-he"));
     }
 
     #[test]
@@ -236,28 +173,14 @@ mod tests {
 
     #[test]
     fn a_server_that_reaches_secret_keys_is_found_even_through_others() {
-        let graph = graph(&[
-            ("undertone-server", "helpful", None),
-            ("helpful", "undertone-secret", Some("build")),
-        ]);
+        let graph = graph(&[("undertone-server", "helpful", None), ("helpful", "undertone-secret", Some("build"))]);
         let findings = check(&graph);
         assert_eq!(findings.len(), 1);
-        assert!(
-            findings[0]
-                .message
-                .contains("undertone-server -> helpful -> undertone-secret")
-        );
+        assert!(findings[0].message.contains("undertone-server -> helpful -> undertone-secret"));
     }
 
     #[test]
     fn test_dependencies_do_not_count() {
-        assert_eq!(
-            check(&graph(&[(
-                "undertone-server",
-                "undertone-secret",
-                Some("dev")
-            )])),
-            vec![]
-        );
+        assert_eq!(check(&graph(&[("undertone-server", "undertone-secret", Some("dev"))])), vec![]);
     }
 }

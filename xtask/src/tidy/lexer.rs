@@ -5,16 +5,10 @@ pub fn code_only(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(first) = rest.chars().next() {
-        let skipped = comment_length(rest)
-            .or_else(|| string_length(rest, &out))
-            .or_else(|| char_length(rest));
+        let skipped = comment_length(rest).or_else(|| string_length(rest, &out)).or_else(|| char_length(rest));
         match skipped {
             Some(length) => {
-                out.extend(
-                    rest[..length]
-                        .chars()
-                        .map(|c| if c == '\n' { '\n' } else { ' ' }),
-                );
+                out.extend(rest[..length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
                 rest = &rest[length..];
             }
             None => {
@@ -53,15 +47,9 @@ fn comment_length(text: &str) -> Option<usize> {
 }
 
 fn string_length(text: &str, before: &str) -> Option<usize> {
-    let in_word = before
-        .chars()
-        .next_back()
-        .is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let in_word = before.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_');
     let prefix = ["br", "cr", "b", "c", "r", ""].iter().find(|prefix| {
-        let after = text
-            .strip_prefix(**prefix)
-            .unwrap_or_default()
-            .trim_start_matches('#');
+        let after = text.strip_prefix(**prefix).unwrap_or_default().trim_start_matches('#');
         after.starts_with('"') && (prefix.contains('r') || text[prefix.len()..].starts_with('"'))
     })?;
     if in_word && !prefix.is_empty() {
@@ -72,11 +60,7 @@ fn string_length(text: &str, before: &str) -> Option<usize> {
         let hashes = body.chars().take_while(|&c| c == '#').count();
         let close = format!("\"{}", "#".repeat(hashes));
         let start = prefix.len() + hashes + 1;
-        return Some(
-            text[start..]
-                .find(&close)
-                .map_or(text.len(), |at| start + at + close.len()),
-        );
+        return Some(text[start..].find(&close).map_or(text.len(), |at| start + at + close.len()));
     }
     let mut escaped = false;
     for (at, c) in body.char_indices().skip(1) {
@@ -98,9 +82,7 @@ fn char_length(text: &str) -> Option<usize> {
         let close = body[2..].find('\'')?;
         return Some(1 + 2 + close + 1);
     }
-    body[first.len_utf8()..]
-        .starts_with('\'')
-        .then(|| 1 + first.len_utf8() + 1)
+    body[first.len_utf8()..].starts_with('\'').then(|| 1 + first.len_utf8() + 1)
 }
 
 /// Identifiers and keywords with their one-based line, in order; other characters separate them.
@@ -108,11 +90,7 @@ pub fn words(code: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     for (number, line) in code.lines().enumerate() {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        words.extend(
-            line.split(|c| !is_word(c))
-                .filter(|word| !word.is_empty())
-                .map(|word| (number + 1, word)),
-        );
+        words.extend(line.split(|c| !is_word(c)).filter(|word| !word.is_empty()).map(|word| (number + 1, word)));
     }
     words
 }
@@ -138,9 +116,6 @@ mod tests {
 
     #[test]
     fn words_carry_their_lines() {
-        assert_eq!(
-            words("fn a_b()\n{ x }"),
-            vec![(1, "fn"), (1, "a_b"), (2, "x")]
-        );
+        assert_eq!(words("fn a_b()\n{ x }"), vec![(1, "fn"), (1, "a_b"), (2, "x")]);
     }
 }

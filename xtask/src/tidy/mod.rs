@@ -22,10 +22,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            place: place.into(),
-            message: message.into(),
-        }
+        Self { place: place.into(), message: message.into() }
     }
 }
 
@@ -49,16 +46,10 @@ pub fn run(root: &Path) -> Result<(), String> {
         println!("{}: {}", finding.place, finding.message);
     }
     if findings.is_empty() {
-        println!(
-            "tidy: {} files, {rust_files} of them Rust, nothing to report",
-            files.len()
-        );
+        println!("tidy: {} files, {rust_files} of them Rust, nothing to report", files.len());
         Ok(())
     } else {
-        Err(format!(
-            "{} finding(s); ARCHITECTURE.md explains the rules",
-            findings.len()
-        ))
+        Err(format!("{} finding(s); ARCHITECTURE.md explains the rules", findings.len()))
     }
 }
 
@@ -66,11 +57,8 @@ pub fn run(root: &Path) -> Result<(), String> {
 fn metadata(root: &Path) -> Result<serde_json::Value, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let version = output(Command::new("rustc").arg("-vV"))?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .ok_or("rustc -vV names no host")?
-        .to_owned();
+    let host =
+        version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc -vV names no host")?.to_owned();
     let text = output(Command::new(cargo).current_dir(root).args([
         "metadata",
         "--format-version=1",
@@ -90,23 +78,13 @@ fn tracked_files(root: &Path) -> Result<Vec<PathBuf>, String> {
         "--others",
         "--exclude-standard",
     ]))?;
-    Ok(list
-        .split('\0')
-        .filter(|name| !name.is_empty())
-        .map(PathBuf::from)
-        .collect())
+    Ok(list.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
 }
 
 fn output(command: &mut Command) -> Result<String, String> {
-    let result = command
-        .output()
-        .map_err(|error| format!("{command:?} could not be started: {error}"))?;
+    let result = command.output().map_err(|error| format!("{command:?} could not be started: {error}"))?;
     if !result.status.success() {
-        return Err(format!(
-            "{command:?} failed: {}",
-            String::from_utf8_lossy(&result.stderr).trim()
-        ));
+        return Err(format!("{command:?} failed: {}", String::from_utf8_lossy(&result.stderr).trim()));
     }
-    String::from_utf8(result.stdout)
-        .map_err(|_| format!("{command:?} printed bytes that are not UTF-8"))
+    String::from_utf8(result.stdout).map_err(|_| format!("{command:?} printed bytes that are not UTF-8"))
 }

@@ -10,16 +10,11 @@ const DOC_LIMIT: usize = 15;
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Where `unsafe` may stand: SIMD kernels, the GPU backend, and the one memory map.
-const UNSAFE_PLACES: &[&str] = &[
-    "crates/undertone-ring/src/cpu/",
-    "crates/undertone-cuda/src/",
-    "crates/undertone-model/src/mmap.rs",
-];
+const UNSAFE_PLACES: &[&str] =
+    &["crates/undertone-ring/src/cpu/", "crates/undertone-cuda/src/", "crates/undertone-model/src/mmap.rs"];
 
 /// Words that name nothing.
-const EMPTY_WORDS: &[&str] = &[
-    "util", "utils", "common", "misc", "manager", "helper", "helpers",
-];
+const EMPTY_WORDS: &[&str] = &["util", "utils", "common", "misc", "manager", "helper", "helpers"];
 
 /// Names for which the vocabulary has another word.
 const FOREIGN_NAMES: &[(&str, &str)] = &[
@@ -32,48 +27,18 @@ const FOREIGN_NAMES: &[(&str, &str)] = &[
 
 /// Names that must not occur in the code of a crate, and why.
 const ABSENT: &[(&str, &[&str], &str)] = &[
-    (
-        "undertone-infer",
-        &["getrandom", "SecretRng", "OsRng", "thread_rng"],
-        "infer has no randomness",
-    ),
+    ("undertone-infer", &["getrandom", "SecretRng", "OsRng", "thread_rng"], "infer has no randomness"),
     (
         "undertone-protocol",
-        &[
-            "TcpStream",
-            "TcpListener",
-            "UdpSocket",
-            "UnixStream",
-            "Instant",
-            "SystemTime",
-            "thread",
-            "rayon",
-            "tokio",
-        ],
+        &["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "Instant", "SystemTime", "thread", "rayon", "tokio"],
         "protocol opens no socket, reads no clock, starts no thread",
     ),
-    (
-        "undertone-model",
-        &["Ciphertext", "SecretKey"],
-        "model knows no ciphertext",
-    ),
-    (
-        "undertone-server",
-        &["SecretKey", "Decryptor"],
-        "the server holds no secret",
-    ),
+    ("undertone-model", &["Ciphertext", "SecretKey"], "model knows no ciphertext"),
+    ("undertone-server", &["SecretKey", "Decryptor"], "the server holds no secret"),
 ];
 
 /// Types that make a `static` mutable.
-const MUTABLE: &[&str] = &[
-    "Mutex",
-    "RwLock",
-    "RefCell",
-    "Cell",
-    "UnsafeCell",
-    "OnceLock",
-    "OnceCell",
-];
+const MUTABLE: &[&str] = &["Mutex", "RwLock", "RefCell", "Cell", "UnsafeCell", "OnceLock", "OnceCell"];
 
 /// Findings of one Rust file; `name` is its path from the workspace root, with forward slashes.
 pub fn check(name: &str, content: &str) -> Vec<Finding> {
@@ -100,9 +65,7 @@ fn length(name: &str, content: &str) -> Vec<Finding> {
     }
     vec![Finding::new(
         name,
-        format!(
-            "has {lines} lines where {LINE_LIMIT} are the limit; split it or justify it in tidy"
-        ),
+        format!("has {lines} lines where {LINE_LIMIT} are the limit; split it or justify it in tidy"),
     )]
 }
 
@@ -111,20 +74,11 @@ fn module_doc(name: &str, content: &str) -> Vec<Finding> {
     if !name.contains("/src/") {
         return Vec::new();
     }
-    let lines = content
-        .lines()
-        .take_while(|line| line.starts_with("//!"))
-        .count();
+    let lines = content.lines().take_while(|line| line.starts_with("//!")).count();
     match lines {
-        0 => vec![Finding::new(
-            name,
-            "has no module doc; say in a few lines what it is",
-        )],
+        0 => vec![Finding::new(name, "has no module doc; say in a few lines what it is")],
         _ if lines > DOC_LIMIT => {
-            vec![Finding::new(
-                name,
-                format!("has a module doc of {lines} lines where {DOC_LIMIT} are the limit"),
-            )]
+            vec![Finding::new(name, format!("has a module doc of {lines} lines where {DOC_LIMIT} are the limit"))]
         }
         _ => Vec::new(),
     }
@@ -135,16 +89,11 @@ fn crate_attribute(name: &str, code: &str) -> Vec<Finding> {
     if !root || code.contains("#![forbid(unsafe_code)]") {
         return Vec::new();
     }
-    let may_deny = UNSAFE_PLACES
-        .iter()
-        .any(|place| place.starts_with(name.trim_end_matches("lib.rs")));
+    let may_deny = UNSAFE_PLACES.iter().any(|place| place.starts_with(name.trim_end_matches("lib.rs")));
     if may_deny && code.contains("#![deny(unsafe_code)]") {
         return Vec::new();
     }
-    vec![Finding::new(
-        name,
-        "does not forbid unsafe code; add #![forbid(unsafe_code)]",
-    )]
+    vec![Finding::new(name, "does not forbid unsafe code; add #![forbid(unsafe_code)]")]
 }
 
 fn unsafe_code(name: &str, words: &[(usize, &str)]) -> Vec<Finding> {
@@ -152,61 +101,26 @@ fn unsafe_code(name: &str, words: &[(usize, &str)]) -> Vec<Finding> {
         return Vec::new();
     }
     let found = words.iter().filter(|(_, word)| *word == "unsafe");
-    found
-        .map(|(line, _)| {
-            Finding::new(
-                at(name, *line),
-                "unsafe code outside the places that may hold it",
-            )
-        })
-        .collect()
+    found.map(|(line, _)| Finding::new(at(name, *line), "unsafe code outside the places that may hold it")).collect()
 }
 
 fn names(name: &str, words: &[(usize, &str)]) -> Vec<Finding> {
-    const DECLARERS: &[&str] = &[
-        "fn",
-        "struct",
-        "enum",
-        "trait",
-        "mod",
-        "type",
-        "const",
-        "static",
-        "union",
-        "macro_rules",
-    ];
+    const DECLARERS: &[&str] =
+        &["fn", "struct", "enum", "trait", "mod", "type", "const", "static", "union", "macro_rules"];
     let mut findings = Vec::new();
-    let folders = name
-        .trim_end_matches(".rs")
-        .split('/')
-        .map(|part| (0, part));
-    let declared = words
-        .windows(2)
-        .filter(|pair| DECLARERS.contains(&pair[0].1))
-        .map(|pair| pair[1]);
+    let folders = name.trim_end_matches(".rs").split('/').map(|part| (0, part));
+    let declared = words.windows(2).filter(|pair| DECLARERS.contains(&pair[0].1)).map(|pair| pair[1]);
     for (line, word) in folders.chain(declared) {
-        if let Some(empty) = parts(word)
-            .into_iter()
-            .find(|part| EMPTY_WORDS.contains(&part.as_str()))
-        {
-            findings.push(Finding::new(
-                at(name, line),
-                format!("{word}: \"{empty}\" says nothing; name the thing"),
-            ));
+        if let Some(empty) = parts(word).into_iter().find(|part| EMPTY_WORDS.contains(&part.as_str())) {
+            findings.push(Finding::new(at(name, line), format!("{word}: \"{empty}\" says nothing; name the thing")));
         }
         if let Some(rest) = word.strip_prefix("get_") {
-            findings.push(Finding::new(
-                at(name, line),
-                format!("{word}: write {rest} instead"),
-            ));
+            findings.push(Finding::new(at(name, line), format!("{word}: write {rest} instead")));
         }
     }
     for (line, word) in words {
         if let Some((_, better)) = FOREIGN_NAMES.iter().find(|(foreign, _)| foreign == word) {
-            findings.push(Finding::new(
-                at(name, *line),
-                format!("{word} is called {better} here"),
-            ));
+            findings.push(Finding::new(at(name, *line), format!("{word} is called {better} here")));
         }
     }
     findings
@@ -222,10 +136,7 @@ fn parts(identifier: &str) -> Vec<String> {
             parts.push(String::new());
         }
         if !separator {
-            parts
-                .last_mut()
-                .expect("never empty")
-                .extend(c.to_lowercase());
+            parts.last_mut().expect("never empty").extend(c.to_lowercase());
         }
         previous_lower = c.is_lowercase() || c.is_ascii_digit();
     }
@@ -249,10 +160,7 @@ fn absences(name: &str, code: &str) -> Vec<Finding> {
         }
         for (line, word) in words(without_tests(code)) {
             if forbidden.contains(&word) {
-                findings.push(Finding::new(
-                    at(name, line),
-                    format!("{word} may not occur here: {reason}"),
-                ));
+                findings.push(Finding::new(at(name, line), format!("{word} may not occur here: {reason}")));
             }
         }
     }
@@ -263,21 +171,11 @@ fn global_state(name: &str, code: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (number, line) in without_tests(code).lines().enumerate() {
         let words: Vec<&str> = words(line).into_iter().map(|(_, word)| word).collect();
-        let declared = words
-            .windows(2)
-            .find(|pair| pair[0] == "static" && pair[1].chars().all(|c| !c.is_lowercase()));
-        let mutable = declared.is_some()
-            && words
-                .iter()
-                .any(|word| MUTABLE.contains(word) || word.starts_with("Atomic"));
-        if mutable
-            || words.windows(2).any(|pair| pair == ["static", "mut"])
-            || words.contains(&"thread_local")
-        {
-            findings.push(Finding::new(
-                at(name, number + 1),
-                "is global mutable state; pass it as a value",
-            ));
+        let declared = words.windows(2).find(|pair| pair[0] == "static" && pair[1].chars().all(|c| !c.is_lowercase()));
+        let mutable =
+            declared.is_some() && words.iter().any(|word| MUTABLE.contains(word) || word.starts_with("Atomic"));
+        if mutable || words.windows(2).any(|pair| pair == ["static", "mut"]) || words.contains(&"thread_local") {
+            findings.push(Finding::new(at(name, number + 1), "is global mutable state; pass it as a value"));
         }
     }
     findings
@@ -290,16 +188,12 @@ mod tests {
     const FILE: &str = "crates/undertone-he/src/chain.rs";
 
     fn messages(name: &str, content: &str) -> Vec<String> {
-        check(name, content)
-            .into_iter()
-            .map(|finding| finding.message)
-            .collect()
+        check(name, content).into_iter().map(|finding| finding.message).collect()
     }
 
     #[test]
     fn a_clean_file_passes() {
-        let text =
-            "//! A chain.\nfn level() {} // unsafe get_\nconst TEXT: &str = \"unsafe util\";\n";
+        let text = "//! A chain.\nfn level() {} // unsafe get_\nconst TEXT: &str = \"unsafe util\";\n";
         assert_eq!(check(FILE, text), vec![]);
     }
 
@@ -307,59 +201,26 @@ mod tests {
     fn unsafe_code_is_found_outside_its_places() {
         let text = "//! Doc.\nfn f() { unsafe { g() } }\n";
         assert!(messages(FILE, text)[0].contains("unsafe code outside"));
-        assert_eq!(
-            check("crates/undertone-ring/src/cpu/scalar.rs", text),
-            vec![]
-        );
+        assert_eq!(check("crates/undertone-ring/src/cpu/scalar.rs", text), vec![]);
         assert_eq!(check("crates/undertone-model/src/mmap.rs", text), vec![]);
     }
 
     #[test]
     fn crate_roots_must_forbid_unsafe_code() {
         assert!(messages("crates/undertone-he/src/lib.rs", "//! Doc.\n")[0].contains("forbid"));
-        assert!(
-            messages(
-                "crates/undertone-he/src/lib.rs",
-                "//! Doc.\n#![deny(unsafe_code)]\n"
-            )[0]
-            .contains("forbid")
-        );
-        assert_eq!(
-            check(
-                "crates/undertone-ring/src/lib.rs",
-                "//! Doc.\n#![deny(unsafe_code)]\n"
-            ),
-            vec![]
-        );
+        assert!(messages("crates/undertone-he/src/lib.rs", "//! Doc.\n#![deny(unsafe_code)]\n")[0].contains("forbid"));
+        assert_eq!(check("crates/undertone-ring/src/lib.rs", "//! Doc.\n#![deny(unsafe_code)]\n"), vec![]);
     }
 
     #[test]
     fn empty_names_are_found() {
-        for text in [
-            "fn get_level() {}",
-            "mod util;",
-            "struct KeyManager;",
-            "fn common_part() {}",
-            "const MISC: u8 = 0;",
-        ] {
-            assert_eq!(
-                messages(FILE, &format!("//! Doc.\n{text}\n")).len(),
-                1,
-                "{text}"
-            );
+        for text in
+            ["fn get_level() {}", "mod util;", "struct KeyManager;", "fn common_part() {}", "const MISC: u8 = 0;"]
+        {
+            assert_eq!(messages(FILE, &format!("//! Doc.\n{text}\n")).len(), 1, "{text}");
         }
-        assert_eq!(
-            messages("crates/undertone-he/src/utils.rs", "//! Doc.\n").len(),
-            1
-        );
-        assert_eq!(
-            messages(
-                FILE,
-                "//! Doc.\nfn target() { let commonly = widget_of(); }\n"
-            )
-            .len(),
-            0
-        );
+        assert_eq!(messages("crates/undertone-he/src/utils.rs", "//! Doc.\n").len(), 1);
+        assert_eq!(messages(FILE, "//! Doc.\nfn target() { let commonly = widget_of(); }\n").len(), 0);
     }
 
     #[test]
@@ -382,46 +243,23 @@ mod tests {
     #[test]
     fn what_a_crate_must_not_contain_is_found() {
         assert!(
-            messages(
-                "crates/undertone-protocol/src/session.rs",
-                "//! Doc.\nuse std::time::Instant;\n"
-            )[0]
-            .contains("clock")
+            messages("crates/undertone-protocol/src/session.rs", "//! Doc.\nuse std::time::Instant;\n")[0]
+                .contains("clock")
         );
         assert!(
-            messages(
-                "crates/undertone-infer/src/lib.rs",
-                "//! Doc.\n#![forbid(unsafe_code)]\nuse getrandom;\n"
-            )[0]
-            .contains("random")
+            messages("crates/undertone-infer/src/lib.rs", "//! Doc.\n#![forbid(unsafe_code)]\nuse getrandom;\n")[0]
+                .contains("random")
         );
         let tests_only = "//! Doc.\n#[cfg(test)]\nmod tests { use std::thread; }\n";
-        assert_eq!(
-            check("crates/undertone-protocol/src/session.rs", tests_only),
-            vec![]
-        );
+        assert_eq!(check("crates/undertone-protocol/src/session.rs", tests_only), vec![]);
     }
 
     #[test]
     fn global_mutable_state_is_found() {
+        assert_eq!(messages(FILE, "//! Doc.\nstatic DEGREE: AtomicUsize = AtomicUsize::new(0);\n").len(), 1);
+        assert_eq!(messages(FILE, "//! Doc.\nstatic mut DEGREE: usize = 0;\n").len(), 1);
         assert_eq!(
-            messages(
-                FILE,
-                "//! Doc.\nstatic DEGREE: AtomicUsize = AtomicUsize::new(0);\n"
-            )
-            .len(),
-            1
-        );
-        assert_eq!(
-            messages(FILE, "//! Doc.\nstatic mut DEGREE: usize = 0;\n").len(),
-            1
-        );
-        assert_eq!(
-            messages(
-                FILE,
-                "//! Doc.\nfn f(x: &'static Mutex<u8>) {}\nstatic TABLE: [u8; 2] = [1, 2];\n"
-            )
-            .len(),
+            messages(FILE, "//! Doc.\nfn f(x: &'static Mutex<u8>) {}\nstatic TABLE: [u8; 2] = [1, 2];\n").len(),
             0
         );
     }

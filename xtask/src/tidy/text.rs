@@ -14,24 +14,16 @@ const MACHINE_PATHS: &[&str] = &[
 
 /// Findings of one file.
 pub fn check(name: &str, content: &str) -> Vec<Finding> {
-    let data = [".json", ".jsonl", ".lock"]
-        .iter()
-        .any(|ending| name.ends_with(ending))
-        || name.starts_with("fuzz/corpus/");
+    let data =
+        [".json", ".jsonl", ".lock"].iter().any(|ending| name.ends_with(ending)) || name.starts_with("fuzz/corpus/");
     if data {
         return Vec::new();
     }
     let mut findings = Vec::new();
     for (number, line) in content.lines().enumerate() {
-        for path in MACHINE_PATHS
-            .iter()
-            .filter(|path| starts_somewhere(line, path))
-        {
+        for path in MACHINE_PATHS.iter().filter(|path| starts_somewhere(line, path)) {
             let place = format!("{name}:{}", number + 1);
-            findings.push(Finding::new(
-                place,
-                format!("names a path of one machine ({path}…); make it relative"),
-            ));
+            findings.push(Finding::new(place, format!("names a path of one machine ({path}…); make it relative")));
         }
     }
     findings
@@ -53,19 +45,13 @@ mod tests {
     fn machine_paths_are_found() {
         let line = format!("see {}someone/notes", MACHINE_PATHS[0]);
         assert_eq!(check("docs/a.md", &line).len(), 1);
-        assert_eq!(
-            check("docs/a.md", &format!("cd {}x", MACHINE_PATHS[4])).len(),
-            1
-        );
+        assert_eq!(check("docs/a.md", &format!("cd {}x", MACHINE_PATHS[4])).len(), 1);
     }
 
     #[test]
     fn relative_paths_and_data_are_left_alone() {
         let inner = format!("models{}x", MACHINE_PATHS[3]);
         assert_eq!(check("docs/a.md", &inner), vec![]);
-        assert_eq!(
-            check("models/a.json", &format!("\"{}\"", MACHINE_PATHS[0])),
-            vec![]
-        );
+        assert_eq!(check("models/a.json", &format!("\"{}\"", MACHINE_PATHS[0])), vec![]);
     }
 }
