@@ -59,8 +59,7 @@ impl LlamaConfig {
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let config = read_capped(&dir.join("config.json"), FILE_CAP)?;
         let generation_path = dir.join("generation_config.json");
-        let generation =
-            if generation_path.exists() { Some(read_capped(&generation_path, FILE_CAP)?) } else { None };
+        let generation = if generation_path.exists() { Some(read_capped(&generation_path, FILE_CAP)?) } else { None };
         Self::from_json(&config, generation.as_deref())
     }
 
@@ -376,8 +375,7 @@ impl RawRope {
                 low_freq_factor: need(self.low_freq_factor, "low_freq_factor")?,
                 high_freq_factor: need(self.high_freq_factor, "high_freq_factor")?,
                 original_max_position_embeddings: dimension(
-                    self.original_max_position_embeddings
-                        .ok_or_else(|| missing("original_max_position_embeddings"))?,
+                    self.original_max_position_embeddings.ok_or_else(|| missing("original_max_position_embeddings"))?,
                 ),
             }),
             other => Err(Error::unsupported("config.json rope_type", other, "default, linear and llama3")),
@@ -428,8 +426,7 @@ mod tests {
     #[test]
     fn both_rope_layouts_mean_the_same() {
         let old = read(r#""rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}"#).unwrap();
-        let new =
-            read(r#""rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}"#).unwrap();
+        let new = read(r#""rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}"#).unwrap();
         assert_eq!(old, new);
         assert_eq!(old.head_dim, 2);
         assert_eq!(old.rope.kind, RopeKind::Linear { factor: 4.0 });

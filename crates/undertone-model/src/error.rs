@@ -141,7 +141,9 @@ pub enum Error {
         need: usize,
     },
     /// A token id is not in the vocabulary.
-    #[error("token number {index} of the sequence is outside the vocabulary of {need} tokens; use the model's own tokenizer")]
+    #[error(
+        "token number {index} of the sequence is outside the vocabulary of {need} tokens; use the model's own tokenizer"
+    )]
     TokenOutOfVocabulary {
         /// The place of the token in the sequence, not the token itself.
         index: usize,
@@ -149,7 +151,9 @@ pub enum Error {
         need: usize,
     },
     /// A sequence does not fit the context of the model.
-    #[error("{have} positions exceed the {need} that the model was made for; shorten the prompt or generate fewer tokens")]
+    #[error(
+        "{have} positions exceed the {need} that the model was made for; shorten the prompt or generate fewer tokens"
+    )]
     ContextFull {
         /// The positions needed.
         have: usize,
@@ -157,7 +161,9 @@ pub enum Error {
         need: usize,
     },
     /// The tokenizer and the model disagree on the vocabulary.
-    #[error("the tokenizer uses ids up to {have} and the model has {need} embeddings; tokenizer.json belongs to another model")]
+    #[error(
+        "the tokenizer uses ids up to {have} and the model has {need} embeddings; tokenizer.json belongs to another model"
+    )]
     Vocabulary {
         /// The largest id of the tokenizer.
         have: usize,

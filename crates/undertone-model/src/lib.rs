@@ -12,16 +12,24 @@
 pub mod config;
 mod error;
 mod fingerprint;
+pub mod generate;
 mod matmul;
 pub mod reference;
 mod rope;
 pub mod safetensors_file;
+pub mod sampling;
+pub mod synthetic;
+pub mod tokenizer;
 pub mod weights;
 
 pub use config::LlamaConfig;
 pub use error::{Error, Result};
 pub use fingerprint::fingerprint;
+pub use generate::clear_generate;
 pub use matmul::Accumulation;
 pub use reference::{KvCache, Observer, Site, forward};
 pub use rope::{RopeKind, RopeScaling, rope_cos_sin};
+pub use sampling::{Sampler, SamplingParameters};
+pub use synthetic::synthetic;
+pub use tokenizer::Tokenizer;
 pub use weights::{ClientHalf, LayerWeights, Llama, Matrix, load_client_half};

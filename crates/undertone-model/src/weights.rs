@@ -155,9 +155,8 @@ impl Llama {
         let config = dir.join("config.json");
         std::fs::write(&config, self.config.to_json()).map_err(|source| Error::io("write", &config, source))?;
         let path = dir.join("model.safetensors");
-        let refused = |error: safetensors::SafeTensorError| {
-            Error::io("write", &path, std::io::Error::other(error.to_string()))
-        };
+        let refused =
+            |error: safetensors::SafeTensorError| Error::io("write", &path, std::io::Error::other(error.to_string()));
         let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .tensors()
             .into_iter()
