@@ -46,10 +46,7 @@ pub struct ClearEvaluator {
 impl ClearEvaluator {
     /// An exact evaluator whose bootstraps count as one bootstrap each and nothing else.
     pub fn new(chain: Chain) -> Self {
-        Self {
-            cost: CostEvaluator::new(chain),
-            noise: None,
-        }
+        Self { cost: CostEvaluator::new(chain), noise: None }
     }
 
     /// The same with a prediction for the key switches inside bootstraps.
@@ -60,23 +57,14 @@ impl ClearEvaluator {
 
     /// Adds nearly Gaussian noise of standard deviation 2^-`bits` to every slot that leaves a bootstrap.
     pub fn with_noise(mut self, bits: f64, seed: u64) -> Self {
-        self.noise = Some(Noise {
-            deviation: (-bits).exp2(),
-            seed,
-            calls: AtomicU64::new(0),
-        });
+        self.noise = Some(Noise { deviation: (-bits).exp2(), seed, calls: AtomicU64::new(0) });
         self
     }
 
     /// A value holding `values` in its slots.
     pub fn encrypt(&self, values: &Slots, level: usize) -> ClearValue {
-        let slots = (0..self.chain().slot_count())
-            .map(|i| values.at(i))
-            .collect();
-        ClearValue {
-            slots: Arc::new(slots),
-            cost: self.cost.value(level),
-        }
+        let slots = (0..self.chain().slot_count()).map(|i| values.at(i)).collect();
+        ClearValue { slots: Arc::new(slots), cost: self.cost.value(level) }
     }
 
     /// All slots of a value.
@@ -89,56 +77,22 @@ impl ClearEvaluator {
         self.cost.key_set()
     }
 
-    fn refresh(
-        &self,
-        value: &ClearValue,
-        period: usize,
-        cost: CostValue,
-    ) -> Result<ClearValue, Error> {
-        let largest = value.slots.iter().fold(0.0, |m: f64, v| {
-            if v.is_nan() {
-                f64::INFINITY
-            } else {
-                m.max(v.abs())
-            }
-        });
+    fn refresh(&self, value: &ClearValue, period: usize, cost: CostValue) -> Result<ClearValue, Error> {
+        let largest = value.slots.iter().fold(0.0, |m: f64, v| if v.is_nan() { f64::INFINITY } else { m.max(v.abs()) });
         if largest > 1.0 + TOLERANCE {
-            return Err(Error::Range {
-                op: "half_bootstrap",
-                have: largest,
-                need: 1.0,
-            });
+            return Err(Error::Range { op: "half_bootstrap", have: largest, need: 1.0 });
         }
         let first = &value.slots[..period];
-        let repeats = value
-            .slots
-            .chunks(period)
-            .all(|c| c.iter().zip(first).all(|(a, b)| (a - b).abs() <= TOLERANCE));
+        let repeats = value.slots.chunks(period).all(|c| c.iter().zip(first).all(|(a, b)| (a - b).abs() <= TOLERANCE));
         if !repeats {
-            return Err(Error::NotPeriodic {
-                op: "half_bootstrap",
-                period,
-            });
+            return Err(Error::NotPeriodic { op: "half_bootstrap", period });
         }
         let Some(noise) = &self.noise else {
-            return Ok(ClearValue {
-                slots: value.slots.clone(),
-                cost,
-            });
+            return Ok(ClearValue { slots: value.slots.clone(), cost });
         };
-        let mut stream = noise.seed
-            ^ noise
-                .calls
-                .fetch_add(1, Ordering::Relaxed)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let noisy: Vec<f64> = first
-            .iter()
-            .map(|v| v + noise.deviation * gaussian(&mut stream))
-            .collect();
-        Ok(ClearValue {
-            slots: Arc::new(noisy.repeat(value.slots.len() / period)),
-            cost,
-        })
+        let mut stream = noise.seed ^ noise.calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let noisy: Vec<f64> = first.iter().map(|v| v + noise.deviation * gaussian(&mut stream)).collect();
+        Ok(ClearValue { slots: Arc::new(noisy.repeat(value.slots.len() / period)), cost })
     }
 }
 
@@ -170,18 +124,11 @@ impl Evaluator for ClearEvaluator {
     }
 
     fn add_slots(&self, a: &ClearValue, b: &Slots) -> Result<ClearValue, Error> {
-        Ok(with_slots(
-            self.cost.add_slots(&a.cost, b)?,
-            a,
-            b,
-            |x, y| x + y,
-        ))
+        Ok(with_slots(self.cost.add_slots(&a.cost, b)?, a, b, |x, y| x + y))
     }
 
     fn add_constant(&self, a: &ClearValue, constant: f64) -> Result<ClearValue, Error> {
-        Ok(map(self.cost.add_constant(&a.cost, constant)?, a, |x| {
-            x + constant
-        }))
+        Ok(map(self.cost.add_constant(&a.cost, constant)?, a, |x| x + constant))
     }
 
     fn mul_integer(&self, a: &ClearValue, b: i64) -> Result<ClearValue, Error> {
@@ -202,19 +149,11 @@ impl Evaluator for ClearEvaluator {
                 *sum += x * y;
             }
         }
-        Ok(ClearValue {
-            slots: Arc::new(slots),
-            cost,
-        })
+        Ok(ClearValue { slots: Arc::new(slots), cost })
     }
 
     fn mul_slots(&self, a: &ClearValue, b: &Slots) -> Result<ClearValue, Error> {
-        Ok(with_slots(
-            self.cost.mul_slots(&a.cost, b)?,
-            a,
-            b,
-            |x, y| x * y,
-        ))
+        Ok(with_slots(self.cost.mul_slots(&a.cost, b)?, a, b, |x, y| x * y))
     }
 
     fn combine(&self, terms: &[(f64, &ClearValue)], constant: f64) -> Result<ClearValue, Error> {
@@ -226,19 +165,13 @@ impl Evaluator for ClearEvaluator {
                 *sum += c * x;
             }
         }
-        Ok(ClearValue {
-            slots: Arc::new(slots),
-            cost,
-        })
+        Ok(ClearValue { slots: Arc::new(slots), cost })
     }
 
     fn drop_level(&self, a: &ClearValue, level: usize, factor: f64) -> Result<ClearValue, Error> {
         let cost = self.cost.drop_level(&a.cost, level, factor)?;
         if factor == 1.0 {
-            return Ok(ClearValue {
-                slots: a.slots.clone(),
-                cost,
-            });
+            return Ok(ClearValue { slots: a.slots.clone(), cost });
         }
         Ok(map(cost, a, |x| x * factor))
     }
@@ -247,15 +180,9 @@ impl Evaluator for ClearEvaluator {
         let cost = self.cost.rotate(&a.cost, by)?;
         let by = self.cost.normalise(by.into());
         if by == 0 {
-            return Ok(ClearValue {
-                slots: a.slots.clone(),
-                cost,
-            });
+            return Ok(ClearValue { slots: a.slots.clone(), cost });
         }
-        Ok(ClearValue {
-            slots: Arc::new([&a.slots[by..], &a.slots[..by]].concat()),
-            cost,
-        })
+        Ok(ClearValue { slots: Arc::new([&a.slots[by..], &a.slots[..by]].concat()), cost })
     }
 
     fn rotate_many(&self, a: &ClearValue, by: &[i32]) -> Result<Vec<ClearValue>, Error> {
@@ -270,12 +197,7 @@ impl Evaluator for ClearEvaluator {
         let levels: Vec<_> = inputs.iter().map(|a| a.cost).collect();
         let costs = self.cost.linear_transform(&levels, transform)?;
         let outputs = costs.into_iter().enumerate();
-        Ok(outputs
-            .map(|(o, cost)| ClearValue {
-                slots: Arc::new(self.output(inputs, transform, o)),
-                cost,
-            })
-            .collect())
+        Ok(outputs.map(|(o, cost)| ClearValue { slots: Arc::new(self.output(inputs, transform, o)), cost }).collect())
     }
 
     fn half_bootstrap(
@@ -284,9 +206,7 @@ impl Evaluator for ClearEvaluator {
         hi: Option<&ClearValue>,
         period: usize,
     ) -> Result<(ClearValue, Option<ClearValue>), Error> {
-        let (cost, _) = self
-            .cost
-            .half_bootstrap(&lo.cost, hi.map(|v| &v.cost), period)?;
+        let (cost, _) = self.cost.half_bootstrap(&lo.cost, hi.map(|v| &v.cost), period)?;
         let hi = hi.map(|v| self.refresh(v, period, cost)).transpose()?;
         Ok((self.refresh(lo, period, cost)?, hi))
     }
@@ -294,12 +214,7 @@ impl Evaluator for ClearEvaluator {
 
 impl ClearEvaluator {
     /// One output of a linear transform. Partial sums are added in a fixed order, so results are reproducible.
-    fn output(
-        &self,
-        inputs: &[ClearValue],
-        transform: &LinearTransform<'_>,
-        output: usize,
-    ) -> Vec<f64> {
+    fn output(&self, inputs: &[ClearValue], transform: &LinearTransform<'_>, output: usize) -> Vec<f64> {
         let present: Vec<(usize, usize)> = (0..inputs.len())
             .flat_map(|i| (0..transform.count).map(move |k| (i, k)))
             .filter(|&(i, k)| transform.diagonals.contains(output, i, k))
@@ -311,12 +226,7 @@ impl ClearEvaluator {
                 let mut sum = zero.clone();
                 for &(i, k) in chunk {
                     let by = self.cost.normalise(k as i64 * transform.stride as i64);
-                    add_diagonal(
-                        &mut sum,
-                        &inputs[i].slots,
-                        by,
-                        &transform.diagonals.diagonal(output, i, k),
-                    );
+                    add_diagonal(&mut sum, &inputs[i].slots, by, &transform.diagonals.diagonal(output, i, k));
                 }
                 sum
             })
@@ -353,39 +263,19 @@ fn multiply_add(mut sum: &mut [f64], mut x: &[f64], period: &[f64], start: usize
 }
 
 fn map(cost: CostValue, a: &ClearValue, f: impl Fn(f64) -> f64) -> ClearValue {
-    ClearValue {
-        slots: Arc::new(a.slots.iter().map(|&x| f(x)).collect()),
-        cost,
-    }
+    ClearValue { slots: Arc::new(a.slots.iter().map(|&x| f(x)).collect()), cost }
 }
 
 fn zip(cost: CostValue, a: &ClearValue, b: &ClearValue, f: impl Fn(f64, f64) -> f64) -> ClearValue {
-    ClearValue {
-        slots: Arc::new(
-            a.slots
-                .iter()
-                .zip(b.slots.iter())
-                .map(|(&x, &y)| f(x, y))
-                .collect(),
-        ),
-        cost,
-    }
+    ClearValue { slots: Arc::new(a.slots.iter().zip(b.slots.iter()).map(|(&x, &y)| f(x, y)).collect()), cost }
 }
 
-fn with_slots(
-    cost: CostValue,
-    a: &ClearValue,
-    b: &Slots,
-    f: impl Fn(f64, f64) -> f64,
-) -> ClearValue {
+fn with_slots(cost: CostValue, a: &ClearValue, b: &Slots, f: impl Fn(f64, f64) -> f64) -> ClearValue {
     let mut slots = Vec::with_capacity(a.slots.len());
     for chunk in a.slots.chunks(b.period().len()) {
         slots.extend(chunk.iter().zip(b.period()).map(|(&x, &y)| f(x, y)));
     }
-    ClearValue {
-        slots: Arc::new(slots),
-        cost,
-    }
+    ClearValue { slots: Arc::new(slots), cost }
 }
 
 /// The sum of twelve uniform variables less its mean: variance 1, tails cut at 6.

@@ -74,13 +74,7 @@ pub type BootstrapModel = Arc<dyn Fn(usize, bool) -> BootstrapCost + Send + Sync
 
 /// Counts one bootstrap and no key switches.
 fn bare_bootstrap() -> BootstrapModel {
-    Arc::new(|_, _| BootstrapCost {
-        counts: Counts {
-            bootstraps: 1,
-            ..Counts::default()
-        },
-        ..BootstrapCost::default()
-    })
+    Arc::new(|_, _| BootstrapCost { counts: Counts { bootstraps: 1, ..Counts::default() }, ..BootstrapCost::default() })
 }
 
 #[derive(Debug, Default)]
@@ -99,11 +93,7 @@ pub struct CostEvaluator {
 impl CostEvaluator {
     /// An evaluator whose bootstraps count as one bootstrap each and nothing else.
     pub fn new(chain: Chain) -> Self {
-        Self {
-            chain,
-            bootstrap: bare_bootstrap(),
-            ledger: Mutex::default(),
-        }
+        Self { chain, bootstrap: bare_bootstrap(), ledger: Mutex::default() }
     }
 
     /// The same with a prediction for the inside of bootstraps.
@@ -177,9 +167,7 @@ impl CostEvaluator {
             }
         }
         let used = |level: usize| (level > 0).then_some(level);
-        keys.relinearization_level = keys
-            .relinearization_level
-            .max(used(cost.relinearization_level));
+        keys.relinearization_level = keys.relinearization_level.max(used(cost.relinearization_level));
         keys.conjugation_level = keys.conjugation_level.max(used(cost.conjugation_level));
         *keys.bootstrap_periods.entry(period).or_default() |= pair;
     }
@@ -201,9 +189,7 @@ impl Evaluator for CostEvaluator {
     }
 
     fn add(&self, a: &CostValue, b: &CostValue) -> Result<CostValue, Error> {
-        Ok(CostValue {
-            level: a.level.min(b.level),
-        })
+        Ok(CostValue { level: a.level.min(b.level) })
     }
 
     fn sub(&self, a: &CostValue, b: &CostValue) -> Result<CostValue, Error> {
@@ -225,11 +211,7 @@ impl Evaluator for CostEvaluator {
 
     fn mul_integer(&self, a: &CostValue, b: i64) -> Result<CostValue, Error> {
         if b.unsigned_abs() > MAX_INTEGER {
-            return Err(Error::Range {
-                op: "mul_integer",
-                have: b as f64,
-                need: MAX_INTEGER as f64,
-            });
+            return Err(Error::Range { op: "mul_integer", have: b as f64, need: MAX_INTEGER as f64 });
         }
         Ok(*a)
     }
@@ -242,10 +224,7 @@ impl Evaluator for CostEvaluator {
     }
 
     fn multiply_sum(&self, pairs: &[(&CostValue, &CostValue)]) -> Result<CostValue, Error> {
-        let level = lowest(
-            "multiply_sum",
-            pairs.iter().flat_map(|(a, b)| [a.level, b.level]),
-        )?;
+        let level = lowest("multiply_sum", pairs.iter().flat_map(|(a, b)| [a.level, b.level]))?;
         let product = one_below("multiply_sum", level)?;
         self.count_products(pairs.len(), level);
         Ok(product)
@@ -259,20 +238,13 @@ impl Evaluator for CostEvaluator {
     }
 
     fn combine(&self, terms: &[(f64, &CostValue)], _constant: f64) -> Result<CostValue, Error> {
-        one_below(
-            "combine",
-            lowest("combine", terms.iter().map(|(_, a)| a.level))?,
-        )
+        one_below("combine", lowest("combine", terms.iter().map(|(_, a)| a.level))?)
     }
 
     fn drop_level(&self, a: &CostValue, level: usize, factor: f64) -> Result<CostValue, Error> {
         let need = if factor == 1.0 { level } else { level + 1 };
         if a.level < need {
-            return Err(Error::LevelTooLow {
-                op: "drop_level",
-                have: a.level,
-                need,
-            });
+            return Err(Error::LevelTooLow { op: "drop_level", have: a.level, need });
         }
         Ok(CostValue { level })
     }
@@ -286,24 +258,12 @@ impl Evaluator for CostEvaluator {
         by.iter().map(|&by| self.rotate(a, by)).collect()
     }
 
-    fn linear_transform(
-        &self,
-        inputs: &[CostValue],
-        transform: &LinearTransform<'_>,
-    ) -> Result<Vec<CostValue>, Error> {
+    fn linear_transform(&self, inputs: &[CostValue], transform: &LinearTransform<'_>) -> Result<Vec<CostValue>, Error> {
         if inputs.len() != transform.inputs {
-            return Err(Error::Arity {
-                op: "linear_transform",
-                have: inputs.len(),
-                need: transform.inputs,
-            });
+            return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs });
         }
         if transform.baby_steps == 0 {
-            return Err(Error::Arity {
-                op: "linear_transform (baby steps)",
-                have: 0,
-                need: 1,
-            });
+            return Err(Error::Arity { op: "linear_transform (baby steps)", have: 0, need: 1 });
         }
         let level = lowest("linear_transform", inputs.iter().map(|a| a.level))?;
         let output = one_below("linear_transform", level)?;
@@ -318,24 +278,14 @@ impl Evaluator for CostEvaluator {
         period: usize,
     ) -> Result<(CostValue, Option<CostValue>), Error> {
         if !period.is_power_of_two() || period > self.chain.slot_count() {
-            return Err(Error::SlotLength {
-                op: "half_bootstrap",
-                have: period,
-                need: self.chain.slot_count(),
-            });
+            return Err(Error::SlotLength { op: "half_bootstrap", have: period, need: self.chain.slot_count() });
         }
         let level = hi.map_or(lo.level, |hi| hi.level.min(lo.level));
         if level < self.chain.boot_level {
-            return Err(Error::LevelTooLow {
-                op: "half_bootstrap",
-                have: level,
-                need: self.chain.boot_level,
-            });
+            return Err(Error::LevelTooLow { op: "half_bootstrap", have: level, need: self.chain.boot_level });
         }
         self.count_bootstrap(period, hi.is_some());
-        let fresh = CostValue {
-            level: self.chain.top_level,
-        };
+        let fresh = CostValue { level: self.chain.top_level };
         Ok((fresh, hi.map(|_| fresh)))
     }
 }
@@ -343,11 +293,7 @@ impl Evaluator for CostEvaluator {
 impl CostEvaluator {
     fn check_slots(&self, op: &'static str, slots: &Slots) -> Result<(), Error> {
         let (have, need) = (slots.period().len(), self.chain.slot_count());
-        if have > need {
-            Err(Error::SlotLength { op, have, need })
-        } else {
-            Ok(())
-        }
+        if have > need { Err(Error::SlotLength { op, have, need }) } else { Ok(()) }
     }
 }
 
@@ -355,29 +301,19 @@ impl CostEvaluator {
 fn one_below(op: &'static str, level: usize) -> Result<CostValue, Error> {
     match level.checked_sub(1) {
         Some(level) => Ok(CostValue { level }),
-        None => Err(Error::LevelTooLow {
-            op,
-            have: level,
-            need: 1,
-        }),
+        None => Err(Error::LevelTooLow { op, have: level, need: 1 }),
     }
 }
 
 fn lowest(op: &'static str, levels: impl Iterator<Item = usize>) -> Result<usize, Error> {
-    levels.min().ok_or(Error::Arity {
-        op,
-        have: 0,
-        need: 1,
-    })
+    levels.min().ok_or(Error::Arity { op, have: 0, need: 1 })
 }
 
 fn present_diagonals(transform: &LinearTransform<'_>) -> u64 {
     let mut present = 0;
     for output in 0..transform.outputs {
         for input in 0..transform.inputs {
-            present += (0..transform.count)
-                .filter(|&k| transform.diagonals.contains(output, input, k))
-                .count();
+            present += (0..transform.count).filter(|&k| transform.diagonals.contains(output, input, k)).count();
         }
     }
     present as u64

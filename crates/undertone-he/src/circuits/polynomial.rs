@@ -26,45 +26,27 @@ impl Chebyshev {
         let count = degree + 1;
         let angle = |i: usize| std::f64::consts::PI * (i as f64 + 0.5) / count as f64;
         let (middle, half) = middle_and_half(interval);
-        let values: Vec<f64> = (0..count)
-            .map(|i| f(middle + half * angle(i).cos()))
-            .collect();
+        let values: Vec<f64> = (0..count).map(|i| f(middle + half * angle(i).cos())).collect();
         let coefficients = (0..count)
             .map(|j| {
-                let sum: f64 = values
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v * (j as f64 * angle(i)).cos())
-                    .sum();
+                let sum: f64 = values.iter().enumerate().map(|(i, v)| v * (j as f64 * angle(i)).cos()).sum();
                 sum * if j == 0 { 1.0 } else { 2.0 } / count as f64
             })
             .collect();
-        Self {
-            coefficients,
-            interval,
-        }
+        Self { coefficients, interval }
     }
 
     /// The polynomial of `degree` that minimises Σ (weight · (p(x) − y))² over samples (x, y, weight).
     ///
     /// With fewer samples than coefficients the undetermined coefficients are zero.
     pub fn fit(samples: &[(f64, f64, f64)], interval: (f64, f64), degree: usize) -> Self {
-        let mapped: Vec<_> = samples
-            .iter()
-            .map(|&(x, y, w)| (to_unit(x, interval), y, w))
-            .collect();
-        Self {
-            coefficients: fit::least_squares(&mapped, degree + 1),
-            interval,
-        }
+        let mapped: Vec<_> = samples.iter().map(|&(x, y, w)| (to_unit(x, interval), y, w)).collect();
+        Self { coefficients: fit::least_squares(&mapped, degree + 1), interval }
     }
 
     /// Index of the last non-zero coefficient (0 for a constant).
     pub fn degree(&self) -> usize {
-        self.coefficients
-            .iter()
-            .rposition(|&c| c != 0.0)
-            .unwrap_or(0)
+        self.coefficients.iter().rposition(|&c| c != 0.0).unwrap_or(0)
     }
 
     /// p(x) for x in the interval (Clenshaw's recurrence).
@@ -83,16 +65,12 @@ impl Chebyshev {
 
     /// The largest |p − f| over a dense grid of the interval.
     pub fn max_error(&self, f: impl Fn(f64) -> f64) -> f64 {
-        self.grid()
-            .map(|x| (self.eval(x) - f(x)).abs())
-            .fold(0.0, f64::max)
+        self.grid().map(|x| (self.eval(x) - f(x)).abs()).fold(0.0, f64::max)
     }
 
     /// The largest |p/f − 1| over a dense grid of the interval, for f without zeros.
     pub fn max_relative_error(&self, f: impl Fn(f64) -> f64) -> f64 {
-        self.grid()
-            .map(|x| (self.eval(x) / f(x) - 1.0).abs())
-            .fold(0.0, f64::max)
+        self.grid().map(|x| (self.eval(x) / f(x) - 1.0).abs()).fold(0.0, f64::max)
     }
 
     /// Replaces coefficients of magnitude up to `tolerance` by zero and removes zeros at the end.
@@ -115,8 +93,7 @@ impl Chebyshev {
     fn grid(&self) -> impl Iterator<Item = f64> + use<> {
         let count = (32 * self.coefficients.len()).max(2000);
         let (middle, half) = middle_and_half(self.interval);
-        (0..=count)
-            .map(move |i| middle + half * (std::f64::consts::PI * i as f64 / count as f64).cos())
+        (0..=count).map(move |i| middle + half * (std::f64::consts::PI * i as f64 / count as f64).cos())
     }
 }
 
@@ -146,18 +123,10 @@ pub fn depth(degree: usize) -> usize {
 ///
 /// # Errors
 /// `LevelTooLow` when `u` has fewer levels.
-pub fn evaluate_chebyshev<E: Evaluator>(
-    ev: &E,
-    u: &E::Value,
-    poly: &Chebyshev,
-) -> Result<(E::Value, E::Value), Error> {
+pub fn evaluate_chebyshev<E: Evaluator>(ev: &E, u: &E::Value, poly: &Chebyshev) -> Result<(E::Value, E::Value), Error> {
     let plan = Plan::new(&poly.coefficients);
     if ev.level(u) < plan.depth {
-        return Err(Error::LevelTooLow {
-            op: "evaluate_chebyshev",
-            have: ev.level(u),
-            need: plan.depth,
-        });
+        return Err(Error::LevelTooLow { op: "evaluate_chebyshev", have: ev.level(u), need: plan.depth });
     }
     let mut basis = BTreeMap::from([(1, u.clone())]);
     for &j in &plan.basis {
@@ -165,69 +134,33 @@ pub fn evaluate_chebyshev<E: Evaluator>(
         basis.insert(j, element);
     }
     let value = evaluate_node(ev, &basis, &plan.root)?;
-    let top = basis
-        .keys()
-        .copied()
-        .filter(|j| j.is_power_of_two())
-        .max()
-        .unwrap_or(1);
+    let top = basis.keys().copied().filter(|j| j.is_power_of_two()).max().unwrap_or(1);
     Ok((value, basis[&top].clone()))
 }
 
 /// T_j = 2·T_a·T_b − T_(a−b) with a the largest power of two below j and b = j − a.
-fn next_basis_element<E: Evaluator>(
-    ev: &E,
-    basis: &BTreeMap<usize, E::Value>,
-    j: usize,
-) -> Result<E::Value, Error> {
+fn next_basis_element<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, j: usize) -> Result<E::Value, Error> {
     let (a, b) = plan::parents(j);
-    let product = if a == b {
-        ev.square(&basis[&a])?
-    } else {
-        ev.mul(&basis[&a], &basis[&b])?
-    };
+    let product = if a == b { ev.square(&basis[&a])? } else { ev.mul(&basis[&a], &basis[&b])? };
     let doubled = ev.mul_integer(&product, 2)?;
-    if a == b {
-        ev.add_constant(&doubled, -1.0)
-    } else {
-        ev.sub(&doubled, &basis[&(a - b)])
-    }
+    if a == b { ev.add_constant(&doubled, -1.0) } else { ev.sub(&doubled, &basis[&(a - b)]) }
 }
 
-fn evaluate_node<E: Evaluator>(
-    ev: &E,
-    basis: &BTreeMap<usize, E::Value>,
-    node: &Node,
-) -> Result<E::Value, Error> {
+fn evaluate_node<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, node: &Node) -> Result<E::Value, Error> {
     if node.products.is_empty() {
         return evaluate_leaf(ev, basis, &node.rest);
     }
-    let quotients = node
-        .products
-        .iter()
-        .map(|(quotient, _)| evaluate_node(ev, basis, quotient))
-        .collect::<Result<Vec<_>, _>>()?;
-    let pairs: Vec<_> = quotients
-        .iter()
-        .zip(&node.products)
-        .map(|(q, (_, giant))| (q, &basis[giant]))
-        .collect();
+    let quotients =
+        node.products.iter().map(|(quotient, _)| evaluate_node(ev, basis, quotient)).collect::<Result<Vec<_>, _>>()?;
+    let pairs: Vec<_> = quotients.iter().zip(&node.products).map(|(q, (_, giant))| (q, &basis[giant])).collect();
     let sum = ev.multiply_sum(&pairs)?;
     if node.rest.terms.is_empty() {
-        return if node.rest.constant == 0.0 {
-            Ok(sum)
-        } else {
-            ev.add_constant(&sum, node.rest.constant)
-        };
+        return if node.rest.constant == 0.0 { Ok(sum) } else { ev.add_constant(&sum, node.rest.constant) };
     }
     ev.add(&sum, &evaluate_leaf(ev, basis, &node.rest)?)
 }
 
-fn evaluate_leaf<E: Evaluator>(
-    ev: &E,
-    basis: &BTreeMap<usize, E::Value>,
-    leaf: &Leaf,
-) -> Result<E::Value, Error> {
+fn evaluate_leaf<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, leaf: &Leaf) -> Result<E::Value, Error> {
     if leaf.terms.is_empty() {
         // A constant costs no level: zero times the input carries it.
         return ev.add_constant(&ev.mul_integer(&basis[&1], 0)?, leaf.constant);
@@ -237,20 +170,13 @@ fn evaluate_leaf<E: Evaluator>(
 }
 
 fn middle_and_half(interval: (f64, f64)) -> (f64, f64) {
-    (
-        (interval.0 + interval.1) / 2.0,
-        (interval.1 - interval.0) / 2.0,
-    )
+    ((interval.0 + interval.1) / 2.0, (interval.1 - interval.0) / 2.0)
 }
 
 /// The affine image of `x` in [−1, 1]; a single point maps to 0.
 fn to_unit(x: f64, interval: (f64, f64)) -> f64 {
     let (middle, half) = middle_and_half(interval);
-    if half == 0.0 {
-        0.0
-    } else {
-        (x - middle) / half
-    }
+    if half == 0.0 { 0.0 } else { (x - middle) / half }
 }
 
 #[cfg(test)]

@@ -1,1 +1,120 @@
+use super::*;
+use crate::ClearEvaluator;
+use crate::circuits::Diagonals;
 
+const CHAIN: Chain = Chain { log_n: 8, top_level: 12, boot_level: 3, max_level: 20 };
+
+struct Band;
+
+impl Diagonals for Band {
+    fn contains(&self, output: usize, input: usize, index: usize) -> bool {
+        output == input && index != 5
+    }
+
+    fn diagonal(&self, _: usize, _: usize, index: usize) -> Slots {
+        Slots::new(vec![0.01 * index as f64, -0.02], CHAIN.slot_count()).unwrap()
+    }
+}
+
+fn model() -> BootstrapModel {
+    Arc::new(|period, pair| {
+        let mut counts = Counts { bootstraps: 1, rotations: 3, ..Counts::default() };
+        counts.key_switch(15, if pair { 4 } else { 3 });
+        let rotations = vec![(period as i32, 18), (0, 20)];
+        BootstrapCost { counts, rotations, relinearization_level: 14, conjugation_level: 16 }
+    })
+}
+
+/// A pseudo-random program over a pool of values; returns the levels of everything it computed.
+fn program<E: Evaluator>(ev: &E, start: E::Value, seed: u64) -> Result<Vec<usize>, Error> {
+    let mut pool = vec![start.clone(), start];
+    let mut state = seed;
+    let mut levels = Vec::new();
+    let slots = Slots::new(vec![0.25, -0.5, 0.125, 0.5], CHAIN.slot_count())?;
+    for _ in 0..300 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let draw = |shift: u32, bound: usize| (state >> shift) as usize % bound;
+        let (a, b) = (pool[draw(20, pool.len())].clone(), pool[draw(28, pool.len())].clone());
+        let by = draw(36, 300) as i32 - 150;
+        let result = match draw(48, 12) {
+            0 => ev.add(&a, &b).and_then(|v| ev.drop_level(&v, ev.level(&v).saturating_sub(1), 0.5)),
+            1 => ev.sub(&a, &b).and_then(|v| ev.combine(&[(0.5, &v)], 0.0)),
+            2 => ev.mul(&a, &b),
+            3 => ev.multiply_sum(&[(&a, &b), (&b, &b)]).and_then(|v| ev.combine(&[(0.5, &v)], 0.0)),
+            4 => ev.mul_slots(&a, &slots),
+            5 => ev.combine(&[(0.3, &a), (-0.6, &b)], 0.05),
+            6 => ev.rotate(&a, by),
+            7 => ev.rotate_many(&a, &[0, by, 128]).map(|v| v[1].clone()),
+            8 => {
+                let (inputs, transform) = (
+                    [a.clone(), b.clone()],
+                    LinearTransform { inputs: 2, outputs: 2, stride: 8, count: 7, baby_steps: 3, diagonals: &Band },
+                );
+                ev.linear_transform(&inputs, &transform).map(|v| v[0].clone())
+            }
+            9 => Ok(ev.negate(&a)),
+            10 => ev.half_bootstrap(&a, Some(&b), 128).map(|(lo, _)| lo),
+            _ => ev.half_bootstrap(&a, None, 128).map(|(lo, _)| lo),
+        };
+        match result {
+            Ok(value) => {
+                levels.push(ev.level(&value));
+                if pool.len() < 12 { pool.push(value) } else { pool[draw(44, 12)] = value }
+            }
+            Err(Error::LevelTooLow { need, .. }) => levels.push(1000 + need),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(levels)
+}
+
+#[test]
+fn clear_and_cost_agree_on_random_programs() {
+    for seed in 1..20 {
+        let cost = CostEvaluator::new(CHAIN).with_bootstrap_model(model());
+        let clear = ClearEvaluator::new(CHAIN).with_bootstrap_model(model());
+        let start = clear.encrypt(&Slots::new(vec![0.5, -0.25], 128).unwrap(), 12);
+        let levels = program(&cost, cost.value(12), seed).unwrap();
+        assert_eq!(program(&clear, start, seed).unwrap(), levels);
+        assert_eq!(clear.counts(), cost.counts());
+        assert_eq!(clear.key_set(), cost.key_set());
+        assert!(levels.iter().any(|&l| l < 12) && cost.counts().key_switches > 50);
+    }
+}
+
+#[test]
+fn key_switches_are_counted_at_the_level_of_the_operand() {
+    let ev = CostEvaluator::new(CHAIN);
+    let (a, b) = (ev.value(9), ev.value(7));
+    ev.multiply_sum(&[(&a, &b), (&a, &a)]).unwrap();
+    ev.rotate_many(&a, &[-1, 0, 128, 5]).unwrap();
+    let transform = LinearTransform { inputs: 2, outputs: 2, stride: 8, count: 7, baby_steps: 3, diagonals: &Band };
+    ev.linear_transform(&[a, b], &transform).unwrap();
+    let counts = ev.counts();
+    assert_eq!((counts.products, counts.relinearizations, counts.plaintext_products), (2, 1, 12));
+    // Two of the three rotations of a, then per input babies 8 and 16 and per output giants 24 and 48, at level 7.
+    assert_eq!((counts.rotations, counts.key_switches), (2 + 8, 11));
+    assert_eq!((counts.key_switches_by_level[9], counts.key_switches_by_level[7]), (2, 9));
+    let keys = ev.key_set();
+    assert_eq!(keys.relinearization_level, Some(7));
+    assert_eq!(keys.rotations, BTreeMap::from([(5, 9), (8, 7), (16, 7), (24, 7), (48, 7), (127, 9)]));
+}
+
+#[test]
+fn bootstraps_add_what_the_model_predicts() {
+    let ev = CostEvaluator::new(CHAIN).with_bootstrap_model(model());
+    let a = ev.value(4);
+    assert_eq!(ev.half_bootstrap(&a, Some(&a), 16).unwrap().0.level(), 12);
+    ev.half_bootstrap(&a, None, 16).unwrap();
+    ev.half_bootstrap(&a, None, 64).unwrap();
+    assert_eq!(ev.counts().bootstraps, 3);
+    assert_eq!(ev.counts().key_switches, 4 + 3 + 3);
+    let keys = ev.key_set();
+    assert_eq!(keys.bootstrap_periods, BTreeMap::from([(16, true), (64, false)]));
+    assert_eq!(keys.rotations, BTreeMap::from([(16, 18), (64, 18)]));
+    assert_eq!((keys.relinearization_level, keys.conjugation_level), (Some(14), Some(16)));
+    let mut merged = KeySet::default();
+    merged.merge(&keys);
+    merged.merge(&keys);
+    assert_eq!(merged, keys);
+}

@@ -60,15 +60,8 @@ fn solve_upper(columns: &[Vec<f64>], diagonal: &[f64], target: &[f64]) -> Vec<f6
         if diagonal[j].abs() <= largest * 1e-14 {
             continue;
         }
-        let known: f64 = (j + 1..diagonal.len())
-            .map(|k| {
-                if j < target.len() {
-                    columns[k][j] * solution[k]
-                } else {
-                    0.0
-                }
-            })
-            .sum();
+        let known: f64 =
+            (j + 1..diagonal.len()).map(|k| if j < target.len() { columns[k][j] * solution[k] } else { 0.0 }).sum();
         solution[j] = (target[j] - known) / diagonal[j];
     }
     solution

@@ -41,31 +41,18 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(coefficients: &[f64]) -> Self {
         let largest = coefficients.iter().fold(0.0, |m: f64, c| m.max(c.abs()));
-        let mut kept: Vec<f64> = coefficients
-            .iter()
-            .map(|&c| {
-                if c.abs() <= largest * NEGLIGIBLE {
-                    0.0
-                } else {
-                    c
-                }
-            })
-            .collect();
+        let mut kept: Vec<f64> =
+            coefficients.iter().map(|&c| if c.abs() <= largest * NEGLIGIBLE { 0.0 } else { c }).collect();
         trim(&mut kept);
         let budget = depth(kept.len().saturating_sub(1));
         // Powers of two first: on a tie they keep the basis at the lowest depth.
         let powers = (1..=budget.max(1)).map(|i| 1 << i);
         let leaf_sizes = powers.chain((0..budget.saturating_sub(1)).map(|i| 3 << i));
         let plans = leaf_sizes.flat_map(|leaf_size| {
-            let even =
-                fold_even(&kept).map(|half| Self::in_second_chebyshev(&half, leaf_size, budget));
-            [Some(Self::with_leaf_size(&kept, leaf_size, budget)), even]
-                .into_iter()
-                .flatten()
+            let even = fold_even(&kept).map(|half| Self::in_second_chebyshev(&half, leaf_size, budget));
+            [Some(Self::with_leaf_size(&kept, leaf_size, budget)), even].into_iter().flatten()
         });
-        plans
-            .min_by_key(Plan::weight)
-            .unwrap_or_else(|| Self::with_leaf_size(&kept, 2, budget))
+        plans.min_by_key(Plan::weight).unwrap_or_else(|| Self::with_leaf_size(&kept, 2, budget))
     }
 
     fn with_leaf_size(coefficients: &[f64], leaf_size: usize, budget: usize) -> Self {
@@ -102,13 +89,10 @@ impl Plan {
 
 impl Node {
     fn count(&self) -> (usize, usize) {
-        self.products.iter().fold(
-            (self.products.len(), usize::from(!self.products.is_empty())),
-            |sum, (node, _)| {
-                let (products, sums) = node.count();
-                (sum.0 + products, sum.1 + sums)
-            },
-        )
+        self.products.iter().fold((self.products.len(), usize::from(!self.products.is_empty())), |sum, (node, _)| {
+            let (products, sums) = node.count();
+            (sum.0 + products, sum.1 + sums)
+        })
     }
 
     fn double_indices(&mut self) {
@@ -154,12 +138,7 @@ fn build(mut coefficients: Vec<f64>, budget: usize, leaf_size: usize) -> Node {
         trim(&mut coefficients);
         if fits_in_leaf(&coefficients, budget, leaf_size) {
             node.rest.constant = coefficients.first().copied().unwrap_or(0.0);
-            let terms = coefficients
-                .iter()
-                .copied()
-                .enumerate()
-                .skip(1)
-                .filter(|&(_, c)| c != 0.0);
+            let terms = coefficients.iter().copied().enumerate().skip(1).filter(|&(_, c)| c != 0.0);
             node.rest.terms.splice(0..0, terms);
             return node;
         }
@@ -168,23 +147,17 @@ fn build(mut coefficients: Vec<f64>, budget: usize, leaf_size: usize) -> Node {
         if quotient.len() == 1 {
             node.rest.terms.push((giant, quotient[0]));
         } else {
-            node.products
-                .push((build(quotient, budget - 1, leaf_size), giant));
+            node.products.push((build(quotient, budget - 1, leaf_size), giant));
         }
     }
 }
 
 /// A leaf may use the small basis elements and the powers of two, as far as the budget lets them be ready.
 fn fits_in_leaf(coefficients: &[f64], budget: usize, leaf_size: usize) -> bool {
-    coefficients
-        .iter()
-        .enumerate()
-        .skip(1)
-        .filter(|&(_, &c)| c != 0.0)
-        .all(|(j, _)| {
-            let ready = j.next_power_of_two().trailing_zeros() as usize;
-            (j < leaf_size || j.is_power_of_two()) && ready < budget
-        })
+    coefficients.iter().enumerate().skip(1).filter(|&(_, &c)| c != 0.0).all(|(j, _)| {
+        let ready = j.next_power_of_two().trailing_zeros() as usize;
+        (j < leaf_size || j.is_power_of_two()) && ready < budget
+    })
 }
 
 /// Leaves p − q·T_giant in `coefficients` (degree below `giant`) and returns q; needs degree < 2·giant.
@@ -200,14 +173,10 @@ fn split(coefficients: &mut Vec<f64>, giant: usize) -> Vec<f64> {
 /// The coefficients of p as a polynomial in T_2, when only even ones are present.
 fn fold_even(coefficients: &[f64]) -> Option<Vec<f64>> {
     let odd_is_zero = coefficients.iter().skip(1).step_by(2).all(|&c| c == 0.0);
-    (coefficients.len() > 2 && odd_is_zero)
-        .then(|| coefficients.iter().copied().step_by(2).collect())
+    (coefficients.len() > 2 && odd_is_zero).then(|| coefficients.iter().copied().step_by(2).collect())
 }
 
 fn trim(coefficients: &mut Vec<f64>) {
-    let kept = coefficients
-        .iter()
-        .rposition(|&c| c != 0.0)
-        .map_or(0, |last| last + 1);
+    let kept = coefficients.iter().rposition(|&c| c != 0.0).map_or(0, |last| last + 1);
     coefficients.truncate(kept);
 }
