@@ -5,9 +5,7 @@
 #[non_exhaustive]
 pub enum Error {
     /// An operation needs more levels than the value has left.
-    #[error(
-        "{op} needs a value at level {need} or above but it is at level {have}; bootstrap it earlier"
-    )]
+    #[error("{op} needs a value at level {need} or above but it is at level {have}; bootstrap it earlier")]
     LevelTooLow {
         /// The operation.
         op: &'static str,
@@ -29,9 +27,7 @@ pub enum Error {
         need_log2: f64,
     },
     /// A slot vector has a length that does not divide the slot count.
-    #[error(
-        "{op} needs a slot vector whose length is a power of two up to {need} but has {have} values; pad it"
-    )]
+    #[error("{op} needs a slot vector whose length is a power of two up to {need} but has {have} values; pad it")]
     SlotLength {
         /// The operation.
         op: &'static str,
@@ -41,9 +37,7 @@ pub enum Error {
         need: usize,
     },
     /// A key that the circuit needs was not supplied, or stops at too low a level.
-    #[error(
-        "the {key} key is missing at level {need}; upload the key set that the plan of this model and shape lists"
-    )]
+    #[error("the {key} key is missing at level {need}; upload the key set that the plan of this model and shape lists")]
     MissingKey {
         /// Which key.
         key: String,
@@ -69,9 +63,7 @@ pub enum Error {
         cause: String,
     },
     /// Bytes from a peer or a file do not decode.
-    #[error(
-        "{what} does not decode: {cause}; it was truncated, altered or made for other parameters"
-    )]
+    #[error("{what} does not decode: {cause}; it was truncated, altered or made for other parameters")]
     Decode {
         /// The kind of object.
         what: &'static str,

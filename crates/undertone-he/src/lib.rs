@@ -1,1 +1,35 @@
-//! undertone-he: not written yet.
+//! CKKS over RNS rings, public side: parameters, ciphertexts, evaluation keys, the [`Evaluator`] seam and the circuits
+//! built on it (linear transforms, polynomials, bootstrapping).
+//!
+//! Nothing here can hold or create a secret key; that is the job of `undertone-secret`.
+#![forbid(unsafe_code)]
+
+mod bootstrap;
+mod chain;
+mod ciphertext;
+pub mod circuits;
+mod ckks;
+mod clear;
+pub mod conformance;
+mod cost;
+mod counts;
+mod encoder;
+mod error;
+mod evaluator;
+mod keys;
+mod parameters;
+mod slots;
+
+pub use bootstrap::bootstrap_model;
+pub use chain::Chain;
+pub use ciphertext::{CIPHERTEXT_COUNTER, Ciphertext, SeededCiphertext};
+pub use ckks::CkksEvaluator;
+pub use clear::{ClearEvaluator, ClearValue};
+pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostValue, KeySet};
+pub use counts::Counts;
+pub use encoder::{Encoder, SpecialFft};
+pub use error::Error;
+pub use evaluator::Evaluator;
+pub use keys::{EvaluationKeys, KeyId, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element};
+pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};
+pub use slots::Slots;

@@ -1,0 +1,85 @@
+//! Bootstrapping, slots-to-coefficients first: `slots_to_coeffs → mod_raise → coeffs_to_slots → eval_mod`.
+//!
+//! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each half
+//! comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives in a
+//! sub-ring: its transforms are shorter, at the price of a trace after ModRaise.
+//!
+//! Sources: eprint 2018/153 (structure), 2020/1203 (double hoisting, EvalMod), 2022/024 (sparse-secret encapsulation).
+//! Absent: arcsine correction and iterated bootstrapping.
+
+mod coeffs_slots;
+mod dft;
+mod eval_mod;
+mod mod_raise;
+mod plan;
+
+pub use plan::bootstrap_model;
+
+use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters};
+use coeffs_slots::EncodedTransform;
+use eval_mod::EvalMod;
+
+/// Shortest period with a transform of its own; a constant vector is bootstrapped as one of two slots.
+pub(crate) const MIN_PERIOD: usize = 2;
+
+/// The encoded matrices and polynomial of one bootstrap period.
+pub struct BootstrapCircuit {
+    period: usize,
+    slots_to_coeffs: EncodedTransform,
+    coeffs_to_slots: EncodedTransform,
+    eval_mod: EvalMod,
+}
+
+impl BootstrapCircuit {
+    /// Prepares the circuit for values that repeat with `period` slots (a power of two up to the slot count).
+    pub fn new(parameters: &Parameters, period: usize) -> Self {
+        Self {
+            period,
+            slots_to_coeffs: EncodedTransform::slots_to_coeffs(parameters, period),
+            coeffs_to_slots: EncodedTransform::coeffs_to_slots(parameters, period),
+            eval_mod: EvalMod::new(parameters),
+        }
+    }
+
+    /// Refreshes one or two real values; see [`Evaluator::half_bootstrap`].
+    pub(crate) fn half_bootstrap(
+        &self,
+        ev: &CkksEvaluator,
+        lo: &Ciphertext,
+        hi: Option<&Ciphertext>,
+    ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
+        ev.count(|c| c.bootstraps += 1);
+        let packed = self.pack(ev, lo, hi)?;
+        let coefficients = self.slots_to_coeffs.apply(ev, &packed)?;
+        let raised = ev.mod_raise(&coefficients, self.coeffs_to_slots.input_level())?;
+        let traced = ev.trace(&raised, self.period)?;
+        let slots = self.coeffs_to_slots.apply(ev, &traced)?;
+        let (low, high) = ev.split(&slots, hi.is_some())?;
+        let low = self.eval_mod.apply(ev, &low)?;
+        let high = high.map(|h| self.eval_mod.apply(ev, &h)).transpose()?;
+        Ok((low, high))
+    }
+
+    /// lo + i·hi at the level that slots-to-coefficients starts from.
+    fn pack(&self, ev: &CkksEvaluator, lo: &Ciphertext, hi: Option<&Ciphertext>) -> Result<Ciphertext, Error> {
+        let level = ev.chain().boot_level;
+        let lower = |a: &Ciphertext| {
+            if a.level() < level {
+                return Err(Error::LevelTooLow { op: "half_bootstrap", have: a.level(), need: level });
+            }
+            let at_level = ev.drop_level(a, level, 1.0)?;
+            // Fewer transform stages start lower; the scale is handled by the transform's own constants.
+            Ok(ev.truncated(&at_level, self.slots_to_coeffs.input_level()))
+        };
+        let mut packed = lower(lo)?;
+        if let Some(hi) = hi {
+            let mut hi = lower(hi)?;
+            let ring = ev.parameters().ring();
+            ring.mul_monomial_assign(&mut hi.c0, ring.degree() / 2);
+            ring.mul_monomial_assign(&mut hi.c1, ring.degree() / 2);
+            ring.add_assign(&mut packed.c0, &hi.c0);
+            ring.add_assign(&mut packed.c1, &hi.c1);
+        }
+        Ok(packed)
+    }
+}

@@ -1,0 +1,59 @@
+//! ModRaise under an ephemeral sparse secret, the trace to a sub-ring, and the split into real and imaginary parts.
+
+use crate::keys::conjugation_element;
+use crate::{Ciphertext, CkksEvaluator, Error, Evaluator};
+use undertone_ring::{Basis, Ntt, Poly};
+
+impl CkksEvaluator {
+    /// A ciphertext modulo q0 re-read modulo the primes of `level`: the message becomes message + q0·I with small I.
+    ///
+    /// The value is in units of q0 afterwards. Encapsulation (eprint 2022/024): switch to the sparse secret modulo
+    /// q0 only, raise, switch back at full size, so that the sparse secret never meets a large modulus.
+    pub(super) fn mod_raise(&self, a: &Ciphertext, level: usize) -> Result<Ciphertext, Error> {
+        let parameters = self.parameters();
+        let (ring, small) = (parameters.ring(), parameters.sparse_ring());
+        let one_limb = |poly: &Poly<Ntt>| {
+            let mut out = small.zero::<Ntt>(Basis { q: 1, p: 0 });
+            out.limb_mut(0).copy_from_slice(poly.limb(0));
+            out
+        };
+        let key = self.keys.to_sparse()?;
+        let (mut c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
+        let digits = small.decompose(&c1, std::slice::from_ref(&(0..1)));
+        let (k0, k1) = small.inner_product_pair(&digits, &[&key.b[0]], &[&key.a[0]]);
+        small.add_assign(&mut c0, &small.mod_down(k0));
+        let c1 = small.mod_down(k1);
+        self.count(|c| c.key_switch(0, 1));
+
+        let basis = parameters.basis(level);
+        let mut raised0 = ring.mod_raise(&small.intt(c0), basis);
+        let raised1 = ring.mod_raise(&small.intt(c1), basis);
+        let (k0, k1) = self.switch(&raised1, self.keys.from_sparse(level)?);
+        ring.add_assign(&mut raised0, &k0);
+        self.count(|c| c.key_switch(level, 1));
+        let q0 = ring.q_moduli()[0].value() as f64;
+        Ok(Ciphertext { c0: raised0, c1: k1, scale: q0 })
+    }
+
+    /// Sum over the automorphisms that fix slots of period `period`; multiplies by slot_count / period.
+    pub(super) fn trace(&self, a: &Ciphertext, period: usize) -> Result<Ciphertext, Error> {
+        let terms = self.chain().slot_count() / period;
+        self.rotate_sum(a, period as i32, terms)
+    }
+
+    /// Twice the real part and, if asked for, twice the imaginary part of every slot.
+    pub(super) fn split(&self, a: &Ciphertext, both: bool) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
+        let key = self.keys.galois(conjugation_element(self.chain()), a.level())?;
+        let conjugate = self.automorphism(a, &self.decompose(&a.c1), key);
+        let real = self.add(a, &conjugate)?;
+        if !both {
+            return Ok((real, None));
+        }
+        let mut imaginary = self.sub(a, &conjugate)?;
+        // Multiplying by −i is multiplying by X^(3N/2).
+        let ring = self.parameters().ring();
+        ring.mul_monomial_assign(&mut imaginary.c0, 3 * ring.degree() / 2);
+        ring.mul_monomial_assign(&mut imaginary.c1, 3 * ring.degree() / 2);
+        Ok((real, Some(imaginary)))
+    }
+}

@@ -1,0 +1,85 @@
+//! What one half-bootstrap costs, from the chain alone; equal to what the CKKS evaluator counts.
+
+use super::dft::GroupShape;
+use super::eval_mod::{cosine, evaluate};
+use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
+use crate::{Counts, Evaluator, Parameters};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The prediction that cost and clear evaluators use for the inside of bootstraps of these parameters.
+pub fn bootstrap_model(parameters: &Parameters) -> BootstrapModel {
+    let parameters = parameters.clone();
+    Arc::new(move |period, pair| cost(&parameters, period, pair))
+}
+
+#[derive(Default)]
+struct Tally {
+    counts: Counts,
+    rotations: BTreeMap<i32, usize>,
+}
+
+impl Tally {
+    fn rotate(&mut self, by: i64, level: usize, slot_count: usize) {
+        let by = by.rem_euclid(slot_count as i64) as i32;
+        if by == 0 {
+            return;
+        }
+        self.counts.rotations += 1;
+        self.counts.key_switch(level, 1);
+        let highest = self.rotations.entry(by).or_default();
+        *highest = level.max(*highest);
+    }
+
+    fn transform(&mut self, shape: GroupShape, level: usize, slot_count: usize) {
+        let (stride, steps) = (shape.stride(), shape.baby_steps());
+        let mut babies: Vec<i64> = shape.indices().map(|k| k.rem_euclid(steps)).collect();
+        let mut giants: Vec<i64> = shape.indices().map(|k| k.div_euclid(steps) * steps).collect();
+        babies.sort_unstable();
+        babies.dedup();
+        giants.dedup();
+        for step in babies.into_iter().chain(giants) {
+            self.rotate(step * stride, level, slot_count);
+        }
+        self.counts.plaintext_products += shape.indices().count() as u64;
+    }
+}
+
+fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
+    let (chain, literal) = (parameters.chain(), parameters.literal());
+    let period = period.max(super::MIN_PERIOD);
+    let shapes = GroupShape::all(period.trailing_zeros());
+    let slot_count = chain.slot_count();
+    let eval_mod_level = chain.top_level + literal.eval_mod_levels;
+    let raised = eval_mod_level + shapes.len();
+    let mut tally = Tally::default();
+    tally.counts.bootstraps = 1;
+    for (index, &shape) in shapes.iter().enumerate() {
+        tally.transform(shape, shapes.len() - index, slot_count);
+        tally.transform(shape, eval_mod_level + 1 + index, slot_count);
+    }
+    tally.counts.key_switch(0, 1);
+    tally.counts.key_switch(raised, 1);
+    let mut step = period;
+    while step < slot_count {
+        tally.rotate(step as i64, raised, slot_count);
+        step *= 2;
+    }
+    // Conjugation.
+    tally.counts.rotations += 1;
+    tally.counts.key_switch(eval_mod_level, 1);
+    let inner = CostEvaluator::new(chain);
+    let polynomial = cosine(literal.eval_mod_range, literal.double_angles as i32, 1.0);
+    let squares = vec![1.0; literal.double_angles];
+    for _ in 0..if pair { 2 } else { 1 } {
+        // The chain of every checked parameter set has the levels EvalMod needs.
+        evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares).expect("EvalMod fits its levels");
+    }
+    tally.counts.merge(&inner.counts());
+    BootstrapCost {
+        counts: tally.counts,
+        rotations: tally.rotations.into_iter().collect(),
+        relinearization_level: eval_mod_level,
+        conjugation_level: eval_mod_level,
+    }
+}

@@ -1,0 +1,210 @@
+//! Sums, products, scalars and level changes.
+
+use super::CkksEvaluator;
+use crate::{Ciphertext, Error, Slots};
+use undertone_ring::{CompactPoly, Modulus, Ntt, Poly};
+
+/// Two scales count as equal within this relative distance; canonical scales agree to rounding of f64.
+const SCALE_TOLERANCE: f64 = 1e-9;
+
+impl CkksEvaluator {
+    pub(super) fn add_signed(&self, a: &Ciphertext, b: &Ciphertext, subtract: bool) -> Result<Ciphertext, Error> {
+        let level = a.level().min(b.level());
+        let mut sum = self.dropped(a, level, 1.0)?;
+        let lowered;
+        let other = if b.level() == level {
+            b
+        } else {
+            lowered = self.dropped(b, level, 1.0)?;
+            &lowered
+        };
+        if (sum.scale / other.scale - 1.0).abs() > SCALE_TOLERANCE {
+            let (have_log2, need_log2) = (sum.scale.log2(), other.scale.log2());
+            return Err(Error::ScaleMismatch { op: "add", have_log2, need_log2 });
+        }
+        let ring = self.parameters.ring();
+        if subtract {
+            ring.sub_assign(&mut sum.c0, &other.c0);
+            ring.sub_assign(&mut sum.c1, &other.c1);
+        } else {
+            ring.add_assign(&mut sum.c0, &other.c0);
+            ring.add_assign(&mut sum.c1, &other.c1);
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn negated(&self, a: &Ciphertext) -> Ciphertext {
+        let mut out = a.clone();
+        self.parameters.ring().neg_assign(&mut out.c0);
+        self.parameters.ring().neg_assign(&mut out.c1);
+        out
+    }
+
+    /// Residues of an integer modulo the primes of `level`.
+    pub(crate) fn residues(&self, value: i128, level: usize) -> Vec<u64> {
+        let moduli: &[Modulus] = &self.parameters.ring().q_moduli()[..=level];
+        moduli.iter().map(|m| m.reduce_i128(value)).collect()
+    }
+
+    pub(crate) fn add_scalar(&self, a: &Ciphertext, constant: f64) -> Ciphertext {
+        let mut out = a.clone();
+        let residues = self.residues((constant * a.scale).round() as i128, a.level());
+        self.parameters.ring().add_scalar_assign(&mut out.c0, &residues);
+        out
+    }
+
+    /// a times an integer, declared to be at `scale`.
+    pub(crate) fn scaled(&self, a: &Ciphertext, factor: i128, scale: f64) -> Ciphertext {
+        let ring = self.parameters.ring();
+        let residues = self.residues(factor, a.level());
+        let mut out = Ciphertext { scale, ..a.clone() };
+        ring.mul_scalar_assign(&mut out.c0, &residues);
+        ring.mul_scalar_assign(&mut out.c1, &residues);
+        out
+    }
+
+    /// Divides by the last prime and forgets it; the scale follows exactly.
+    pub(crate) fn rescaled(&self, a: Ciphertext) -> Result<Ciphertext, Error> {
+        let level = a.level();
+        if level == 0 {
+            return Err(Error::LevelTooLow { op: "rescale", have: 0, need: 1 });
+        }
+        let ring = self.parameters.ring();
+        let prime = ring.q_moduli()[level].value() as f64;
+        Ok(Ciphertext { c0: ring.rescale(a.c0), c1: ring.rescale(a.c1), scale: a.scale / prime })
+    }
+
+    /// Keeps the limbs of `level` only, at the same scale.
+    pub(crate) fn truncated(&self, a: &Ciphertext, level: usize) -> Ciphertext {
+        if a.level() == level {
+            return a.clone();
+        }
+        let (ring, basis) = (self.parameters.ring(), self.parameters.basis(level));
+        let cut = |poly: &Poly<Ntt>| {
+            let mut out = ring.zero(basis);
+            let length = out.data().len();
+            out.data_mut().copy_from_slice(&poly.data()[..length]);
+            out
+        };
+        Ciphertext { c0: cut(&a.c0), c1: cut(&a.c1), scale: a.scale }
+    }
+
+    pub(crate) fn dropped(&self, a: &Ciphertext, level: usize, factor: f64) -> Result<Ciphertext, Error> {
+        if level == a.level() && factor == 1.0 {
+            return Ok(a.clone());
+        }
+        if level >= a.level() {
+            return Err(Error::LevelTooLow { op: "drop_level", have: a.level(), need: level + 1 });
+        }
+        let cut = self.truncated(a, level + 1);
+        let target = self.scale_before_rescale(level + 1);
+        let constant = (factor * target / a.scale).round() as i128;
+        let mut out = self.rescaled(self.scaled(&cut, constant, target))?;
+        out.scale = self.parameters.scale(level);
+        Ok(out)
+    }
+
+    /// The scale at `level` that one rescale turns into the canonical scale of the level below.
+    pub(crate) fn scale_before_rescale(&self, level: usize) -> f64 {
+        let prime = self.parameters.ring().q_moduli()[level].value() as f64;
+        self.parameters.scale(level - 1) * prime
+    }
+
+    pub(super) fn weighted_sum(&self, terms: &[(f64, &Ciphertext)], constant: f64) -> Result<Ciphertext, Error> {
+        let Some(level) = terms.iter().map(|(_, a)| a.level()).min() else {
+            return Err(Error::Arity { op: "combine", have: 0, need: 1 });
+        };
+        require_depth("combine", level)?;
+        let ring = self.parameters.ring();
+        let basis = self.parameters.basis(level);
+        let target = self.scale_before_rescale(level);
+        let mut sum = Ciphertext { c0: ring.zero(basis), c1: ring.zero(basis), scale: target };
+        for (factor, a) in terms {
+            let residues = self.residues((factor * target / a.scale).round() as i128, level);
+            let cut;
+            let a = if a.level() == level {
+                *a
+            } else {
+                cut = self.truncated(a, level);
+                &cut
+            };
+            ring.mul_scalar_add_assign(&mut sum.c0, &a.c0, &residues);
+            ring.mul_scalar_add_assign(&mut sum.c1, &a.c1, &residues);
+        }
+        ring.add_scalar_assign(&mut sum.c0, &self.residues((constant * target).round() as i128, level));
+        self.rescaled(sum)
+    }
+
+    /// Encodes one period of slots for a value at `level`.
+    pub(crate) fn encode(&self, slots: &Slots, scale: f64, level: usize) -> Result<CompactPoly, Error> {
+        let period = slots.period();
+        let slot_count = self.parameters.chain().slot_count();
+        if period.len() > slot_count {
+            return Err(Error::SlotLength { op: "encode", have: period.len(), need: slot_count });
+        }
+        let encoder = self.parameters.encoder();
+        let coefficients = encoder.encode_real(period, scale);
+        let gap = encoder.log_gap(period.len());
+        Ok(self.parameters.ring().ntt_compact(&coefficients, gap, self.parameters.basis(level)))
+    }
+
+    pub(super) fn add_encoded(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {
+        let encoded = self.encode(b, a.scale, a.level())?;
+        let mut out = a.clone();
+        self.parameters.ring().add_compact_assign(&mut out.c0, &encoded);
+        Ok(out)
+    }
+
+    pub(super) fn mul_encoded(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {
+        require_depth("mul_slots", a.level())?;
+        let target = self.scale_before_rescale(a.level());
+        let encoded = self.encode(b, target / a.scale, a.level())?;
+        let mut out = Ciphertext { scale: target, ..a.clone() };
+        let ring = self.parameters.ring();
+        ring.mul_compact_assign(&mut out.c0, &encoded);
+        ring.mul_compact_assign(&mut out.c1, &encoded);
+        self.count(|c| c.plaintext_products += 1);
+        self.rescaled(out)
+    }
+
+    pub(super) fn sum_of_products(&self, pairs: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, Error> {
+        let Some(level) = pairs.iter().map(|(a, b)| a.level().min(b.level())).min() else {
+            return Err(Error::Arity { op: "multiply_sum", have: 0, need: 1 });
+        };
+        require_depth("mul", level)?;
+        let ring = self.parameters.ring();
+        let basis = self.parameters.basis(level);
+        let (mut d0, mut d1, mut d2) = (ring.zero(basis), ring.zero(basis), ring.zero(basis));
+        let mut scale = 0.0;
+        for (a, b) in pairs {
+            let (a, b) = (self.dropped(a, level, 1.0)?, self.dropped(b, level, 1.0)?);
+            if scale != 0.0 && (a.scale * b.scale / scale - 1.0).abs() > SCALE_TOLERANCE {
+                let (have_log2, need_log2) = ((a.scale * b.scale).log2(), f64::log2(scale));
+                return Err(Error::ScaleMismatch { op: "multiply_sum", have_log2, need_log2 });
+            }
+            scale = a.scale * b.scale;
+            ring.mul_add_assign(&mut d0, &a.c0, &b.c0);
+            ring.mul_add_assign(&mut d1, &a.c0, &b.c1);
+            ring.mul_add_assign(&mut d1, &a.c1, &b.c0);
+            ring.mul_add_assign(&mut d2, &a.c1, &b.c1);
+        }
+        let key = self.keys.relinearization(level)?;
+        let (k0, k1) = self.switch(&d2, key);
+        ring.add_assign(&mut d0, &k0);
+        ring.add_assign(&mut d1, &k1);
+        self.count(|c| {
+            c.products += pairs.len() as u64;
+            c.relinearizations += 1;
+            c.key_switch(level, 1);
+        });
+        self.rescaled(Ciphertext { c0: d0, c1: d1, scale })
+    }
+}
+
+/// Depth-one operations need a level to give up.
+pub(crate) fn require_depth(op: &'static str, level: usize) -> Result<(), Error> {
+    if level == 0 {
+        return Err(Error::LevelTooLow { op, have: 0, need: 1 });
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The evaluator that computes under encryption.
+//!
+//! Values stay at the canonical scale of their level: constants and diagonals are encoded at exactly the scale that the
+//! following rescale removes, so a product returns to the canonical scale of the next level without spending anything.
+
+mod arithmetic;
+mod key_switch;
+mod linear;
+
+use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
+use crate::circuits::LinearTransform;
+use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, Parameters, Slots};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Computes on ciphertexts with the evaluation keys of one client.
+pub struct CkksEvaluator {
+    pub(crate) parameters: Parameters,
+    pub(crate) keys: Arc<EvaluationKeys>,
+    counts: Mutex<Counts>,
+    bootstraps: Mutex<BTreeMap<usize, Arc<BootstrapCircuit>>>,
+}
+
+impl CkksEvaluator {
+    /// An evaluator over a client's keys; a missing key shows when an operation needs it.
+    pub fn new(parameters: &Parameters, keys: Arc<EvaluationKeys>) -> Self {
+        Self {
+            parameters: parameters.clone(),
+            keys,
+            counts: Mutex::new(Counts::default()),
+            bootstraps: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The parameter set.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    pub(crate) fn count(&self, record: impl FnOnce(&mut Counts)) {
+        record(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The bootstrap circuit of one period; its matrices are encoded once and kept.
+    pub(crate) fn bootstrap_circuit(&self, period: usize) -> Arc<BootstrapCircuit> {
+        let mut circuits = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(BootstrapCircuit::new(&self.parameters, period));
+        circuits.entry(period).or_insert_with(made).clone()
+    }
+}
+
+impl Evaluator for CkksEvaluator {
+    type Value = Ciphertext;
+
+    fn chain(&self) -> Chain {
+        self.parameters.chain()
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn level(&self, a: &Ciphertext) -> usize {
+        a.level()
+    }
+
+    fn add(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {
+        self.add_signed(a, b, false)
+    }
+
+    fn sub(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {
+        self.add_signed(a, b, true)
+    }
+
+    fn negate(&self, a: &Ciphertext) -> Ciphertext {
+        self.negated(a)
+    }
+
+    fn add_slots(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {
+        self.add_encoded(a, b)
+    }
+
+    fn add_constant(&self, a: &Ciphertext, constant: f64) -> Result<Ciphertext, Error> {
+        Ok(self.add_scalar(a, constant))
+    }
+
+    fn mul_integer(&self, a: &Ciphertext, b: i64) -> Result<Ciphertext, Error> {
+        Ok(self.scaled(a, i128::from(b), a.scale))
+    }
+
+    fn mul(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {
+        self.multiply_sum(&[(a, b)])
+    }
+
+    fn multiply_sum(&self, pairs: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, Error> {
+        self.sum_of_products(pairs)
+    }
+
+    fn mul_slots(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {
+        self.mul_encoded(a, b)
+    }
+
+    fn combine(&self, terms: &[(f64, &Ciphertext)], constant: f64) -> Result<Ciphertext, Error> {
+        self.weighted_sum(terms, constant)
+    }
+
+    fn drop_level(&self, a: &Ciphertext, level: usize, factor: f64) -> Result<Ciphertext, Error> {
+        self.dropped(a, level, factor)
+    }
+
+    fn rotate(&self, a: &Ciphertext, by: i32) -> Result<Ciphertext, Error> {
+        self.rotated(a, by)
+    }
+
+    fn rotate_many(&self, a: &Ciphertext, by: &[i32]) -> Result<Vec<Ciphertext>, Error> {
+        self.rotated_many(a, by)
+    }
+
+    fn linear_transform(
+        &self,
+        inputs: &[Ciphertext],
+        transform: &LinearTransform<'_>,
+    ) -> Result<Vec<Ciphertext>, Error> {
+        self.transformed(inputs, transform)
+    }
+
+    fn half_bootstrap(
+        &self,
+        lo: &Ciphertext,
+        hi: Option<&Ciphertext>,
+        period: usize,
+    ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
+        self.bootstrap_circuit(period.max(MIN_PERIOD)).half_bootstrap(self, lo, hi)
+    }
+}

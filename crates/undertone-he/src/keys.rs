@@ -1,0 +1,222 @@
+//! Evaluation keys: what a client uploads so that a server can compute.
+//!
+//! A key-switching key from s' to s is one gadget ciphertext: for digit d, b_d = −a_d·s + e_d + P·g_d·s', where P·g_d is
+//! P modulo the primes of digit d and 0 modulo all others, so a key made at one level serves every level below it.
+//! A Galois key for element g switches s to σ_g^-1(s); the automorphism is applied to the result, so that the digits of
+//! a hoisted input never have to be permuted. The uniform halves a_d are regenerated from a public seed.
+
+use crate::{Chain, Error, KeySet, Parameters};
+use std::collections::BTreeMap;
+use undertone_ring::{Ntt, Permutation, Poly, Ring, Seed, expand_uniform};
+
+/// Which evaluation key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyId {
+    /// s² to s.
+    Relinearization,
+    /// For the automorphism X → X^g.
+    Galois(u64),
+    /// From the main secret to the sparse ephemeral one, modulo q0 and one special prime only.
+    ToSparse,
+    /// From the sparse ephemeral secret back to the main one, at the top of the chain.
+    FromSparse,
+}
+
+/// A key that a circuit needs, at its highest level of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyRequest {
+    /// Which key.
+    pub id: KeyId,
+    /// The level up to which it must work.
+    pub level: usize,
+}
+
+/// The Galois element 5^k mod 2N of a rotation by `by` slots to the left.
+pub fn rotation_element(chain: Chain, by: i32) -> u64 {
+    let order = chain.slot_count() as i64;
+    let mut exponent = i64::from(by).rem_euclid(order);
+    let modulus = 2u64 << chain.log_n;
+    let (mut result, mut base) = (1u64, 5u64);
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            result = result * base % modulus;
+        }
+        base = base * base % modulus;
+        exponent >>= 1;
+    }
+    result
+}
+
+/// The Galois element of complex conjugation.
+pub fn conjugation_element(chain: Chain) -> u64 {
+    (2u64 << chain.log_n) - 1
+}
+
+/// Every key that a planned circuit needs, in upload order.
+pub fn key_requests(parameters: &Parameters, set: &KeySet) -> Vec<KeyRequest> {
+    let chain = parameters.chain();
+    let mut requests = Vec::new();
+    if let Some(level) = set.relinearization_level {
+        requests.push(KeyRequest { id: KeyId::Relinearization, level });
+    }
+    for (&by, &level) in &set.rotations {
+        requests.push(KeyRequest { id: KeyId::Galois(rotation_element(chain, by)), level });
+    }
+    if let Some(level) = set.conjugation_level {
+        requests.push(KeyRequest { id: KeyId::Galois(conjugation_element(chain)), level });
+        requests.push(KeyRequest { id: KeyId::ToSparse, level: 0 });
+        requests.push(KeyRequest { id: KeyId::FromSparse, level: chain.max_level });
+    }
+    requests
+}
+
+/// A key as it travels: computed halves and the seed of the uniform ones.
+pub struct SeededKey {
+    pub(crate) id: KeyId,
+    pub(crate) level: usize,
+    pub(crate) b: Vec<Poly<Ntt>>,
+    pub(crate) seed: Seed,
+}
+
+impl SeededKey {
+    /// Builds a key from its computed halves, one per digit.
+    pub fn from_parts(request: KeyRequest, b: Vec<Poly<Ntt>>, seed: Seed) -> Self {
+        Self { id: request.id, level: request.level, b, seed }
+    }
+
+    /// Which key this is.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The level up to which it works.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    pub(crate) fn expand(self, ring: &Ring) -> KeySwitchingKey {
+        let a = self.b.iter().enumerate();
+        let a = a.map(|(digit, b)| expand_uniform(ring, &self.seed, digit as u64, b.basis())).collect();
+        KeySwitchingKey { b: self.b, a, level: self.level }
+    }
+}
+
+/// One gadget ciphertext, expanded.
+pub struct KeySwitchingKey {
+    pub(crate) b: Vec<Poly<Ntt>>,
+    pub(crate) a: Vec<Poly<Ntt>>,
+    pub(crate) level: usize,
+}
+
+impl KeySwitchingKey {
+    fn size_bytes(&self) -> usize {
+        self.b.iter().chain(&self.a).map(|poly| poly.data().len() * 8).sum()
+    }
+}
+
+pub(crate) struct GaloisKey {
+    pub(crate) key: KeySwitchingKey,
+    pub(crate) permutation: Permutation,
+}
+
+/// All keys of one client, as the evaluator uses them.
+pub struct EvaluationKeys {
+    parameters: Parameters,
+    relinearization: Option<KeySwitchingKey>,
+    galois: BTreeMap<u64, GaloisKey>,
+    to_sparse: Option<KeySwitchingKey>,
+    from_sparse: Option<KeySwitchingKey>,
+}
+
+impl EvaluationKeys {
+    /// An empty set.
+    pub fn new(parameters: &Parameters) -> Self {
+        Self {
+            parameters: parameters.clone(),
+            relinearization: None,
+            galois: BTreeMap::new(),
+            to_sparse: None,
+            from_sparse: None,
+        }
+    }
+
+    /// Expands a key and adds it, replacing an earlier one of the same kind.
+    ///
+    /// # Errors
+    /// `Decode` when the key's shape is not that of its id and level under these parameters.
+    pub fn insert(&mut self, key: SeededKey) -> Result<(), Error> {
+        let shape = KeyShape::of(&self.parameters, KeyRequest { id: key.id, level: key.level })?;
+        if key.b.len() != shape.digits || key.b.iter().any(|b| b.basis() != shape.basis) {
+            return Err(Error::Decode { what: "evaluation key", cause: "its digits do not fit its level" });
+        }
+        let id = key.id;
+        let ring = match id {
+            KeyId::ToSparse => self.parameters.sparse_ring(),
+            _ => self.parameters.ring(),
+        };
+        let key = key.expand(ring);
+        match id {
+            KeyId::Relinearization => self.relinearization = Some(key),
+            KeyId::ToSparse => self.to_sparse = Some(key),
+            KeyId::FromSparse => self.from_sparse = Some(key),
+            KeyId::Galois(element) => {
+                let permutation = ring.permutation(element);
+                self.galois.insert(element, GaloisKey { key, permutation });
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory the expanded keys take.
+    pub fn size_bytes(&self) -> usize {
+        let single = [&self.relinearization, &self.to_sparse, &self.from_sparse];
+        let single: usize = single.into_iter().flatten().map(KeySwitchingKey::size_bytes).sum();
+        single + self.galois.values().map(|g| g.key.size_bytes()).sum::<usize>()
+    }
+
+    pub(crate) fn relinearization(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
+        usable(self.relinearization.as_ref(), level, || "relinearization".into())
+    }
+
+    pub(crate) fn to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
+        usable(self.to_sparse.as_ref(), 0, || "dense-to-sparse".into())
+    }
+
+    pub(crate) fn from_sparse(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
+        usable(self.from_sparse.as_ref(), level, || "sparse-to-dense".into())
+    }
+
+    pub(crate) fn galois(&self, element: u64, level: usize) -> Result<&GaloisKey, Error> {
+        let found = self.galois.get(&element).filter(|g| g.key.level >= level);
+        found.ok_or_else(|| Error::MissingKey { key: format!("Galois {element}"), need: level })
+    }
+}
+
+fn usable(key: Option<&KeySwitchingKey>, level: usize, name: impl Fn() -> String) -> Result<&KeySwitchingKey, Error> {
+    key.filter(|k| k.level >= level).ok_or_else(|| Error::MissingKey { key: name(), need: level })
+}
+
+/// Digits and basis that a key of one id and level must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyShape {
+    pub(crate) digits: usize,
+    pub(crate) basis: undertone_ring::Basis,
+}
+
+impl KeyShape {
+    pub(crate) fn of(parameters: &Parameters, request: KeyRequest) -> Result<Self, Error> {
+        let chain = parameters.chain();
+        let wrong = |cause| Err(Error::Decode { what: "evaluation key", cause });
+        if request.level > chain.max_level {
+            return wrong("its level is above the chain");
+        }
+        match request.id {
+            KeyId::ToSparse if request.level != 0 => wrong("the sparse key may exist at level 0 only"),
+            KeyId::ToSparse => Ok(Self { digits: 1, basis: undertone_ring::Basis { q: 1, p: 1 } }),
+            KeyId::Galois(g) if g % 2 == 0 || g >= (2u64 << chain.log_n) => wrong("its Galois element is not a unit"),
+            _ => {
+                Ok(Self { digits: parameters.digits(request.level).len(), basis: parameters.key_basis(request.level) })
+            }
+        }
+    }
+}

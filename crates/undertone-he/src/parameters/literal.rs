@@ -1,0 +1,139 @@
+//! The unchecked numbers behind a parameter set.
+
+use crate::{Chain, Error};
+use std::ops::Range;
+use undertone_ring::ntt_primes_near;
+
+/// Everything a parameter set is derived from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParametersLiteral {
+    /// Name of the preset, by its numbers.
+    pub name: &'static str,
+    /// log2 of the ring degree N.
+    pub log_n: u32,
+    /// Bits of q0, the modulus that ModRaise starts from.
+    pub base_bits: u32,
+    /// Bits of the slots-to-coefficients and application primes, and of the canonical scale.
+    pub scale_bits: u32,
+    /// Levels of slots-to-coefficients.
+    pub slots_to_coeffs_levels: usize,
+    /// Levels left to applications after a bootstrap.
+    pub application_levels: usize,
+    /// Bits of the EvalMod and coefficients-to-slots primes.
+    pub eval_mod_bits: u32,
+    /// Levels of EvalMod.
+    pub eval_mod_levels: usize,
+    /// Levels of coefficients-to-slots.
+    pub coeffs_to_slots_levels: usize,
+    /// Bits of each special prime.
+    pub special_bits: u32,
+    /// Number of special primes.
+    pub special_count: usize,
+    /// Largest size of one gadget digit in bits.
+    pub digit_bits: u32,
+    /// Hamming weight of the ephemeral secret under which ModRaise happens.
+    pub sparse_weight: usize,
+    /// K: EvalMod covers overflows of magnitude below this.
+    pub eval_mod_range: usize,
+    /// Double-angle steps of EvalMod.
+    pub double_angles: usize,
+    /// log2 of R = q0 / |message| at ModRaise.
+    pub message_ratio_bits: f64,
+}
+
+impl ParametersLiteral {
+    /// N = 2^16, 18 application levels at scale 2^38, dnum 5, log2(QP) about 1687.
+    pub fn n16_l18_d38() -> Self {
+        Self {
+            name: "n16-l18-d38-k5",
+            log_n: 16,
+            base_bits: 50,
+            scale_bits: 38,
+            slots_to_coeffs_levels: 3,
+            application_levels: 18,
+            eval_mod_bits: 49,
+            eval_mod_levels: 8,
+            coeffs_to_slots_levels: 3,
+            special_bits: 50,
+            special_count: 6,
+            digit_bits: 295,
+            sparse_weight: 32,
+            eval_mod_range: 16,
+            double_angles: 3,
+            message_ratio_bits: 10.0,
+        }
+    }
+
+    pub(crate) fn chain(&self) -> Chain {
+        let boot_level = self.slots_to_coeffs_levels;
+        let top_level = boot_level + self.application_levels;
+        let max_level = top_level + self.eval_mod_levels + self.coeffs_to_slots_levels;
+        Chain { log_n: self.log_n, top_level, boot_level, max_level }
+    }
+
+    /// Special primes sit below the 2^50 ceiling, as close to it as the alternating search allows.
+    pub(crate) fn special_target(&self) -> u64 {
+        below_power_of_two(self.special_bits, self.log_n)
+    }
+
+    /// Primes from the bottom of the chain and the canonical scale of every level.
+    pub(crate) fn primes_and_scales(&self) -> Result<(Vec<u64>, Vec<f64>), Error> {
+        let chain = self.chain();
+        let mut q = vec![0u64; chain.max_level + 1];
+        let mut scales = vec![0f64; chain.max_level + 1];
+        let mut taken = Vec::new();
+        let mut pick = |target: u64| -> Result<u64, Error> {
+            let found = ntt_primes_near(self.log_n, target, 1, &taken)
+                .map_err(|e| Error::Parameters { cause: e.to_string() })?[0];
+            taken.push(found);
+            Ok(found)
+        };
+        q[0] = pick(below_power_of_two(self.base_bits, self.log_n))?;
+        // Upper part first: its last scale is EvalMod's at top_level, which the application scale then replaces.
+        for (bits, levels) in
+            [(self.eval_mod_bits, chain.top_level + 1..chain.max_level + 1), (self.scale_bits, 1..chain.top_level + 1)]
+        {
+            let nominal = 2f64.powi(bits as i32);
+            let mut scale = nominal;
+            for level in levels.rev() {
+                scales[level] = scale;
+                q[level] = pick((scale * scale / nominal) as u64)?;
+                scale = scale * scale / q[level] as f64;
+                scales[level - 1] = scale;
+            }
+        }
+        Ok((q, scales))
+    }
+
+    /// Cuts the q limbs into consecutive digits of at most `digit_bits` bits.
+    pub(crate) fn digits(&self, q: &[u64], p: &[u64]) -> Result<Vec<Range<usize>>, Error> {
+        let log2 = |x: &u64| (*x as f64).log2();
+        let special: f64 = p.iter().map(log2).sum();
+        if f64::from(self.digit_bits) > special {
+            let cause = format!("gadget digits of {} bits exceed P of {special:.0} bits", self.digit_bits);
+            return Err(Error::Parameters { cause });
+        }
+        let mut digits = Vec::new();
+        let (mut start, mut bits) = (0, 0.0);
+        for (index, prime) in q.iter().enumerate() {
+            if bits + log2(prime) > f64::from(self.digit_bits) {
+                digits.push(start..index);
+                (start, bits) = (index, 0.0);
+            }
+            bits += log2(prime);
+        }
+        digits.push(start..q.len());
+        Ok(digits)
+    }
+
+    pub(crate) fn digest(&self, q: &[u64], p: &[u64], digits: &[Range<usize>]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("undertone parameters v1");
+        hasher.update(format!("{self:?}|{q:?}|{p:?}|{digits:?}").as_bytes());
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// A search centre low enough under 2^bits that the alternating search stays below it.
+fn below_power_of_two(bits: u32, log_n: u32) -> u64 {
+    (1 << bits) - (1 << (log_n + 1)) * 400
+}

@@ -1,0 +1,221 @@
+//! Parameters as data: an unchecked literal, a checked immutable set, presets named by their numbers.
+//!
+//! The chain from the bottom: q0 | slots-to-coefficients primes | application primes | EvalMod primes |
+//! coefficients-to-slots primes, then the special primes P. Each application prime is chosen next to the square of the
+//! running scale divided by the nominal one, so that the canonical scale of every level stays within 2^-12 of nominal
+//! and a product of two canonical values is canonical again after one rescale.
+
+mod failure;
+mod literal;
+mod security;
+
+pub use failure::failure_log2;
+pub use literal::ParametersLiteral;
+pub use security::{SecretKind, gate, max_log_qp, security_bits};
+
+use crate::encoder::Encoder;
+use crate::{Chain, Error};
+use std::ops::Range;
+use std::sync::Arc;
+use undertone_ring::{Basis, Ring, detect_backend, ntt_primes_near};
+
+/// A checked parameter set; cloning is cheap.
+#[derive(Clone)]
+pub struct Parameters(Arc<Inner>);
+
+struct Inner {
+    literal: ParametersLiteral,
+    ring: Ring,
+    /// The ring of the sparse ephemeral secret: q0 and one special prime only.
+    sparse_ring: Ring,
+    scales: Vec<f64>,
+    digits: Vec<Range<usize>>,
+    encoder: Encoder,
+    digest: [u8; 32],
+    log_qp: f64,
+    secure: bool,
+}
+
+impl Parameters {
+    /// The set `undertone` uses: N = 2^16, 18 application levels of 38 bits, 128-bit security.
+    pub fn default_preset() -> Self {
+        // The literal is constant and checked by the tests of this module.
+        Self::new(ParametersLiteral::n16_l18_d38()).expect("the shipped preset passes its own gate")
+    }
+
+    /// Finds a shipped preset by name.
+    ///
+    /// # Errors
+    /// `Parameters` for an unknown name.
+    pub fn preset(name: &str) -> Result<Self, Error> {
+        let literal = ParametersLiteral::n16_l18_d38();
+        if name == literal.name {
+            return Self::new(literal);
+        }
+        Err(Error::Parameters { cause: format!("there is no preset named {name:?}") })
+    }
+
+    /// Checks a literal and derives primes, scales and tables from it.
+    ///
+    /// # Errors
+    /// `Insecure` outside the security table, `Parameters` when the primes do not exist or the digits exceed P.
+    pub fn new(literal: ParametersLiteral) -> Result<Self, Error> {
+        Self::build(literal, true)
+    }
+
+    /// A small set with the levels of the shipped one, for fast tests. It protects nothing.
+    #[cfg(feature = "insecure-test-parameters")]
+    pub fn insecure_test(log_n: u32) -> Self {
+        let literal = ParametersLiteral { name: "INSECURE_TEST", log_n, ..ParametersLiteral::n16_l18_d38() };
+        Self::build(literal, false).expect("the test literal differs from the shipped one in the degree only")
+    }
+
+    fn build(literal: ParametersLiteral, secure: bool) -> Result<Self, Error> {
+        let (q, scales) = literal.primes_and_scales()?;
+        let p = ntt_primes_near(literal.log_n, literal.special_target(), literal.special_count, &q)
+            .map_err(|e| Error::Parameters { cause: e.to_string() })?;
+        let log_qp: f64 = q.iter().chain(&p).map(|&x| (x as f64).log2()).sum();
+        if secure {
+            gate(literal.log_n, log_qp, SecretKind::Ternary)?;
+            let sparse = (q[0] as f64).log2() + (p[0] as f64).log2();
+            gate(literal.log_n, sparse, SecretKind::Sparse { weight: literal.sparse_weight })?;
+        }
+        let digits = literal.digits(&q, &p)?;
+        let backend = detect_backend();
+        let ring_error = |e: undertone_ring::Error| Error::Parameters { cause: e.to_string() };
+        let ring = Ring::new(literal.log_n, &q, &p, backend.clone()).map_err(ring_error)?;
+        let sparse_ring = Ring::new(literal.log_n, &q[..1], &p[..1], backend).map_err(ring_error)?;
+        let digest = literal.digest(&q, &p, &digits);
+        let encoder = Encoder::new(literal.log_n);
+        Ok(Self(Arc::new(Inner { literal, ring, sparse_ring, scales, digits, encoder, digest, log_qp, secure })))
+    }
+
+    /// The preset's name.
+    pub fn name(&self) -> &str {
+        self.0.literal.name
+    }
+
+    /// The numbers the set was made from.
+    pub fn literal(&self) -> &ParametersLiteral {
+        &self.0.literal
+    }
+
+    /// The level structure that circuits see.
+    pub fn chain(&self) -> Chain {
+        self.0.literal.chain()
+    }
+
+    /// The ring of ciphertexts and keys.
+    pub fn ring(&self) -> &Ring {
+        &self.0.ring
+    }
+
+    /// The two-limb ring in which the sparse ephemeral secret lives.
+    pub fn sparse_ring(&self) -> &Ring {
+        &self.0.sparse_ring
+    }
+
+    /// The slot encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.0.encoder
+    }
+
+    /// The canonical scale of `level`; above `top_level` the scale of EvalMod at that level.
+    pub fn scale(&self, level: usize) -> f64 {
+        self.0.scales[level]
+    }
+
+    /// The q-limb ranges of the gadget digits of a value at `level`.
+    pub fn digits(&self, level: usize) -> Vec<Range<usize>> {
+        let digits = self.0.digits.iter().filter(|d| d.start <= level);
+        digits.map(|d| d.start..d.end.min(level + 1)).collect()
+    }
+
+    /// Number of special primes.
+    pub fn special_count(&self) -> usize {
+        self.0.literal.special_count
+    }
+
+    /// The basis of a ciphertext at `level`.
+    pub fn basis(&self, level: usize) -> Basis {
+        Basis { q: level + 1, p: 0 }
+    }
+
+    /// The basis of a key-switching key at `level`.
+    pub fn key_basis(&self, level: usize) -> Basis {
+        Basis { q: level + 1, p: self.special_count() }
+    }
+
+    /// Identifies the set on the wire and in files: a hash of degree, primes, digits and secret laws.
+    pub fn digest(&self) -> [u8; 32] {
+        self.0.digest
+    }
+
+    /// log2(QP) of the largest key.
+    pub fn log_qp(&self) -> f64 {
+        self.0.log_qp
+    }
+
+    /// Security by the table of `docs/parameters.md`; 0 for test sets.
+    pub fn security_bits(&self) -> u32 {
+        let literal = &self.0.literal;
+        if !self.0.secure {
+            return 0;
+        }
+        let dense = security_bits(literal.log_n, self.0.log_qp, SecretKind::Ternary);
+        let modulus = self.0.sparse_ring.q_moduli()[0].value() as f64;
+        let special = self.0.sparse_ring.p_moduli()[0].value() as f64;
+        let kind = SecretKind::Sparse { weight: literal.sparse_weight };
+        dense.min(security_bits(literal.log_n, modulus.log2() + special.log2(), kind))
+    }
+
+    /// log2 of the failure probability of one bootstrap.
+    pub fn failure_log2(&self) -> f64 {
+        failure_log2(1 << self.0.literal.log_n, self.0.literal.sparse_weight, self.0.literal.eval_mod_range)
+    }
+}
+
+impl std::fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Parameters({}, N = 2^{}, log QP = {:.1})", self.name(), self.0.literal.log_n, self.0.log_qp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preset_is_secure_and_prints_its_numbers() {
+        let parameters = Parameters::default_preset();
+        assert!(parameters.security_bits() >= 128);
+        assert!(parameters.log_qp() <= 1729.0);
+        assert!(parameters.failure_log2() <= -128.0);
+        assert_eq!(parameters.chain().top_level - parameters.chain().boot_level, 18);
+    }
+
+    #[test]
+    fn canonical_scales_stay_near_nominal() {
+        let parameters = Parameters::default_preset();
+        for level in 0..=parameters.chain().top_level {
+            let drift = (parameters.scale(level).log2() - 38.0).abs();
+            assert!(drift < 2f64.powi(-9), "level {level} drifts by {drift} bits");
+        }
+    }
+
+    #[test]
+    fn digits_leave_room_under_the_special_modulus() {
+        let parameters = Parameters::default_preset();
+        let p: f64 = parameters.ring().p_moduli().iter().map(|m| (m.value() as f64).log2()).sum();
+        for digit in parameters.digits(parameters.chain().max_level) {
+            let bits: f64 = parameters.ring().q_moduli()[digit].iter().map(|m| (m.value() as f64).log2()).sum();
+            assert!(bits + 5.5 <= p, "digit of {bits} bits under P of {p}");
+        }
+    }
+
+    #[test]
+    fn a_larger_chain_is_refused() {
+        let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l18_d38() };
+        assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
+    }
+}

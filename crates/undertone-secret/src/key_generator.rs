@@ -1,0 +1,118 @@
+//! Generates evaluation keys one at a time, each at its own level and through the security gate.
+
+use crate::secret_key::{SecretPoly, restrict};
+use crate::{Error, SecretKey};
+use std::ops::Range;
+use undertone_he::{KeyId, KeyRequest, Parameters, SecretKind, SeededKey, gate};
+use undertone_ring::{Basis, Ring, SecretRng, expand_uniform};
+use zeroize::Zeroizing;
+
+/// Makes the keys of one secret.
+pub struct KeyGenerator<'a> {
+    parameters: &'a Parameters,
+    secret: &'a SecretKey,
+}
+
+impl<'a> KeyGenerator<'a> {
+    /// A generator for `secret`.
+    pub fn new(parameters: &'a Parameters, secret: &'a SecretKey) -> Self {
+        Self { parameters, secret }
+    }
+
+    /// Generates one key.
+    ///
+    /// # Errors
+    /// `Scheme(Insecure)` when the key's own modulus is too large for its secret, `Request` when the request makes no
+    /// sense under these parameters.
+    pub fn generate(&self, request: &KeyRequest, rng: &mut SecretRng) -> Result<SeededKey, Error> {
+        let chain = self.parameters.chain();
+        if request.level > chain.max_level {
+            return Err(Error::Request { have: request.level, need: chain.max_level });
+        }
+        let ring = self.parameters.ring();
+        let basis = self.parameters.key_basis(request.level);
+        let dense = || restrict(&self.secret.dense, ring, basis);
+        let (from, to) = match request.id {
+            KeyId::ToSparse => return self.to_sparse(request, rng),
+            KeyId::Relinearization => {
+                let secret = dense();
+                (SecretPoly(ring.mul(&secret.0, &secret.0)), secret)
+            }
+            KeyId::FromSparse => (restrict(&self.secret.sparse, ring, basis), dense()),
+            KeyId::Galois(element) => {
+                let inverse = inverse_mod_power_of_two(element, chain.log_n + 1);
+                let secret = dense();
+                let moved = SecretPoly(ring.automorphism(&secret.0, &ring.permutation(inverse)));
+                (secret, moved)
+            }
+        };
+        self.gate(ring, basis, SecretKind::Ternary)?;
+        let digits = self.parameters.digits(request.level);
+        Ok(encrypt_gadget(ring, basis, *request, &digits, &from, &to, rng))
+    }
+
+    fn to_sparse(&self, request: &KeyRequest, rng: &mut SecretRng) -> Result<SeededKey, Error> {
+        if request.level != 0 {
+            return Err(Error::Request { have: request.level, need: 0 });
+        }
+        let ring = self.parameters.sparse_ring();
+        let basis = Basis { q: 1, p: 1 };
+        self.gate(ring, basis, SecretKind::Sparse { weight: self.parameters.literal().sparse_weight })?;
+        let (from, to) = (&self.secret.small_dense, &self.secret.small_sparse);
+        Ok(encrypt_gadget(ring, basis, *request, std::slice::from_ref(&(0..1)), from, to, rng))
+    }
+
+    fn gate(&self, ring: &Ring, basis: Basis, kind: SecretKind) -> Result<(), Error> {
+        if self.parameters.security_bits() == 0 {
+            // Only the parameter sets of the test feature get here; no shipped program is built with it.
+            return Ok(());
+        }
+        let limbs = ring.q_moduli()[..basis.q].iter().chain(&ring.p_moduli()[..basis.p]);
+        let log_qp = limbs.map(|m| (m.value() as f64).log2()).sum();
+        Ok(gate(ring.log_n(), log_qp, kind)?)
+    }
+}
+
+/// b_d = −a_d·to + e_d + P·g_d·from for every digit.
+fn encrypt_gadget(
+    ring: &Ring,
+    basis: Basis,
+    request: KeyRequest,
+    digits: &[Range<usize>],
+    from: &SecretPoly,
+    to: &SecretPoly,
+    rng: &mut SecretRng,
+) -> SeededKey {
+    let seed = rng.public_seed();
+    let special = |modulus: undertone_ring::Modulus| {
+        let product = |acc, p: &undertone_ring::Modulus| modulus.mul(acc, modulus.reduce(p.value()));
+        ring.p_moduli()[..basis.p].iter().fold(1, product)
+    };
+    let b = digits
+        .iter()
+        .enumerate()
+        .map(|(index, digit)| {
+            let errors = Zeroizing::new(rng.cbd21(ring.degree()));
+            let mut b = ring.ntt(ring.from_signed(&errors, basis));
+            let mut masked = expand_uniform(ring, &seed, index as u64, basis);
+            ring.mul_assign(&mut masked, &to.0);
+            ring.sub_assign(&mut b, &masked);
+            // The gadget factor is P on the digit's own limbs and 0 elsewhere.
+            let limbs = basis.q + basis.p;
+            let factor = |limb: usize| if digit.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };
+            let residues: Vec<u64> = (0..limbs).map(factor).collect();
+            ring.mul_scalar_add_assign(&mut b, &from.0, &residues);
+            b
+        })
+        .collect();
+    SeededKey::from_parts(request, b, seed)
+}
+
+/// The inverse of an odd number modulo 2^bits, by Newton's iteration.
+fn inverse_mod_power_of_two(odd: u64, bits: u32) -> u64 {
+    let mut inverse = odd;
+    for _ in 0..6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+    }
+    inverse & ((1 << bits) - 1)
+}

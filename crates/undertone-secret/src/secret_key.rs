@@ -1,0 +1,93 @@
+//! The secret key and polynomials derived from it, erased when dropped.
+
+use crate::Error;
+use undertone_he::Parameters;
+use undertone_ring::{Basis, Form, Ntt, Poly, SecretRng};
+use zeroize::{Zeroize, Zeroizing};
+
+/// A polynomial that must not outlive its use.
+pub(crate) struct SecretPoly<F: Form = Ntt>(pub(crate) Poly<F>);
+
+impl<F: Form> Drop for SecretPoly<F> {
+    fn drop(&mut self) {
+        self.0.data_mut().zeroize();
+    }
+}
+
+/// A uniform ternary secret and the sparse ephemeral secret of bootstrapping.
+///
+/// Neither printable, nor clonable, nor serializable except through [`SecretKey::to_payload`].
+pub struct SecretKey {
+    /// Coefficients of both secrets: the source of everything below.
+    coefficients: Zeroizing<Vec<i64>>,
+    sparse_coefficients: Zeroizing<Vec<i64>>,
+    pub(crate) dense: SecretPoly,
+    /// Both secrets in the two-limb ring.
+    pub(crate) small_dense: SecretPoly,
+    pub(crate) small_sparse: SecretPoly,
+    pub(crate) sparse: SecretPoly,
+}
+
+impl SecretKey {
+    /// Draws a key.
+    pub fn generate(parameters: &Parameters, rng: &mut SecretRng) -> Self {
+        let n = parameters.ring().degree();
+        let dense = Zeroizing::new(rng.ternary(n));
+        let sparse = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().sparse_weight));
+        Self::from_coefficients(parameters, dense, sparse)
+    }
+
+    fn from_coefficients(
+        parameters: &Parameters,
+        coefficients: Zeroizing<Vec<i64>>,
+        sparse_coefficients: Zeroizing<Vec<i64>>,
+    ) -> Self {
+        let (ring, small) = (parameters.ring(), parameters.sparse_ring());
+        let full = parameters.key_basis(parameters.chain().max_level);
+        let two = Basis { q: 1, p: 1 };
+        Self {
+            dense: SecretPoly(ring.ntt(ring.from_signed(&coefficients, full))),
+            sparse: SecretPoly(ring.ntt(ring.from_signed(&sparse_coefficients, full))),
+            small_dense: SecretPoly(small.ntt(small.from_signed(&coefficients, two))),
+            small_sparse: SecretPoly(small.ntt(small.from_signed(&sparse_coefficients, two))),
+            coefficients,
+            sparse_coefficients,
+        }
+    }
+
+    /// The bytes to seal in a key file: one signed byte per coefficient of both secrets.
+    pub fn to_payload(&self) -> Zeroizing<Vec<u8>> {
+        let all = self.coefficients.iter().chain(self.sparse_coefficients.iter());
+        Zeroizing::new(all.map(|&c| c as i8 as u8).collect())
+    }
+
+    /// Reads what [`SecretKey::to_payload`] wrote.
+    ///
+    /// # Errors
+    /// `Key` when the bytes are not a key of these parameters; nothing more is said.
+    pub fn from_payload(parameters: &Parameters, payload: &[u8]) -> Result<Self, Error> {
+        let n = parameters.ring().degree();
+        let ternary = payload.iter().all(|&b| b == 0 || b == 1 || b == 0xff);
+        if payload.len() != 2 * n || !ternary {
+            return Err(Error::Key);
+        }
+        let signed = |bytes: &[u8]| Zeroizing::new(bytes.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());
+        let (dense, sparse) = payload.split_at(n);
+        let weight: usize = sparse.iter().map(|&b| usize::from(b & 1)).sum();
+        if weight != parameters.literal().sparse_weight {
+            return Err(Error::Key);
+        }
+        Ok(Self::from_coefficients(parameters, signed(dense), signed(sparse)))
+    }
+}
+
+/// The leading limbs of a secret in a smaller basis of the same ring.
+pub(crate) fn restrict(poly: &SecretPoly, ring: &undertone_ring::Ring, basis: Basis) -> SecretPoly {
+    let from = poly.0.basis();
+    let mut out = SecretPoly(ring.zero::<Ntt>(basis));
+    for limb in 0..basis.q + basis.p {
+        let source = if limb < basis.q { limb } else { from.q + (limb - basis.q) };
+        out.0.limb_mut(limb).copy_from_slice(poly.0.limb(source));
+    }
+    out
+}
