@@ -55,24 +55,10 @@ pub trait Backend: Send + Sync {
     fn permute_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation);
 
     /// acc = sum of a_d * b_d, plus the old acc when `accumulate`; at most 2^10 terms.
-    fn inner_product(
-        &self,
-        q: Modulus,
-        acc: &mut [u64],
-        a: &[&[u64]],
-        b: &[&[u64]],
-        accumulate: bool,
-    );
+    fn inner_product(&self, q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool);
 
     /// Two inner products that share the left operands: acc_0 with b_0, acc_1 with b_1.
-    fn inner_product_pair(
-        &self,
-        q: Modulus,
-        acc: [&mut [u64]; 2],
-        a: &[&[u64]],
-        b: [&[&[u64]]; 2],
-        accumulate: bool,
-    );
+    fn inner_product_pair(&self, q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool);
 
     /// out = round(sum of y_i * reciprocals_i), summed in order of i in f64, each product rounded before its sum,
     /// ties to even: the multiple of Q that a centred base conversion takes away.

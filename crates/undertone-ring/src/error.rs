@@ -17,9 +17,7 @@ pub enum Error {
         value: u64,
     },
     /// The prime has no primitive 2N-th root of unity.
-    #[error(
-        "prime {value} is not 1 modulo 2^{need}: choose one with ntt_primes_near for this ring degree"
-    )]
+    #[error("prime {value} is not 1 modulo 2^{need}: choose one with ntt_primes_near for this ring degree")]
     NoRoot {
         /// The refused prime.
         value: u64,

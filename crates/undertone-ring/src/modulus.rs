@@ -24,10 +24,7 @@ impl Modulus {
             return Err(Error::NotPrime { value: q });
         }
         // q is odd, so floor((2^128 - 1) / q) equals floor(2^128 / q).
-        Ok(Self {
-            q,
-            ratio: u128::MAX / q as u128,
-        })
+        Ok(Self { q, ratio: u128::MAX / q as u128 })
     }
 
     /// The prime itself.
@@ -78,10 +75,7 @@ impl Modulus {
         let (r0, r1) = (self.ratio as u64 as u128, self.ratio >> 64);
         let (t1, t2) = (a0 * r1, a1 * r0);
         let middle = ((a0 * r0) >> 64) + (t1 as u64 as u128) + (t2 as u64 as u128);
-        let estimate = (a1 * r1)
-            .wrapping_add(t1 >> 64)
-            .wrapping_add(t2 >> 64)
-            .wrapping_add(middle >> 64);
+        let estimate = (a1 * r1).wrapping_add(t1 >> 64).wrapping_add(t2 >> 64).wrapping_add(middle >> 64);
         let r = (a as u64).wrapping_sub((estimate as u64).wrapping_mul(self.q));
         if r >= self.q { r - self.q } else { r }
     }
@@ -123,11 +117,7 @@ impl Modulus {
     /// The representative of a reduced `a` in (-q/2, q/2].
     #[inline]
     pub fn center(self, a: u64) -> i64 {
-        if a > self.q / 2 {
-            a as i64 - self.q as i64
-        } else {
-            a as i64
-        }
+        if a > self.q / 2 { a as i64 - self.q as i64 } else { a as i64 }
     }
 
     /// floor(w * 2^52 / q): the Shoup quotient of a reduced multiplier for 52-bit lanes.
@@ -161,21 +151,13 @@ mod tests {
             let m = Modulus::new(q).unwrap();
             let mut x = 0x9e37_79b9_7f4a_7c15_u64;
             for _ in 0..2000 {
-                x = x
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
+                x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 let y = x.rotate_left(23) ^ 0x1234_5678_9abc;
                 let wide = (x as u128) << 64 | y as u128;
                 assert_eq!(m.reduce(x), x % q);
                 assert_eq!(m.reduce_u128(wide), (wide % q as u128) as u64);
-                assert_eq!(
-                    m.reduce_i64(x as i64) as i128,
-                    (x as i64 as i128).rem_euclid(q as i128)
-                );
-                assert_eq!(
-                    m.reduce_i128(wide as i128) as i128,
-                    (wide as i128).rem_euclid(q as i128)
-                );
+                assert_eq!(m.reduce_i64(x as i64) as i128, (x as i64 as i128).rem_euclid(q as i128));
+                assert_eq!(m.reduce_i128(wide as i128) as i128, (wide as i128).rem_euclid(q as i128));
                 let (a, b) = (x % q, y % q);
                 assert_eq!(m.mul_shoup(b, a, m.shoup(a)), m.mul(a, b));
                 assert_eq!(m.center(a).rem_euclid(q as i64) as u64, a);
@@ -185,10 +167,7 @@ mod tests {
             }
             assert_eq!(m.reduce_u128(u128::MAX), (u128::MAX % q as u128) as u64);
             assert_eq!(m.reduce(u64::MAX), u64::MAX % q);
-            assert_eq!(
-                m.reduce_i64(i64::MIN) as i128,
-                (i64::MIN as i128).rem_euclid(q as i128)
-            );
+            assert_eq!(m.reduce_i64(i64::MIN) as i128, (i64::MIN as i128).rem_euclid(q as i128));
         }
     }
 

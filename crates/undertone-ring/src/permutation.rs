@@ -19,10 +19,7 @@ pub struct Permutation {
 
 impl Permutation {
     pub(crate) fn new(galois: u64, log_n: u32) -> Self {
-        assert!(
-            galois % 2 == 1,
-            "a Galois element must be odd, not {galois}"
-        );
+        assert!(galois % 2 == 1, "a Galois element must be odd, not {galois}");
         let n = 1u64 << log_n;
         let galois = galois % (2 * n);
         let blocks = (0..n / 8)
@@ -40,11 +37,7 @@ impl Permutation {
                 *source = bit_reverse(((top as u64 + galois * offset) % 8) as usize, 3) as u64;
             }
         }
-        Self {
-            galois,
-            blocks,
-            lanes,
-        }
+        Self { galois, blocks, lanes }
     }
 
     /// The Galois element g, reduced mod 2N.

@@ -16,12 +16,7 @@ pub struct Poly<F: Form> {
 impl<F: Form> Poly<F> {
     pub(crate) fn new(degree: usize, basis: Basis, data: Buffer) -> Self {
         debug_assert_eq!(data.len(), degree * basis.limb_count());
-        Self {
-            degree,
-            basis,
-            data,
-            form: PhantomData,
-        }
+        Self { degree, basis, data, form: PhantomData }
     }
 
     /// Which limbs the polynomial has.
@@ -88,10 +83,7 @@ impl<F: Form> Eq for Poly<F> {}
 impl<F: Form> std::fmt::Debug for Poly<F> {
     /// Shows the shape only: a polynomial may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Poly")
-            .field("degree", &self.degree)
-            .field("basis", &self.basis)
-            .finish_non_exhaustive()
+        f.debug_struct("Poly").field("degree", &self.degree).field("basis", &self.basis).finish_non_exhaustive()
     }
 }
 

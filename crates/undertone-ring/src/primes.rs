@@ -41,12 +41,7 @@ pub(crate) fn is_prime(n: u64) -> bool {
 ///
 /// # Errors
 /// When `log_n` is unsupported or too few such primes exist.
-pub fn ntt_primes_near(
-    log_n: u32,
-    target: u64,
-    count: usize,
-    taken: &[u64],
-) -> Result<Vec<u64>, Error> {
+pub fn ntt_primes_near(log_n: u32, target: u64, count: usize, taken: &[u64]) -> Result<Vec<u64>, Error> {
     const LIMIT: u64 = 1 << 50;
     if !(3..=17).contains(&log_n) {
         return Err(Error::DegreeRange { have: log_n });
@@ -54,14 +49,8 @@ pub fn ntt_primes_near(
     let step = 1u64 << (log_n + 1);
     let start = (target.min(LIMIT) / step) * step + 1;
     let usable = |&c: &u64| c >= 1 << 10 && !taken.contains(&c) && is_prime(c);
-    let mut above = (1..)
-        .map(|k| start + k * step)
-        .take_while(|&c| c < LIMIT)
-        .filter(usable);
-    let mut below = (0..start.div_ceil(step))
-        .map(|k| start - k * step)
-        .filter(|&c| c < LIMIT)
-        .filter(usable);
+    let mut above = (1..).map(|k| start + k * step).take_while(|&c| c < LIMIT).filter(usable);
+    let mut below = (0..start.div_ceil(step)).map(|k| start - k * step).filter(|&c| c < LIMIT).filter(usable);
     let mut found = Vec::new();
     while found.len() < count {
         let next = if found.len() % 2 == 0 {
@@ -72,11 +61,7 @@ pub fn ntt_primes_near(
         match next {
             Some(prime) => found.push(prime),
             None => {
-                return Err(Error::NotEnoughPrimes {
-                    have: found.len(),
-                    need: count,
-                    target,
-                });
+                return Err(Error::NotEnoughPrimes { have: found.len(), need: count, target });
             }
         }
     }
@@ -96,18 +81,8 @@ mod tests {
             assert!(p.abs_diff(1 << 40) < 1 << 29);
         }
         assert!(more.iter().all(|p| !taken.contains(p)));
-        assert!(
-            ntt_primes_near(16, 1 << 50, 8, &[])
-                .unwrap()
-                .iter()
-                .all(|&p| p < 1 << 50)
-        );
-        assert!(
-            ntt_primes_near(17, 1 << 18, 3, &[])
-                .unwrap()
-                .iter()
-                .all(|&p| is_prime(p))
-        );
+        assert!(ntt_primes_near(16, 1 << 50, 8, &[]).unwrap().iter().all(|&p| p < 1 << 50));
+        assert!(ntt_primes_near(17, 1 << 18, 3, &[]).unwrap().iter().all(|&p| is_prime(p)));
     }
 
     #[test]

@@ -27,10 +27,7 @@ impl NttTable {
             return Err(Error::DegreeRange { have: log_n });
         }
         if !(modulus.value() - 1).is_multiple_of(1 << (log_n + 1)) {
-            return Err(Error::NoRoot {
-                value: modulus.value(),
-                need: log_n + 1,
-            });
+            return Err(Error::NoRoot { value: modulus.value(), need: log_n + 1 });
         }
         let n = 1usize << log_n;
         let psi = smallest_root(modulus, log_n);
@@ -45,21 +42,11 @@ impl NttTable {
         }
         let quotients = |words: &Buffer| {
             let mut out = Buffer::zeroed(n);
-            out.iter_mut()
-                .zip(words.iter())
-                .for_each(|(o, &w)| *o = modulus.shoup(w));
+            out.iter_mut().zip(words.iter()).for_each(|(o, &w)| *o = modulus.shoup(w));
             out
         };
         let (forward_shoup, inverse_shoup) = (quotients(&forward), quotients(&inverse));
-        Ok(Self {
-            modulus,
-            log_n,
-            psi,
-            forward,
-            forward_shoup,
-            inverse,
-            inverse_shoup,
-        })
+        Ok(Self { modulus, log_n, psi, forward, forward_shoup, inverse, inverse_shoup })
     }
 
     /// The prime.
@@ -81,11 +68,7 @@ impl NttTable {
 /// `value` with its lowest `bits` bits in reverse order.
 #[inline]
 pub(crate) fn bit_reverse(value: usize, bits: u32) -> usize {
-    if bits == 0 {
-        0
-    } else {
-        value.reverse_bits() >> (usize::BITS - bits)
-    }
+    if bits == 0 { 0 } else { value.reverse_bits() >> (usize::BITS - bits) }
 }
 
 fn smallest_root(modulus: Modulus, log_n: u32) -> u64 {

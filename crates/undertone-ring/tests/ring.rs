@@ -9,10 +9,7 @@ struct Lcg(u64);
 
 impl Lcg {
     fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         self.0 ^ (self.0 >> 29)
     }
 
@@ -22,18 +19,13 @@ impl Lcg {
 }
 
 fn backends() -> Vec<Arc<dyn Backend>> {
-    std::iter::once(scalar_backend())
-        .chain(avx512ifma_backend())
-        .collect()
+    std::iter::once(scalar_backend()).chain(avx512ifma_backend()).collect()
 }
 
 /// Rings with `q` and `p` primes of the given size, one per backend.
 fn rings(log_n: u32, bits: u32, q: usize, p: usize) -> Vec<Ring> {
     let primes = ntt_primes_near(log_n, 1 << bits, q + p, &[]).unwrap();
-    backends()
-        .into_iter()
-        .map(|b| Ring::new(log_n, &primes[..q], &primes[q..], b).unwrap())
-        .collect()
+    backends().into_iter().map(|b| Ring::new(log_n, &primes[..q], &primes[q..], b).unwrap()).collect()
 }
 
 fn random(ring: &Ring, basis: Basis, seed: u64) -> Poly<Ntt> {
@@ -44,9 +36,7 @@ fn random(ring: &Ring, basis: Basis, seed: u64) -> Poly<Ntt> {
 fn integers(ring: &Ring, poly: Poly<Ntt>) -> Vec<i128> {
     let basis = poly.basis();
     let poly = ring.intt(poly);
-    let moduli: Vec<Modulus> = (0..basis.limb_count())
-        .map(|i| ring.modulus(basis, i))
-        .collect();
+    let moduli: Vec<Modulus> = (0..basis.limb_count()).map(|i| ring.modulus(basis, i)).collect();
     let total: i128 = moduli.iter().map(|q| q.value() as i128).product();
     (0..ring.degree())
         .map(|k| {
@@ -58,11 +48,7 @@ fn integers(ring: &Ring, poly: Poly<Ntt>) -> Vec<i128> {
                 value += radix * digit as i128;
                 radix *= q.value() as i128;
             }
-            if value > total / 2 {
-                value - total
-            } else {
-                value
-            }
+            if value > total / 2 { value - total } else { value }
         })
         .collect()
 }
@@ -79,11 +65,7 @@ fn schoolbook(q: Modulus, a: &[u64], b: &[u64]) -> Vec<u64> {
         for (j, &y) in b.iter().enumerate() {
             let product = q.mul(x, y);
             let at = (i + j) % n;
-            out[at] = if i + j < n {
-                q.add(out[at], product)
-            } else {
-                q.sub(out[at], product)
-            };
+            out[at] = if i + j < n { q.add(out[at], product) } else { q.sub(out[at], product) };
         }
     }
     out
@@ -94,19 +76,11 @@ fn product_is_negacyclic() {
     for (log_n, bits) in [(3, 20), (4, 30), (5, 49), (7, 50), (8, 36), (9, 50)] {
         for ring in rings(log_n, bits, 2, 1) {
             let basis = Basis { q: 2, p: 1 };
-            let (a, b) = (
-                ring.intt(random(&ring, basis, 1)),
-                ring.intt(random(&ring, basis, 2)),
-            );
+            let (a, b) = (ring.intt(random(&ring, basis, 1)), ring.intt(random(&ring, basis, 2)));
             let product = ring.intt(ring.mul(&ring.ntt(a.clone()), &ring.ntt(b.clone())));
             for limb in 0..3 {
                 let expected = schoolbook(ring.modulus(basis, limb), a.limb(limb), b.limb(limb));
-                assert_eq!(
-                    product.limb(limb),
-                    expected,
-                    "degree 2^{log_n}, limb {limb}, {}",
-                    ring.backend_name()
-                );
+                assert_eq!(product.limb(limb), expected, "degree 2^{log_n}, limb {limb}, {}", ring.backend_name());
             }
         }
     }
@@ -124,10 +98,7 @@ fn values_are_in_bit_reversed_order() {
         assert_eq!(q.pow(psi, n), q.value() - 1);
         assert!((0..n).all(|k| q.pow(psi, 2 * k + 1) >= psi));
         for i in 0..n {
-            assert_eq!(
-                values.limb(0)[i as usize],
-                q.pow(psi, 2 * (i.reverse_bits() >> 58) + 1)
-            );
+            assert_eq!(values.limb(0)[i as usize], q.pow(psi, 2 * (i.reverse_bits() >> 58) + 1));
         }
     }
 }
@@ -136,24 +107,13 @@ fn values_are_in_bit_reversed_order() {
 fn arithmetic_follows_the_definitions() {
     for ring in rings(5, 50, 3, 2) {
         let basis = Basis { q: 2, p: 2 };
-        let (a, b, c) = (
-            random(&ring, basis, 1),
-            random(&ring, basis, 2),
-            random(&ring, basis, 3),
-        );
-        let residues: Vec<u64> = (0..4)
-            .map(|i| ring.modulus(basis, i).value() - 5 - i as u64)
-            .collect();
+        let (a, b, c) = (random(&ring, basis, 1), random(&ring, basis, 2), random(&ring, basis, 3));
+        let residues: Vec<u64> = (0..4).map(|i| ring.modulus(basis, i).value() - 5 - i as u64).collect();
         let check = |name: &str, got: &Poly<Ntt>, rule: &dyn Fn(usize, Modulus, usize) -> u64| {
             for limb in 0..4 {
                 let q = ring.modulus(basis, limb);
                 for k in 0..32 {
-                    assert_eq!(
-                        got.limb(limb)[k],
-                        rule(limb, q, k),
-                        "{name}, {}",
-                        ring.backend_name()
-                    );
+                    assert_eq!(got.limb(limb)[k], rule(limb, q, k), "{name}, {}", ring.backend_name());
                 }
             }
         };
@@ -163,68 +123,37 @@ fn arithmetic_follows_the_definitions() {
             x
         };
         let at = |p: &Poly<Ntt>, l: usize, k: usize| p.limb(l)[k];
-        check("add", &apply(&|x| ring.add_assign(x, &b)), &|l, q, k| {
-            q.add(at(&a, l, k), at(&b, l, k))
+        check("add", &apply(&|x| ring.add_assign(x, &b)), &|l, q, k| q.add(at(&a, l, k), at(&b, l, k)));
+        check("sub", &apply(&|x| ring.sub_assign(x, &b)), &|l, q, k| q.sub(at(&a, l, k), at(&b, l, k)));
+        check("neg", &apply(&|x| ring.neg_assign(x)), &|l, q, k| q.neg(at(&a, l, k)));
+        check("mul", &ring.mul(&a, &b), &|l, q, k| q.mul(at(&a, l, k), at(&b, l, k)));
+        check("mul_assign", &apply(&|x| ring.mul_assign(x, &b)), &|l, q, k| q.mul(at(&a, l, k), at(&b, l, k)));
+        check("mul_add", &apply(&|x| ring.mul_add_assign(x, &b, &c)), &|l, q, k| {
+            q.add(at(&a, l, k), q.mul(at(&b, l, k), at(&c, l, k)))
         });
-        check("sub", &apply(&|x| ring.sub_assign(x, &b)), &|l, q, k| {
-            q.sub(at(&a, l, k), at(&b, l, k))
+        check("mul_scalar", &apply(&|x| ring.mul_scalar_assign(x, &residues)), &|l, q, k| {
+            q.mul(at(&a, l, k), residues[l])
         });
-        check("neg", &apply(&|x| ring.neg_assign(x)), &|l, q, k| {
-            q.neg(at(&a, l, k))
+        check("add_scalar", &apply(&|x| ring.add_scalar_assign(x, &residues)), &|l, q, k| {
+            q.add(at(&a, l, k), residues[l])
         });
-        check("mul", &ring.mul(&a, &b), &|l, q, k| {
-            q.mul(at(&a, l, k), at(&b, l, k))
+        check("mul_scalar_add", &apply(&|x| ring.mul_scalar_add_assign(x, &b, &residues)), &|l, q, k| {
+            q.add(at(&a, l, k), q.mul(at(&b, l, k), residues[l]))
         });
-        check(
-            "mul_assign",
-            &apply(&|x| ring.mul_assign(x, &b)),
-            &|l, q, k| q.mul(at(&a, l, k), at(&b, l, k)),
-        );
-        check(
-            "mul_add",
-            &apply(&|x| ring.mul_add_assign(x, &b, &c)),
-            &|l, q, k| q.add(at(&a, l, k), q.mul(at(&b, l, k), at(&c, l, k))),
-        );
-        check(
-            "mul_scalar",
-            &apply(&|x| ring.mul_scalar_assign(x, &residues)),
-            &|l, q, k| q.mul(at(&a, l, k), residues[l]),
-        );
-        check(
-            "add_scalar",
-            &apply(&|x| ring.add_scalar_assign(x, &residues)),
-            &|l, q, k| q.add(at(&a, l, k), residues[l]),
-        );
-        check(
-            "mul_scalar_add",
-            &apply(&|x| ring.mul_scalar_add_assign(x, &b, &residues)),
-            &|l, q, k| q.add(at(&a, l, k), q.mul(at(&b, l, k), residues[l])),
-        );
-        let keys: Vec<Poly<Ntt>> = (10..16)
-            .map(|s| random(&ring, Basis { q: 3, p: 2 }, s))
-            .collect();
+        let keys: Vec<Poly<Ntt>> = (10..16).map(|s| random(&ring, Basis { q: 3, p: 2 }, s)).collect();
         let digits = [a.clone(), b.clone(), c.clone()];
-        let (key_b, key_a): (Vec<_>, Vec<_>) =
-            (keys[..3].iter().collect(), keys[3..].iter().collect());
+        let (key_b, key_a): (Vec<_>, Vec<_>) = (keys[..3].iter().collect(), keys[3..].iter().collect());
         let product = |key: &[&Poly<Ntt>], l: usize, q: Modulus, k: usize| {
             let key_limb = if l < 2 { l } else { l + 1 };
-            digits.iter().zip(key).fold(0, |s, (d, key)| {
-                q.add(s, q.mul(at(d, l, k), key.limb(key_limb)[k]))
-            })
+            digits.iter().zip(key).fold(0, |s, (d, key)| q.add(s, q.mul(at(d, l, k), key.limb(key_limb)[k])))
         };
-        check(
-            "inner product",
-            &ring.inner_product(&digits, &key_b),
-            &|l, q, k| product(&key_b, l, q, k),
-        );
+        check("inner product", &ring.inner_product(&digits, &key_b), &|l, q, k| product(&key_b, l, q, k));
         let (out_b, out_a) = ring.inner_product_pair(&digits, &key_b, &key_a);
         check("pair, b", &out_b, &|l, q, k| product(&key_b, l, q, k));
         check("pair, a", &out_a, &|l, q, k| product(&key_a, l, q, k));
-        check(
-            "accumulated",
-            &apply(&|x| ring.inner_product_add_assign(x, &digits, &key_a)),
-            &|l, q, k| q.add(at(&a, l, k), product(&key_a, l, q, k)),
-        );
+        check("accumulated", &apply(&|x| ring.inner_product_add_assign(x, &digits, &key_a)), &|l, q, k| {
+            q.add(at(&a, l, k), product(&key_a, l, q, k))
+        });
     }
 }
 
@@ -238,11 +167,7 @@ fn automorphisms_agree_between_forms() {
                 let permutation = ring.permutation(galois);
                 let expected = ring.ntt(ring.automorphism_coeff(&ring.intt(a.clone()), galois));
                 let got = ring.automorphism(&a, &permutation);
-                assert!(
-                    got == expected,
-                    "degree 2^{log_n}, g = {galois}, {}",
-                    ring.backend_name()
-                );
+                assert!(got == expected, "degree 2^{log_n}, g = {galois}, {}", ring.backend_name());
                 for i in 0..ring.degree() {
                     assert_eq!(got.limb(1)[i], a.limb(1)[permutation.source(i)]);
                 }
@@ -261,10 +186,7 @@ fn monomials_shift_coefficients() {
         for ring in rings(log_n, 50, 2, 0) {
             let (n, basis) = (ring.degree(), Basis { q: 2, p: 0 });
             let a = ring.intt(random(&ring, basis, 4));
-            for exponent in (0..2 * n)
-                .step_by(n / 8)
-                .chain([1, 2, 3, n - 1, n + 5, 2 * n - 1])
-            {
+            for exponent in (0..2 * n).step_by(n / 8).chain([1, 2, 3, n - 1, n + 5, 2 * n - 1]) {
                 let mut shifted = ring.ntt(a.clone());
                 ring.mul_monomial_assign(&mut shifted, exponent);
                 let shifted = ring.intt(shifted);
@@ -274,11 +196,7 @@ fn monomials_shift_coefficients() {
                         let to = (k + exponent) % (2 * n);
                         let value = a.limb(limb)[k];
                         let expected = if to < n { value } else { q.neg(value) };
-                        assert_eq!(
-                            shifted.limb(limb)[to % n],
-                            expected,
-                            "X^{exponent} in degree {n}"
-                        );
+                        assert_eq!(shifted.limb(limb)[to % n], expected, "X^{exponent} in degree {n}");
                     }
                 }
             }
@@ -291,14 +209,8 @@ fn rescale_and_mod_down_round_to_nearest() {
     for ring in rings(6, 20, 4, 2) {
         let x = random(&ring, Basis { q: 4, p: 0 }, 5);
         let last = ring.q_moduli()[3].value() as i128;
-        let expected: Vec<i128> = integers(&ring, x.clone())
-            .iter()
-            .map(|&c| divide_round(c, last))
-            .collect();
-        let total: i128 = ring.q_moduli()[..3]
-            .iter()
-            .map(|q| q.value() as i128)
-            .product();
+        let expected: Vec<i128> = integers(&ring, x.clone()).iter().map(|&c| divide_round(c, last)).collect();
+        let total: i128 = ring.q_moduli()[..3].iter().map(|q| q.value() as i128).product();
         let centre = |c: i128| {
             if c > total / 2 {
                 c - total
@@ -310,17 +222,12 @@ fn rescale_and_mod_down_round_to_nearest() {
         };
         let expected: Vec<i128> = expected.into_iter().map(centre).collect();
         assert_eq!(integers(&ring, ring.rescale(x.clone())), expected);
-        assert_eq!(
-            integers(&ring, ring.rescale_many(vec![x.clone(), x]).remove(1)),
-            expected
-        );
+        assert_eq!(integers(&ring, ring.rescale_many(vec![x.clone(), x]).remove(1)), expected);
 
         let x = random(&ring, Basis { q: 3, p: 2 }, 6);
         let special: i128 = ring.p_moduli().iter().map(|p| p.value() as i128).product();
-        let quotients: Vec<i128> = integers(&ring, x.clone())
-            .iter()
-            .map(|&c| centre(divide_round(c, special)))
-            .collect();
+        let quotients: Vec<i128> =
+            integers(&ring, x.clone()).iter().map(|&c| centre(divide_round(c, special))).collect();
         assert_eq!(integers(&ring, ring.mod_down(x)), quotients);
 
         let x = random(&ring, Basis { q: 3, p: 0 }, 7);
@@ -335,10 +242,7 @@ fn digits_are_centred_lifts() {
         for limbs in [5usize, 4, 2] {
             let x = random(&ring, Basis { q: limbs, p: 0 }, 8);
             let digits = ring.decompose(&x, &[0..2, 2..5, 5..6]);
-            let ranges: Vec<_> = [0..2, 2..limbs.min(5)]
-                .into_iter()
-                .filter(|r| !r.is_empty())
-                .collect();
+            let ranges: Vec<_> = [0..2, 2..limbs.min(5)].into_iter().filter(|r| !r.is_empty()).collect();
             assert_eq!(digits.len(), ranges.len());
             let coefficients = ring.intt(x);
             for (digit, range) in digits.into_iter().zip(ranges) {
@@ -352,20 +256,12 @@ fn digits_are_centred_lifts() {
                     for (q, limb) in moduli.iter().zip(range.clone()) {
                         let residue = coefficients.limb(limb)[k];
                         let inverse = q.inverse(q.reduce_i128(radix));
-                        value +=
-                            radix * q.mul(q.sub(residue, q.reduce_i128(value)), inverse) as i128;
+                        value += radix * q.mul(q.sub(residue, q.reduce_i128(value)), inverse) as i128;
                         radix *= q.value() as i128;
                     }
-                    let value = if value > total / 2 {
-                        value - total
-                    } else {
-                        value
-                    };
+                    let value = if value > total / 2 { value - total } else { value };
                     for limb in 0..limbs + 2 {
-                        assert_eq!(
-                            lifted.limb(limb)[k],
-                            ring.modulus(basis, limb).reduce_i128(value)
-                        );
+                        assert_eq!(lifted.limb(limb)[k], ring.modulus(basis, limb).reduce_i128(value));
                     }
                 }
             }
@@ -383,33 +279,17 @@ fn mod_raise_and_wide_inputs_are_exact() {
         let one = ring.from_signed(&small, Basis { q: 1, p: 0 });
         assert!(ring.mod_raise(&one, basis) == ring.ntt(ring.from_signed(&small, basis)));
         let wide: Vec<i128> = (0..32).map(|_| lcg.below(1 << 122) - (1 << 121)).collect();
-        let narrow: Vec<i64> = (0..32)
-            .map(|_| lcg.below(1 << 62) as i64 - (1 << 61))
-            .collect();
+        let narrow: Vec<i64> = (0..32).map(|_| lcg.below(1 << 62) as i64 - (1 << 61)).collect();
         assert_eq!(
-            integers(
-                &ring,
-                ring.truncate(
-                    ring.ntt(ring.from_signed_wide(&wide, basis)),
-                    Basis { q: 3, p: 0 }
-                )
-            ),
+            integers(&ring, ring.truncate(ring.ntt(ring.from_signed_wide(&wide, basis)), Basis { q: 3, p: 0 })),
             {
                 let total: i128 = ring.q_moduli().iter().map(|q| q.value() as i128).product();
-                wide.iter()
-                    .map(|w| w - divide_round(*w, total) * total)
-                    .collect::<Vec<_>>()
+                wide.iter().map(|w| w - divide_round(*w, total) * total).collect::<Vec<_>>()
             }
         );
         let from_narrow = ring.ntt(ring.from_signed(&narrow, basis));
         let expected: Vec<i128> = narrow.iter().map(|&c| c as i128).collect();
-        assert_eq!(
-            integers(
-                &ring,
-                ring.truncate(from_narrow.clone(), Basis { q: 2, p: 0 })
-            ),
-            expected
-        );
+        assert_eq!(integers(&ring, ring.truncate(from_narrow.clone(), Basis { q: 2, p: 0 })), expected);
         // Truncation with p limbs keeps the special residues.
         let short = ring.truncate(from_narrow, Basis { q: 1, p: 1 });
         assert!(short == ring.ntt(ring.from_signed(&narrow, Basis { q: 1, p: 1 })));
@@ -423,14 +303,9 @@ fn compact_plaintexts_equal_full_ones() {
         let mut lcg = Lcg(5);
         for log_gap in 0..=8 {
             let stored = ring.degree() >> log_gap;
-            let coefficients: Vec<i64> = (0..stored)
-                .map(|_| lcg.below(1 << 40) as i64 - (1 << 39))
-                .collect();
+            let coefficients: Vec<i64> = (0..stored).map(|_| lcg.below(1 << 40) as i64 - (1 << 39)).collect();
             let mut full = vec![0; ring.degree()];
-            coefficients
-                .iter()
-                .enumerate()
-                .for_each(|(k, &c)| full[k << log_gap] = c);
+            coefficients.iter().enumerate().for_each(|(k, &c)| full[k << log_gap] = c);
             let full = ring.ntt(ring.from_signed(&full, basis));
             let compact = ring.ntt_compact(&coefficients, log_gap, basis);
             assert_eq!(compact.size_bytes(), 3 * 8 * stored);
@@ -441,26 +316,11 @@ fn compact_plaintexts_equal_full_ones() {
                 x
             };
             let name = ring.backend_name();
-            assert!(
-                run(&|x| ring.add_compact_assign(x, &compact))
-                    == run(&|x| ring.add_assign(x, &full)),
-                "{name}"
-            );
-            assert!(
-                run(&|x| ring.sub_compact_assign(x, &compact))
-                    == run(&|x| ring.sub_assign(x, &full)),
-                "{name}"
-            );
-            assert!(
-                run(&|x| ring.mul_compact_assign(x, &compact))
-                    == run(&|x| ring.mul_assign(x, &full)),
-                "{name}"
-            );
+            assert!(run(&|x| ring.add_compact_assign(x, &compact)) == run(&|x| ring.add_assign(x, &full)), "{name}");
+            assert!(run(&|x| ring.sub_compact_assign(x, &compact)) == run(&|x| ring.sub_assign(x, &full)), "{name}");
+            assert!(run(&|x| ring.mul_compact_assign(x, &compact)) == run(&|x| ring.mul_assign(x, &full)), "{name}");
             let fused = run(&|x| ring.mul_compact_add_assign(x, &a, &compact));
-            assert!(
-                fused == run(&|x| ring.mul_add_assign(x, &a, &full)),
-                "{name}, gap 2^{log_gap}"
-            );
+            assert!(fused == run(&|x| ring.mul_add_assign(x, &a, &full)), "{name}, gap 2^{log_gap}");
         }
     }
 }
@@ -469,20 +329,8 @@ fn compact_plaintexts_equal_full_ones() {
 fn unsuitable_primes_are_refused() {
     let scalar = scalar_backend;
     let good = ntt_primes_near(5, 1 << 40, 2, &[]).unwrap();
-    assert!(matches!(
-        Ring::new(5, &[good[0], good[0]], &[], scalar()),
-        Err(Error::DuplicatePrime { .. })
-    ));
-    assert!(matches!(
-        Ring::new(5, &[1_000_003], &[], scalar()),
-        Err(Error::NoRoot { .. })
-    ));
-    assert!(matches!(
-        Ring::new(18, &good, &[], scalar()),
-        Err(Error::DegreeRange { .. })
-    ));
-    assert!(matches!(
-        Ring::new(5, &[], &good, scalar()),
-        Err(Error::ChainLength { .. })
-    ));
+    assert!(matches!(Ring::new(5, &[good[0], good[0]], &[], scalar()), Err(Error::DuplicatePrime { .. })));
+    assert!(matches!(Ring::new(5, &[1_000_003], &[], scalar()), Err(Error::NoRoot { .. })));
+    assert!(matches!(Ring::new(18, &good, &[], scalar()), Err(Error::DegreeRange { .. })));
+    assert!(matches!(Ring::new(5, &[], &good, scalar()), Err(Error::ChainLength { .. })));
 }

@@ -14,41 +14,22 @@ fn expansion_is_deterministic_and_prefix_stable() {
     for ring in &rings {
         assert!(full == expand_uniform(ring, &seed, 9, Basis { q: 3, p: 1 }));
         let part = expand_uniform(ring, &seed, 9, Basis { q: 2, p: 1 });
-        assert!(
-            part.limb(0) == full.limb(0)
-                && part.limb(1) == full.limb(1)
-                && part.limb(2) == full.limb(3)
-        );
+        assert!(part.limb(0) == full.limb(0) && part.limb(1) == full.limb(1) && part.limb(2) == full.limb(3));
         assert!(full != expand_uniform(ring, &seed, 10, Basis { q: 3, p: 1 }));
     }
     for limb in 0..4 {
         let q = rings[0].modulus(full.basis(), limb).value();
         assert!(full.limb(limb).iter().all(|&x| x < q));
-        let mean = full
-            .limb(limb)
-            .iter()
-            .map(|&x| x as f64 / q as f64)
-            .sum::<f64>()
-            / 4096.0;
+        let mean = full.limb(limb).iter().map(|&x| x as f64 / q as f64).sum::<f64>() / 4096.0;
         // Six standard deviations of the mean of 4096 uniform values.
-        assert!(
-            (mean - 0.5).abs() < 6.0 * (1.0f64 / 12.0 / 4096.0).sqrt(),
-            "mean {mean}"
-        );
+        assert!((mean - 0.5).abs() < 6.0 * (1.0f64 / 12.0 / 4096.0).sqrt(), "mean {mean}");
     }
 }
 
 fn moments(values: &[i64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().map(|&v| v as f64).sum::<f64>() / n;
-    (
-        mean,
-        values
-            .iter()
-            .map(|&v| (v as f64 - mean).powi(2))
-            .sum::<f64>()
-            / n,
-    )
+    (mean, values.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n)
 }
 
 #[test]
@@ -76,12 +57,7 @@ fn secret_samplers_have_the_right_moments() {
     // Positions are uniform: the mean position over many draws stays near the middle, signs balance.
     let (mut positions, mut signs, mut count) = (0.0, 0, 0.0);
     for _ in 0..200 {
-        for (at, &v) in rng
-            .sparse_ternary(256, 16)
-            .iter()
-            .enumerate()
-            .filter(|&(_, &v)| v != 0)
-        {
+        for (at, &v) in rng.sparse_ternary(256, 16).iter().enumerate().filter(|&(_, &v)| v != 0) {
             positions += at as f64;
             signs += v;
             count += 1.0;

@@ -32,31 +32,18 @@ struct PoolState {
 impl BufferPool {
     /// An empty pool that retains at most `limit_bytes`.
     pub(crate) fn new(limit_bytes: usize) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::default(),
-            limit_bytes,
-        })
+        Arc::new(Self { state: Mutex::default(), limit_bytes })
     }
 
     /// A buffer of `len` words with unspecified contents.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let need = len.div_ceil(8);
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let lines = state
-            .free
-            .iter()
-            .rposition(|lines| lines.len() == need)
-            .map(|at| state.free.remove(at));
-        state.size_bytes -= lines
-            .as_ref()
-            .map_or(0, |lines| lines.len() * size_of::<Line>());
+        let lines = state.free.iter().rposition(|lines| lines.len() == need).map(|at| state.free.remove(at));
+        state.size_bytes -= lines.as_ref().map_or(0, |lines| lines.len() * size_of::<Line>());
         drop(state);
         let lines = lines.unwrap_or_else(|| vec![Line([0; 8]); need]);
-        Buffer {
-            lines,
-            len,
-            pool: Some(self.clone()),
-        }
+        Buffer { lines, len, pool: Some(self.clone()) }
     }
 
     fn give(&self, lines: Vec<Line>) {
@@ -77,11 +64,7 @@ impl BufferPool {
 impl Buffer {
     /// A zeroed buffer of `len` words that belongs to no pool.
     pub(crate) fn zeroed(len: usize) -> Self {
-        Self {
-            lines: vec![Line([0; 8]); len.div_ceil(8)],
-            len,
-            pool: None,
-        }
+        Self { lines: vec![Line([0; 8]); len.div_ceil(8)], len, pool: None }
     }
 
     /// Shortens the buffer; the memory of the tail is released when it is a good part of the whole.

@@ -4,6 +4,12 @@
 //! aligned buffers that they want.
 
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_lane;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_ntt;
 mod scalar;
 mod scalar_ntt;
 
@@ -25,5 +31,9 @@ pub fn scalar_backend() -> Arc<dyn Backend> {
 
 /// Kernels with 52-bit AVX-512 multiply-add; `None` when the processor lacks them.
 pub fn avx512ifma_backend() -> Option<Arc<dyn Backend>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(backend) = avx512ifma::Avx512Ifma::detect() {
+        return Some(Arc::new(backend));
+    }
     None
 }

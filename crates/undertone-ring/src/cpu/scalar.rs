@@ -8,10 +8,7 @@ pub(super) struct Scalar;
 
 /// Adds a product to a 128-bit sum; at most 2^10 products below 2^100 plus one residue stay below 2^128.
 fn products(a: &[&[u64]], b: &[&[u64]], k: usize) -> u128 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| a[k] as u128 * b[k] as u128)
-        .sum()
+    a.iter().zip(b).map(|(a, b)| a[k] as u128 * b[k] as u128).sum()
 }
 
 impl Backend for Scalar {
@@ -40,9 +37,7 @@ impl Backend for Scalar {
     }
 
     fn mul(&self, q: Modulus, out: &mut [u64], a: &[u64], b: &[u64]) {
-        out.iter_mut()
-            .zip(a.iter().zip(b))
-            .for_each(|(x, (&a, &b))| *x = q.mul(a, b));
+        out.iter_mut().zip(a.iter().zip(b)).for_each(|(x, (&a, &b))| *x = q.mul(a, b));
     }
 
     fn mul_assign(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {
@@ -51,9 +46,7 @@ impl Backend for Scalar {
 
     fn mul_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], b: &[u64]) {
         let fused = |x: u64, a: u64, b: u64| q.reduce_u128(a as u128 * b as u128 + x as u128);
-        acc.iter_mut()
-            .zip(a.iter().zip(b))
-            .for_each(|(x, (&a, &b))| *x = fused(*x, a, b));
+        acc.iter_mut().zip(a.iter().zip(b)).for_each(|(x, (&a, &b))| *x = fused(*x, a, b));
     }
 
     fn mul_scalar(&self, q: Modulus, acc: &mut [u64], c: u64) {
@@ -67,26 +60,19 @@ impl Backend for Scalar {
 
     fn mul_scalar_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64) {
         let shoup = q.shoup(c);
-        acc.iter_mut()
-            .zip(a)
-            .for_each(|(x, &a)| *x = q.add(*x, q.mul_shoup(a, c, shoup)));
+        acc.iter_mut().zip(a).for_each(|(x, &a)| *x = q.add(*x, q.mul_shoup(a, c, shoup)));
     }
 
     fn sub_mul_scalar(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: u64) {
         let shoup = q.shoup(c);
-        acc.iter_mut()
-            .zip(a)
-            .for_each(|(x, &a)| *x = q.mul_shoup(q.sub(*x, a), c, shoup));
+        acc.iter_mut().zip(a).for_each(|(x, &a)| *x = q.mul_shoup(q.sub(*x, a), c, shoup));
     }
 
     fn permute(&self, out: &mut [u64], a: &[u64], permutation: &Permutation) {
         for (index, block) in out.chunks_exact_mut(8).enumerate() {
             let (source, lanes) = permutation.block(index);
             let from = &a[8 * source..][..8];
-            block
-                .iter_mut()
-                .zip(lanes)
-                .for_each(|(x, &lane)| *x = from[lane as usize]);
+            block.iter_mut().zip(lanes).for_each(|(x, &lane)| *x = from[lane as usize]);
         }
     }
 
@@ -94,35 +80,18 @@ impl Backend for Scalar {
         for (index, block) in acc.chunks_exact_mut(8).enumerate() {
             let (source, lanes) = permutation.block(index);
             let from = &a[8 * source..][..8];
-            block
-                .iter_mut()
-                .zip(lanes)
-                .for_each(|(x, &lane)| *x = q.add(*x, from[lane as usize]));
+            block.iter_mut().zip(lanes).for_each(|(x, &lane)| *x = q.add(*x, from[lane as usize]));
         }
     }
 
-    fn inner_product(
-        &self,
-        q: Modulus,
-        acc: &mut [u64],
-        a: &[&[u64]],
-        b: &[&[u64]],
-        accumulate: bool,
-    ) {
+    fn inner_product(&self, q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool) {
         for (k, x) in acc.iter_mut().enumerate() {
             let start = if accumulate { *x as u128 } else { 0 };
             *x = q.reduce_u128(products(a, b, k) + start);
         }
     }
 
-    fn inner_product_pair(
-        &self,
-        q: Modulus,
-        acc: [&mut [u64]; 2],
-        a: &[&[u64]],
-        b: [&[&[u64]]; 2],
-        accumulate: bool,
-    ) {
+    fn inner_product_pair(&self, q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool) {
         for (acc, b) in acc.into_iter().zip(b) {
             self.inner_product(q, acc, a, b, accumulate);
         }
@@ -130,10 +99,7 @@ impl Backend for Scalar {
 
     fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]) {
         for (k, x) in out.iter_mut().enumerate() {
-            let sum = y
-                .iter()
-                .zip(reciprocals)
-                .fold(0.0, |sum, (y, r)| sum + y[k] as f64 * r);
+            let sum = y.iter().zip(reciprocals).fold(0.0, |sum, (y, r)| sum + y[k] as f64 * r);
             *x = sum.round_ties_even() as u64;
         }
     }
@@ -149,18 +115,12 @@ impl Backend for Scalar {
     ) {
         for (k, x) in out.iter_mut().enumerate() {
             let start = quotients[k] as u128 * correction as u128;
-            *x = q.reduce_u128(
-                y.iter()
-                    .zip(weights)
-                    .fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128),
-            );
+            *x = q.reduce_u128(y.iter().zip(weights).fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128));
         }
     }
 
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {
-        out.iter_mut()
-            .zip(a)
-            .for_each(|(x, &a)| *x = to.reduce_i64(from.center(a)));
+        out.iter_mut().zip(a).for_each(|(x, &a)| *x = to.reduce_i64(from.center(a)));
     }
 
     fn mul_runs(&self, q: Modulus, acc: &mut [u64], c: &[u64], log_gap: u32) {
@@ -170,14 +130,8 @@ impl Backend for Scalar {
     }
 
     fn mul_add_runs(&self, q: Modulus, acc: &mut [u64], a: &[u64], c: &[u64], log_gap: u32) {
-        for ((run, a), &c) in acc
-            .chunks_exact_mut(1 << log_gap)
-            .zip(a.chunks_exact(1 << log_gap))
-            .zip(c)
-        {
-            run.iter_mut()
-                .zip(a)
-                .for_each(|(x, &a)| *x = q.reduce_u128(a as u128 * c as u128 + *x as u128));
+        for ((run, a), &c) in acc.chunks_exact_mut(1 << log_gap).zip(a.chunks_exact(1 << log_gap)).zip(c) {
+            run.iter_mut().zip(a).for_each(|(x, &a)| *x = q.reduce_u128(a as u128 * c as u128 + *x as u128));
         }
     }
 
@@ -189,9 +143,7 @@ impl Backend for Scalar {
     }
 
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) {
-        out.iter_mut()
-            .zip(a)
-            .for_each(|(x, &a)| *x = q.reduce_i64(a));
+        out.iter_mut().zip(a).for_each(|(x, &a)| *x = q.reduce_i64(a));
     }
 
     fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize) {

@@ -13,10 +13,7 @@ pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
     let (mut blocks, mut half) = (1, n / 2);
     while half > 0 {
         for (block, values) in data.chunks_exact_mut(2 * half).enumerate() {
-            let (w, shoup) = (
-                table.forward[blocks + block],
-                table.forward_shoup[blocks + block],
-            );
+            let (w, shoup) = (table.forward[blocks + block], table.forward_shoup[blocks + block]);
             let (low, high) = values.split_at_mut(half);
             for (x, y) in low.iter_mut().zip(high) {
                 let a = (*x).min(x.wrapping_sub(two_q));
@@ -40,10 +37,7 @@ pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
     let (mut blocks, mut half) = (n / 2, 1);
     while blocks > 0 {
         for (block, values) in data.chunks_exact_mut(2 * half).enumerate() {
-            let (w, shoup) = (
-                table.inverse[blocks + block],
-                table.inverse_shoup[blocks + block],
-            );
+            let (w, shoup) = (table.inverse[blocks + block], table.inverse_shoup[blocks + block]);
             let (low, high) = values.split_at_mut(half);
             for (x, y) in low.iter_mut().zip(high) {
                 let sum = *x + *y;
@@ -56,6 +50,5 @@ pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
     }
     let factor = q.mul(scale, q.inverse(q.reduce(n as u64)));
     let shoup = q.shoup(factor);
-    data.iter_mut()
-        .for_each(|x| *x = q.mul_shoup(*x, factor, shoup));
+    data.iter_mut().for_each(|x| *x = q.mul_shoup(*x, factor, shoup));
 }

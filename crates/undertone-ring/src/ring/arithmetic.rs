@@ -34,9 +34,7 @@ impl Ring {
     pub fn mul(&self, a: &Poly<Ntt>, b: &Poly<Ntt>) -> Poly<Ntt> {
         self.check_same(a, b);
         let mut out = self.stale(a.basis());
-        self.each_limb(&mut out, |i, t, x| {
-            self.backend().mul(t.modulus, x, a.limb(i), b.limb(i))
-        });
+        self.each_limb(&mut out, |i, t, x| self.backend().mul(t.modulus, x, a.limb(i), b.limb(i)));
         out
     }
 
@@ -46,9 +44,7 @@ impl Ring {
     /// When the bases differ.
     pub fn mul_assign(&self, acc: &mut Poly<Ntt>, a: &Poly<Ntt>) {
         self.check_same(acc, a);
-        self.each_limb(acc, |i, t, x| {
-            self.backend().mul_assign(t.modulus, x, a.limb(i))
-        });
+        self.each_limb(acc, |i, t, x| self.backend().mul_assign(t.modulus, x, a.limb(i)));
     }
 
     /// acc += a * b.
@@ -58,9 +54,7 @@ impl Ring {
     pub fn mul_add_assign(&self, acc: &mut Poly<Ntt>, a: &Poly<Ntt>, b: &Poly<Ntt>) {
         self.check_same(acc, a);
         self.check_same(a, b);
-        self.each_limb(acc, |i, t, x| {
-            self.backend().mul_add(t.modulus, x, a.limb(i), b.limb(i))
-        });
+        self.each_limb(acc, |i, t, x| self.backend().mul_add(t.modulus, x, a.limb(i), b.limb(i)));
     }
 
     /// Multiplies limb i by `residues[i]`.
@@ -69,10 +63,7 @@ impl Ring {
     /// When there is not one residue per limb.
     pub fn mul_scalar_assign<F: Form>(&self, acc: &mut Poly<F>, residues: &[u64]) {
         self.check_residues(acc, residues);
-        self.each_limb(acc, |i, t, x| {
-            self.backend()
-                .mul_scalar(t.modulus, x, t.modulus.reduce(residues[i]))
-        });
+        self.each_limb(acc, |i, t, x| self.backend().mul_scalar(t.modulus, x, t.modulus.reduce(residues[i])));
     }
 
     /// Adds the constant polynomial with these residues.
@@ -81,10 +72,7 @@ impl Ring {
     /// When there is not one residue per limb.
     pub fn add_scalar_assign(&self, acc: &mut Poly<Ntt>, residues: &[u64]) {
         self.check_residues(acc, residues);
-        self.each_limb(acc, |i, t, x| {
-            self.backend()
-                .add_scalar(t.modulus, x, t.modulus.reduce(residues[i]))
-        });
+        self.each_limb(acc, |i, t, x| self.backend().add_scalar(t.modulus, x, t.modulus.reduce(residues[i])));
     }
 
     /// acc += c * a, with c given by one residue per limb.
@@ -95,8 +83,7 @@ impl Ring {
         self.check_same(acc, a);
         self.check_residues(acc, residues);
         self.each_limb(acc, |i, t, x| {
-            self.backend()
-                .mul_scalar_add(t.modulus, x, a.limb(i), t.modulus.reduce(residues[i]));
+            self.backend().mul_scalar_add(t.modulus, x, a.limb(i), t.modulus.reduce(residues[i]));
         });
     }
 
@@ -138,10 +125,6 @@ impl Ring {
 
     fn check_residues<F: Form>(&self, poly: &Poly<F>, residues: &[u64]) {
         let limbs = poly.basis().limb_count();
-        assert!(
-            residues.len() == limbs,
-            "{} residues given for {limbs} limbs",
-            residues.len()
-        );
+        assert!(residues.len() == limbs, "{} residues given for {limbs} limbs", residues.len());
     }
 }

@@ -18,9 +18,7 @@ impl Ring {
     pub fn automorphism(&self, a: &Poly<Ntt>, permutation: &Permutation) -> Poly<Ntt> {
         self.check_permutation(a, permutation);
         let mut out = self.stale(a.basis());
-        self.each_limb(&mut out, |i, _, x| {
-            self.backend().permute(x, a.limb(i), permutation)
-        });
+        self.each_limb(&mut out, |i, _, x| self.backend().permute(x, a.limb(i), permutation));
         out
     }
 
@@ -28,18 +26,10 @@ impl Ring {
     ///
     /// # Panics
     /// When the bases differ or the permutation is for another degree.
-    pub fn automorphism_add_assign(
-        &self,
-        acc: &mut Poly<Ntt>,
-        a: &Poly<Ntt>,
-        permutation: &Permutation,
-    ) {
+    pub fn automorphism_add_assign(&self, acc: &mut Poly<Ntt>, a: &Poly<Ntt>, permutation: &Permutation) {
         self.check_same(acc, a);
         self.check_permutation(a, permutation);
-        self.each_limb(acc, |i, t, x| {
-            self.backend()
-                .permute_add(t.modulus, x, a.limb(i), permutation)
-        });
+        self.each_limb(acc, |i, t, x| self.backend().permute_add(t.modulus, x, a.limb(i), permutation));
     }
 
     /// a(X^galois) on coefficients.
@@ -47,10 +37,7 @@ impl Ring {
     /// # Panics
     /// When `galois` is even.
     pub fn automorphism_coeff(&self, a: &Poly<Coeff>, galois: u64) -> Poly<Coeff> {
-        assert!(
-            galois % 2 == 1,
-            "a Galois element must be odd, not {galois}"
-        );
+        assert!(galois % 2 == 1, "a Galois element must be odd, not {galois}");
         self.check_degree(a);
         let n = self.degree();
         let step = (galois % (2 * n as u64)) as usize;
@@ -67,10 +54,6 @@ impl Ring {
 
     fn check_permutation(&self, a: &Poly<Ntt>, permutation: &Permutation) {
         self.check_degree(a);
-        assert!(
-            permutation.degree() == self.degree(),
-            "the permutation is for degree {}",
-            permutation.degree()
-        );
+        assert!(permutation.degree() == self.degree(), "the permutation is for degree {}", permutation.degree());
     }
 }

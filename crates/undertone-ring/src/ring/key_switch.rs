@@ -18,10 +18,7 @@ struct Lift<'a> {
 
 impl<'a> Lift<'a> {
     fn new(moduli: &'a [Modulus]) -> Self {
-        Self {
-            moduli,
-            reciprocals: moduli.iter().map(|q| 1.0 / q.value() as f64).collect(),
-        }
+        Self { moduli, reciprocals: moduli.iter().map(|q| 1.0 / q.value() as f64).collect() }
     }
 
     /// (Q/q_i)^-1 mod q_i.
@@ -38,13 +35,8 @@ impl<'a> Lift<'a> {
 
     /// The weights Q/q_i and the correction -Q, all mod `target`.
     fn weights(&self, target: Modulus) -> (Vec<u64>, u64) {
-        let weights = (0..self.moduli.len())
-            .map(|i| self.cofactor(i, target))
-            .collect();
-        let product = self
-            .moduli
-            .iter()
-            .fold(1, |product, q| target.mul(product, q.value()));
+        let weights = (0..self.moduli.len()).map(|i| self.cofactor(i, target)).collect();
+        let product = self.moduli.iter().fold(1, |product, q| target.mul(product, q.value()));
         (weights, target.neg(product))
     }
 }
@@ -57,22 +49,12 @@ impl Ring {
     /// When the polynomial has p limbs.
     pub fn decompose(&self, poly: &Poly<Ntt>, digits: &[Range<usize>]) -> Vec<Poly<Ntt>> {
         let limbs = poly.basis().q;
-        assert!(
-            poly.basis().p == 0,
-            "decompose takes no p limbs, not {:?}",
-            poly.basis()
-        );
+        assert!(poly.basis().p == 0, "decompose takes no p limbs, not {:?}", poly.basis());
         self.check_degree(poly);
-        let basis = Basis {
-            q: limbs,
-            p: self.inner.p.len(),
-        };
+        let basis = Basis { q: limbs, p: self.inner.p.len() };
         let clip = |r: &Range<usize>| r.start..r.end.min(limbs);
         let ranges: Vec<Range<usize>> = digits.iter().map(clip).filter(|r| !r.is_empty()).collect();
-        ranges
-            .iter()
-            .map(|range| self.mod_up(poly, range.clone(), basis))
-            .collect()
+        ranges.iter().map(|range| self.mod_up(poly, range.clone(), basis)).collect()
     }
 
     /// Lifts the residues modulo q_range to `basis`; inside the range the NTT values are those of the input.
@@ -80,26 +62,20 @@ impl Ring {
         let n = self.degree();
         let lift = Lift::new(&self.inner.q[range.clone()]);
         let mut scaled = self.inner.pool.take(n * range.len());
-        scaled
-            .par_chunks_exact_mut(n)
-            .enumerate()
-            .for_each(|(i, y)| {
-                y.copy_from_slice(poly.limb(range.start + i));
-                self.backend()
-                    .intt(&self.inner.tables[range.start + i], y, lift.scale(i));
-            });
+        scaled.par_chunks_exact_mut(n).enumerate().for_each(|(i, y)| {
+            y.copy_from_slice(poly.limb(range.start + i));
+            self.backend().intt(&self.inner.tables[range.start + i], y, lift.scale(i));
+        });
         let y: Vec<&[u64]> = scaled.chunks_exact(n).collect();
         let mut quotients = self.inner.pool.take(n);
-        self.backend()
-            .lift_quotients(&mut quotients, &y, &lift.reciprocals);
+        self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
         let mut out = self.stale::<Ntt>(basis);
         self.each_limb(&mut out, |limb, t, values| {
             if range.contains(&limb) {
                 return values.copy_from_slice(poly.limb(limb));
             }
             let (weights, correction) = lift.weights(t.modulus);
-            self.backend()
-                .lift_combine(t.modulus, values, &y, &weights, &quotients, correction);
+            self.backend().lift_combine(t.modulus, values, &y, &weights, &quotients, correction);
             self.backend().ntt(t, values);
         });
         out
@@ -110,12 +86,7 @@ impl Ring {
     /// # Panics
     /// When there are no digits, fewer keys than digits, differing digit bases, or a key with too few limbs.
     pub fn inner_product(&self, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) -> Poly<Ntt> {
-        let mut out = self.stale(
-            digits
-                .first()
-                .expect("an inner product needs a digit")
-                .basis(),
-        );
+        let mut out = self.stale(digits.first().expect("an inner product needs a digit").basis());
         self.inner_product_into(&mut out, digits, key, false);
         out
     }
@@ -124,12 +95,7 @@ impl Ring {
     ///
     /// # Panics
     /// As [`Ring::inner_product`], and when the basis of `acc` differs from that of the digits.
-    pub fn inner_product_add_assign(
-        &self,
-        acc: &mut Poly<Ntt>,
-        digits: &[Poly<Ntt>],
-        key: &[&Poly<Ntt>],
-    ) {
+    pub fn inner_product_add_assign(&self, acc: &mut Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) {
         self.inner_product_into(acc, digits, key, true);
     }
 
@@ -143,10 +109,7 @@ impl Ring {
         key_b: &[&Poly<Ntt>],
         key_a: &[&Poly<Ntt>],
     ) -> (Poly<Ntt>, Poly<Ntt>) {
-        let basis = digits
-            .first()
-            .expect("an inner product needs a digit")
-            .basis();
+        let basis = digits.first().expect("an inner product needs a digit").basis();
         let (mut out_b, mut out_a) = (self.stale(basis), self.stale(basis));
         self.inner_product_pair_into(&mut out_b, &mut out_a, digits, key_b, key_a, false);
         (out_b, out_a)
@@ -167,21 +130,12 @@ impl Ring {
         self.inner_product_pair_into(acc_b, acc_a, digits, key_b, key_a, true);
     }
 
-    fn inner_product_into(
-        &self,
-        acc: &mut Poly<Ntt>,
-        digits: &[Poly<Ntt>],
-        key: &[&Poly<Ntt>],
-        add: bool,
-    ) {
+    fn inner_product_into(&self, acc: &mut Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>], add: bool) {
         self.check_key(acc, digits, key);
         let basis = acc.basis();
         self.each_limb(acc, |limb, t, x| {
             let a: Vec<&[u64]> = digits.iter().map(|d| d.limb(limb)).collect();
-            let b: Vec<&[u64]> = key[..digits.len()]
-                .iter()
-                .map(|k| key_limb(k, basis, limb))
-                .collect();
+            let b: Vec<&[u64]> = key[..digits.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
             self.backend().inner_product(t.modulus, x, &a, &b, add);
         });
     }
@@ -198,45 +152,25 @@ impl Ring {
         self.check_key(acc_b, digits, key_b);
         self.check_key(acc_a, digits, key_a);
         let (basis, n) = (acc_b.basis(), self.degree());
-        let halves = acc_b
-            .data_mut()
-            .par_chunks_exact_mut(n)
-            .zip(acc_a.data_mut().par_chunks_exact_mut(n));
+        let halves = acc_b.data_mut().par_chunks_exact_mut(n).zip(acc_a.data_mut().par_chunks_exact_mut(n));
         halves.enumerate().for_each(|(limb, (x_b, x_a))| {
             let a: Vec<&[u64]> = digits.iter().map(|d| d.limb(limb)).collect();
-            let b = [key_b, key_a].map(|key| -> Vec<&[u64]> {
-                key[..digits.len()]
-                    .iter()
-                    .map(|k| key_limb(k, basis, limb))
-                    .collect()
-            });
+            let b = [key_b, key_a]
+                .map(|key| -> Vec<&[u64]> { key[..digits.len()].iter().map(|k| key_limb(k, basis, limb)).collect() });
             let q = self.table(basis, limb).modulus;
-            self.backend()
-                .inner_product_pair(q, [x_b, x_a], &a, [&b[0], &b[1]], add);
+            self.backend().inner_product_pair(q, [x_b, x_a], &a, [&b[0], &b[1]], add);
         });
     }
 
     fn check_key(&self, acc: &Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) {
         let basis = acc.basis();
-        assert!(
-            key.len() >= digits.len(),
-            "{} key polynomials for {} digits",
-            key.len(),
-            digits.len()
-        );
-        assert!(
-            digits.len() <= 1 << 10,
-            "{} digits exceed the lazy range of 2^10 products",
-            digits.len()
-        );
+        assert!(key.len() >= digits.len(), "{} key polynomials for {} digits", key.len(), digits.len());
+        assert!(digits.len() <= 1 << 10, "{} digits exceed the lazy range of 2^10 products", digits.len());
         digits.iter().for_each(|d| self.check_same(acc, d));
         for k in key {
             self.check_degree(k);
             let have = k.basis();
-            assert!(
-                have.q >= basis.q && have.p >= basis.p,
-                "a key of basis {have:?} does not cover {basis:?}"
-            );
+            assert!(have.q >= basis.q && have.p >= basis.p, "a key of basis {have:?} does not cover {basis:?}");
         }
     }
 
@@ -246,42 +180,27 @@ impl Ring {
     /// When the polynomial has no q limb or no p limb.
     pub fn mod_down(&self, mut poly: Poly<Ntt>) -> Poly<Ntt> {
         let basis = poly.basis();
-        assert!(
-            basis.q > 0 && basis.p > 0,
-            "mod_down needs q and p limbs, not {basis:?}"
-        );
+        assert!(basis.q > 0 && basis.p > 0, "mod_down needs q and p limbs, not {basis:?}");
         self.check_degree(&poly);
         let n = self.degree();
         let lift = Lift::new(&self.inner.p[..basis.p]);
         let (head, tail) = poly.data_mut().split_at_mut(basis.q * n);
         tail.par_chunks_exact_mut(n).enumerate().for_each(|(i, y)| {
-            self.backend()
-                .intt(&self.inner.tables[self.inner.q.len() + i], y, lift.scale(i));
+            self.backend().intt(&self.inner.tables[self.inner.q.len() + i], y, lift.scale(i));
         });
         let y: Vec<&[u64]> = tail.chunks_exact(n).collect();
         let mut quotients = self.inner.pool.take(n);
-        self.backend()
-            .lift_quotients(&mut quotients, &y, &lift.reciprocals);
-        head.par_chunks_exact_mut(n)
-            .enumerate()
-            .for_each(|(limb, x)| {
-                let t = &self.inner.tables[limb];
-                let (weights, correction) = lift.weights(t.modulus);
-                let mut remainder = self.inner.pool.take(n);
-                self.backend().lift_combine(
-                    t.modulus,
-                    &mut remainder,
-                    &y,
-                    &weights,
-                    &quotients,
-                    correction,
-                );
-                self.backend().ntt(t, &mut remainder);
-                // The correction is -P, so its negation is P itself.
-                let inverse = t.modulus.inverse(t.modulus.neg(correction));
-                self.backend()
-                    .sub_mul_scalar(t.modulus, x, &remainder, inverse);
-            });
+        self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
+        head.par_chunks_exact_mut(n).enumerate().for_each(|(limb, x)| {
+            let t = &self.inner.tables[limb];
+            let (weights, correction) = lift.weights(t.modulus);
+            let mut remainder = self.inner.pool.take(n);
+            self.backend().lift_combine(t.modulus, &mut remainder, &y, &weights, &quotients, correction);
+            self.backend().ntt(t, &mut remainder);
+            // The correction is -P, so its negation is P itself.
+            let inverse = t.modulus.inverse(t.modulus.neg(correction));
+            self.backend().sub_mul_scalar(t.modulus, x, &remainder, inverse);
+        });
         poly.shrink(Basis { q: basis.q, p: 0 })
     }
 
@@ -290,16 +209,9 @@ impl Ring {
     /// # Panics
     /// When the polynomial has p limbs already or the ring has fewer than `p` special primes.
     pub fn lift_p(&self, poly: Poly<Ntt>, p: usize) -> Poly<Ntt> {
-        assert!(
-            poly.basis().p == 0,
-            "lift_p takes no p limbs, not {:?}",
-            poly.basis()
-        );
+        assert!(poly.basis().p == 0, "lift_p takes no p limbs, not {:?}", poly.basis());
         self.check_degree(&poly);
-        let basis = Basis {
-            q: poly.basis().q,
-            p,
-        };
+        let basis = Basis { q: poly.basis().q, p };
         let mut out = self.stale::<Ntt>(basis);
         let lift = Lift::new(&self.inner.p[..p]);
         self.each_limb(&mut out, |limb, t, x| {
@@ -316,9 +228,5 @@ impl Ring {
 
 /// The limb of a key that has the same prime as limb `limb` of `basis`.
 fn key_limb<'a>(key: &'a Poly<Ntt>, basis: Basis, limb: usize) -> &'a [u64] {
-    key.limb(if limb < basis.q {
-        limb
-    } else {
-        key.basis().q + limb - basis.q
-    })
+    key.limb(if limb < basis.q { limb } else { key.basis().q + limb - basis.q })
 }

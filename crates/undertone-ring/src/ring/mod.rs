@@ -58,32 +58,18 @@ impl Ring {
     /// When a number is not a suitable prime, repeats, or the degree or the chain's length is unsupported.
     pub fn new(log_n: u32, q: &[u64], p: &[u64], backend: Arc<dyn Backend>) -> Result<Ring, Error> {
         if q.is_empty() || q.len() + p.len() > MAX_PRIMES {
-            return Err(Error::ChainLength {
-                have: q.len() + p.len(),
-                need: MAX_PRIMES,
-            });
+            return Err(Error::ChainLength { have: q.len() + p.len(), need: MAX_PRIMES });
         }
         let all: Vec<u64> = q.iter().chain(p).copied().collect();
         if let Some(at) = (1..all.len()).find(|&i| all[..i].contains(&all[i])) {
             return Err(Error::DuplicatePrime { value: all[at] });
         }
-        let tables = all
-            .par_iter()
-            .map(|&value| NttTable::new(Modulus::new(value)?, log_n))
-            .collect::<Result<Vec<_>, _>>()?;
+        let tables =
+            all.par_iter().map(|&value| NttTable::new(Modulus::new(value)?, log_n)).collect::<Result<Vec<_>, _>>()?;
         let moduli: Vec<Modulus> = tables.iter().map(NttTable::modulus).collect();
         let (q, p) = (moduli[..q.len()].to_vec(), moduli[q.len()..].to_vec());
         let pool = BufferPool::new(POOL_BYTES);
-        Ok(Ring {
-            inner: Arc::new(Inner {
-                log_n,
-                q,
-                p,
-                tables,
-                backend,
-                pool,
-            }),
-        })
+        Ok(Ring { inner: Arc::new(Inner { log_n, q, p, tables, backend, pool }) })
     }
 
     /// log2 of the ring degree.
@@ -137,11 +123,7 @@ impl Ring {
             self.inner.q.len(),
             self.inner.p.len()
         );
-        Poly::new(
-            self.degree(),
-            basis,
-            self.inner.pool.take(self.degree() * basis.limb_count()),
-        )
+        Poly::new(self.degree(), basis, self.inner.pool.take(self.degree() * basis.limb_count()))
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -149,56 +131,29 @@ impl Ring {
     }
 
     fn table(&self, basis: Basis, limb: usize) -> &NttTable {
-        assert!(
-            limb < basis.limb_count(),
-            "limb {limb} is not in basis {basis:?}"
-        );
-        &self.inner.tables[if limb < basis.q {
-            limb
-        } else {
-            self.inner.q.len() + limb - basis.q
-        }]
+        assert!(limb < basis.limb_count(), "limb {limb} is not in basis {basis:?}");
+        &self.inner.tables[if limb < basis.q { limb } else { self.inner.q.len() + limb - basis.q }]
     }
 
     /// Runs `work(limb, table, residues)` for every limb, in parallel when it pays.
-    pub(crate) fn each_limb<F: Form>(
-        &self,
-        poly: &mut Poly<F>,
-        work: impl Fn(usize, &NttTable, &mut [u64]) + Sync,
-    ) {
+    pub(crate) fn each_limb<F: Form>(&self, poly: &mut Poly<F>, work: impl Fn(usize, &NttTable, &mut [u64]) + Sync) {
         self.check_degree(poly);
         let (basis, degree) = (poly.basis(), self.degree());
         let run = |(limb, values): (usize, &mut [u64])| work(limb, self.table(basis, limb), values);
         if poly.data().len() < PARALLEL_WORDS || basis.limb_count() == 1 {
-            poly.data_mut()
-                .chunks_exact_mut(degree)
-                .enumerate()
-                .for_each(run);
+            poly.data_mut().chunks_exact_mut(degree).enumerate().for_each(run);
         } else {
-            poly.data_mut()
-                .par_chunks_exact_mut(degree)
-                .enumerate()
-                .for_each(run);
+            poly.data_mut().par_chunks_exact_mut(degree).enumerate().for_each(run);
         }
     }
 
     fn check_degree<F: Form>(&self, poly: &Poly<F>) {
-        assert!(
-            poly.degree() == self.degree(),
-            "degree {} is not the ring's {}",
-            poly.degree(),
-            self.degree()
-        );
+        assert!(poly.degree() == self.degree(), "degree {} is not the ring's {}", poly.degree(), self.degree());
     }
 
     fn check_same<F: Form, G: Form>(&self, a: &Poly<F>, b: &Poly<G>) {
         self.check_degree(a);
         self.check_degree(b);
-        assert!(
-            a.basis() == b.basis(),
-            "bases {:?} and {:?} differ",
-            a.basis(),
-            b.basis()
-        );
+        assert!(a.basis() == b.basis(), "bases {:?} and {:?} differ", a.basis(), b.basis());
     }
 }

@@ -11,11 +11,7 @@ impl Ring {
     /// When the basis has p limbs or fewer than two q limbs.
     pub fn rescale(&self, poly: Poly<Ntt>) -> Poly<Ntt> {
         let Basis { q: limbs, p } = poly.basis();
-        assert!(
-            p == 0 && limbs >= 2,
-            "rescale needs at least two q limbs and no p limbs, not {:?}",
-            poly.basis()
-        );
+        assert!(p == 0 && limbs >= 2, "rescale needs at least two q limbs and no p limbs, not {:?}", poly.basis());
         let mut last = self.inner.pool.take(self.degree());
         last.copy_from_slice(poly.limb(limbs - 1));
         let last_table = &self.inner.tables[limbs - 1];
@@ -25,15 +21,9 @@ impl Ring {
         // (x - [x]_q') / q' for every other prime, where [x]_q' is the centred remainder.
         self.each_limb(&mut out, |_, t, x| {
             let mut remainder = self.inner.pool.take(x.len());
-            self.backend()
-                .switch_modulus(from, t.modulus, &mut remainder, &last);
+            self.backend().switch_modulus(from, t.modulus, &mut remainder, &last);
             self.backend().ntt(t, &mut remainder);
-            self.backend().sub_mul_scalar(
-                t.modulus,
-                x,
-                &remainder,
-                t.modulus.inverse(from.value()),
-            );
+            self.backend().sub_mul_scalar(t.modulus, x, &remainder, t.modulus.inverse(from.value()));
         });
         out
     }
@@ -43,9 +33,6 @@ impl Ring {
     /// # Panics
     /// As [`Ring::rescale`], for any of them.
     pub fn rescale_many(&self, polys: Vec<Poly<Ntt>>) -> Vec<Poly<Ntt>> {
-        polys
-            .into_par_iter()
-            .map(|poly| self.rescale(poly))
-            .collect()
+        polys.into_par_iter().map(|poly| self.rescale(poly)).collect()
     }
 }

@@ -8,15 +8,9 @@ impl Ring {
     /// # Panics
     /// When the number of coefficients is not N.
     pub fn from_signed(&self, coefficients: &[i64], basis: Basis) -> Poly<Coeff> {
-        assert!(
-            coefficients.len() == self.degree(),
-            "{} coefficients given",
-            coefficients.len()
-        );
+        assert!(coefficients.len() == self.degree(), "{} coefficients given", coefficients.len());
         let mut poly = self.stale(basis);
-        self.each_limb(&mut poly, |_, t, out| {
-            self.backend().reduce_signed(t.modulus, out, coefficients)
-        });
+        self.each_limb(&mut poly, |_, t, out| self.backend().reduce_signed(t.modulus, out, coefficients));
         poly
     }
 
@@ -25,16 +19,10 @@ impl Ring {
     /// # Panics
     /// When the number of coefficients is not N.
     pub fn from_signed_wide(&self, coefficients: &[i128], basis: Basis) -> Poly<Coeff> {
-        assert!(
-            coefficients.len() == self.degree(),
-            "{} coefficients given",
-            coefficients.len()
-        );
+        assert!(coefficients.len() == self.degree(), "{} coefficients given", coefficients.len());
         let mut poly = self.stale(basis);
         self.each_limb(&mut poly, |_, t, out| {
-            out.iter_mut()
-                .zip(coefficients)
-                .for_each(|(x, &c)| *x = t.modulus.reduce_i128(c));
+            out.iter_mut().zip(coefficients).for_each(|(x, &c)| *x = t.modulus.reduce_i128(c));
         });
         poly
     }
@@ -57,13 +45,9 @@ impl Ring {
     /// When `basis` is not contained in the polynomial's.
     pub fn truncate<F: Form>(&self, mut poly: Poly<F>, basis: Basis) -> Poly<F> {
         let have = poly.basis();
-        assert!(
-            basis.q <= have.q && basis.p <= have.p,
-            "basis {basis:?} is not inside {have:?}"
-        );
+        assert!(basis.q <= have.q && basis.p <= have.p, "basis {basis:?} is not inside {have:?}");
         let n = poly.degree();
-        poly.data_mut()
-            .copy_within(have.q * n..(have.q + basis.p) * n, basis.q * n);
+        poly.data_mut().copy_within(have.q * n..(have.q + basis.p) * n, basis.q * n);
         poly.shrink(basis)
     }
 
@@ -72,11 +56,7 @@ impl Ring {
     /// # Panics
     /// When the input's basis is not one q limb.
     pub fn mod_raise(&self, poly: &Poly<Coeff>, basis: Basis) -> Poly<Ntt> {
-        assert!(
-            poly.basis() == Basis { q: 1, p: 0 },
-            "mod_raise needs one q limb, not {:?}",
-            poly.basis()
-        );
+        assert!(poly.basis() == Basis { q: 1, p: 0 }, "mod_raise needs one q limb, not {:?}", poly.basis());
         self.check_degree(poly);
         let from = self.inner.q[0];
         let mut out = self.stale::<Ntt>(basis);
@@ -84,8 +64,7 @@ impl Ring {
             if limb == 0 && basis.q > 0 {
                 values.copy_from_slice(poly.limb(0));
             } else {
-                self.backend()
-                    .switch_modulus(from, t.modulus, values, poly.limb(0));
+                self.backend().switch_modulus(from, t.modulus, values, poly.limb(0));
             }
             self.backend().ntt(t, values);
         });

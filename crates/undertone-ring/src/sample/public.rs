@@ -43,10 +43,7 @@ pub fn expand_uniform(ring: &Ring, seed: &Seed, counter: u64, basis: Basis) -> P
             for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
                 *word = u64::from_le_bytes(*chunk);
             }
-            filled += ring
-                .backend()
-                .sample_uniform(table.modulus, &mut out[filled..], &words)
-                .1;
+            filled += ring.backend().sample_uniform(table.modulus, &mut out[filled..], &words).1;
         }
     });
     poly

@@ -39,9 +39,7 @@ impl SecretRng {
     }
 
     fn keyed(key: &[u8; 32]) -> Self {
-        Self {
-            cipher: ChaCha20::new(key.into(), &[0u8; 12].into()),
-        }
+        Self { cipher: ChaCha20::new(key.into(), &[0u8; 12].into()) }
     }
 
     /// Overwrites `out` with random bytes.
@@ -67,11 +65,7 @@ impl SecretRng {
         while left > 0 {
             let take = left.min(bytes.len() / 8);
             self.fill_bytes(&mut bytes[..8 * take]);
-            bytes[..8 * take]
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .for_each(|chunk| sink(u64::from_le_bytes(*chunk)));
+            bytes[..8 * take].as_chunks::<8>().0.iter().for_each(|chunk| sink(u64::from_le_bytes(*chunk)));
             left -= take;
         }
     }
@@ -102,14 +96,9 @@ impl SecretRng {
             entries.resize(n.next_power_of_two(), u64::MAX);
             // The low two bits of a word give the sign, the upper 62 the key: they are independent.
             sort_oblivious(&mut entries);
-            let equal = entries[..n]
-                .windows(2)
-                .fold(false, |any, pair| any | (pair[0] >> 2 == pair[1] >> 2));
+            let equal = entries[..n].windows(2).fold(false, |any, pair| any | (pair[0] >> 2 == pair[1] >> 2));
             if !equal {
-                return entries[..n]
-                    .iter()
-                    .map(|e| (e & 1) as i64 - (e >> 1 & 1) as i64)
-                    .collect();
+                return entries[..n].iter().map(|e| (e & 1) as i64 - (e >> 1 & 1) as i64).collect();
             }
         }
     }
@@ -145,11 +134,7 @@ fn sort_oblivious(words: &mut [u64]) {
                 let (low, high) = values.split_at_mut(gap);
                 for (a, b) in low.iter_mut().zip(high) {
                     let (least, most) = ((*a).min(*b), (*a).max(*b));
-                    (*a, *b) = if ascending {
-                        (least, most)
-                    } else {
-                        (most, least)
-                    };
+                    (*a, *b) = if ascending { (least, most) } else { (most, least) };
                 }
             }
             gap /= 2;

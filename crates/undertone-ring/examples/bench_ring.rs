@@ -1,0 +1,86 @@
+//! Medians of the ring's main operations: `bench_ring [log_n] [limbs] [special] [digit_limbs]`.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use undertone_ring::*;
+
+/// The median time of `work`, in microseconds.
+fn median_us(runs: usize, mut work: impl FnMut()) -> f64 {
+    work();
+    let mut times: Vec<f64> = (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[runs / 2]
+}
+
+fn report(name: &str, us: f64) {
+    println!("{name:<44} {us:>12.1} us");
+}
+
+fn main() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("numbers only"));
+    let log_n = arguments.next().unwrap_or(16) as u32;
+    let limbs = arguments.next().unwrap_or(26);
+    let special = arguments.next().unwrap_or(6);
+    let digit_limbs = arguments.next().unwrap_or(6);
+    let n = 1usize << log_n;
+
+    for bits in [50u32, 40] {
+        let prime = ntt_primes_near(log_n, 1 << bits, 2, &[])?[1];
+        let table = NttTable::new(Modulus::new(prime)?, log_n)?;
+        for backend in std::iter::once(scalar_backend()).chain(avx512ifma_backend()) {
+            let mut data: Vec<u64> = (0..n as u64 + 8).map(|i| i * 0x9e37_79b9 % prime).collect();
+            let skip = data.as_ptr().align_offset(64);
+            let data = &mut data[skip..skip + n];
+            let runs = if backend.name() == "scalar" { 20 } else { 400 };
+            let forward = median_us(runs, || backend.ntt(&table, black_box(data)));
+            let inverse = median_us(runs, || backend.intt(&table, black_box(data), 1));
+            report(&format!("{} {bits}-bit ntt 2^{log_n}", backend.name()), forward);
+            report(&format!("{} {bits}-bit intt 2^{log_n}", backend.name()), inverse);
+        }
+    }
+
+    let q = ntt_primes_near(log_n, 1 << 50, limbs + special, &[])?;
+    let ring = Ring::new(log_n, &q[..limbs], &q[limbs..], detect_backend())?;
+    let (base, full) = (Basis { q: limbs, p: 0 }, Basis { q: limbs, p: special });
+    let seed = Seed([1; 32]);
+    println!("{ring:?}, digits of {digit_limbs}, {} threads", rayon::current_num_threads());
+    report("expand_uniform", median_us(5, || drop(black_box(expand_uniform(&ring, &seed, 0, full)))));
+    let a = expand_uniform(&ring, &seed, 1, base);
+    let b = expand_uniform(&ring, &seed, 2, base);
+    let mut acc = a.clone();
+    report("clone", median_us(15, || drop(black_box(a.clone()))));
+    report("add_assign", median_us(15, || ring.add_assign(&mut acc, &b)));
+    report("mul", median_us(15, || drop(black_box(ring.mul(&a, &b)))));
+    report("mul_add_assign", median_us(15, || ring.mul_add_assign(&mut acc, &a, &b)));
+    let permutation = ring.permutation(5);
+    report("automorphism", median_us(15, || drop(black_box(ring.automorphism(&a, &permutation)))));
+    report("mul_monomial_assign X^(N/2)", median_us(15, || ring.mul_monomial_assign(&mut acc, n / 2)));
+    report("mul_monomial_assign X", median_us(15, || ring.mul_monomial_assign(&mut acc, 1)));
+    let coefficients = vec![123_456_789; n];
+    report("from_signed + ntt", median_us(7, || drop(black_box(ring.ntt(ring.from_signed(&coefficients, base))))));
+    report("clone + rescale", median_us(9, || drop(black_box(ring.rescale(a.clone())))));
+    let ranges: Vec<_> = (0..limbs).step_by(digit_limbs).map(|s| s..(s + digit_limbs).min(limbs)).collect();
+    report("decompose", median_us(7, || drop(black_box(ring.decompose(&a, &ranges)))));
+    let digits = ring.decompose(&a, &ranges);
+    let keys: Vec<_> = (0..2 * digits.len() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
+    let (key_b, key_a) = keys.split_at(digits.len());
+    let (key_b, key_a): (Vec<_>, Vec<_>) = (key_b.iter().collect(), key_a.iter().collect());
+    report("inner_product", median_us(9, || drop(black_box(ring.inner_product(&digits, &key_b)))));
+    report("inner_product_pair", median_us(9, || drop(black_box(ring.inner_product_pair(&digits, &key_b, &key_a)))));
+    let lifted = ring.inner_product(&digits, &key_b);
+    report("clone + mod_down", median_us(9, || drop(black_box(ring.mod_down(lifted.clone())))));
+    let switch = || {
+        let digits = ring.decompose(&a, &ranges);
+        let (b, a) = ring.inner_product_pair(&digits, &key_b, &key_a);
+        black_box((ring.mod_down(b), ring.mod_down(a)));
+    };
+    report("whole key switch", median_us(7, switch));
+    Ok(())
+}
