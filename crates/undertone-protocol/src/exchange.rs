@@ -1,0 +1,392 @@
+//! The part that the inference modes share: prompt in, result out, token in, result out.
+//!
+//! A mode adds what comes before (mode fhe: the keys) and says what the blobs are. Both halves know every count and
+//! length beforehand from [`StepLengths`], so that neither can make the other allocate or compute anything unplanned.
+
+use crate::blob::{BlobReceiver, Outbox};
+use crate::message::{Blobs, Hello, Message, Prefill, ProgressReport, Welcome, WireShape};
+use crate::session::Turn;
+use crate::Error;
+use undertone_infer::Progress;
+
+/// Lengths in bytes of the blobs of each kind of step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepLengths {
+    /// The private part of the prompt.
+    pub prefill: Vec<usize>,
+    /// One generated token.
+    pub decode: Vec<usize>,
+    /// The result of a step.
+    pub result: Vec<usize>,
+}
+
+/// The computation behind a server session: blobs in, blobs out.
+pub trait Engine: Send {
+    /// Runs the prompt.
+    ///
+    /// # Errors
+    /// `Cancelled`, or whatever the blobs or the computation give reason for.
+    fn prefill(
+        &mut self,
+        public_tokens: &[u32],
+        input: Vec<Vec<u8>>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<u8>>, Error>;
+
+    /// Runs one generated token.
+    ///
+    /// # Errors
+    /// As for [`Engine::prefill`].
+    fn decode(&mut self, input: Vec<Vec<u8>>, progress: &dyn Progress) -> Result<Vec<Vec<u8>>, Error>;
+}
+
+enum Request {
+    Prefill { public_tokens: Vec<u32> },
+    Decode,
+}
+
+enum ServerState {
+    AwaitPrefill,
+    Receiving(Request, BlobReceiver),
+    Ready(Request, Vec<Vec<u8>>),
+    AwaitDecode,
+    Closed,
+}
+
+/// The server half.
+pub struct ServerExchange {
+    shape: WireShape,
+    vocab_size: u32,
+    lengths: StepLengths,
+    /// Decode steps that may still come: the last generated token is never sent back.
+    steps_left: u32,
+    state: ServerState,
+    outbox: Outbox,
+}
+
+impl ServerExchange {
+    /// A session of this shape over a model with `vocab_size` tokens, which begins with `welcome`.
+    pub fn new(shape: WireShape, vocab_size: u32, lengths: StepLengths, welcome: Welcome) -> Self {
+        let mut outbox = Outbox::default();
+        outbox.push(Message::Welcome(welcome));
+        let steps_left = shape.max_new_tokens.saturating_sub(1);
+        Self { shape, vocab_size, lengths, steps_left, state: ServerState::AwaitPrefill, outbox }
+    }
+
+    /// See [`Session::turn`](crate::Session::turn).
+    pub fn turn(&self) -> Turn {
+        match self.state {
+            ServerState::Ready(..) => Turn::Work,
+            ServerState::Closed => Turn::Closed,
+            _ => Turn::Peer,
+        }
+    }
+
+    /// The next outgoing message.
+    pub fn next_message(&mut self) -> Option<Message> {
+        self.outbox.pop()
+    }
+
+    /// Takes a message.
+    ///
+    /// # Errors
+    /// `OutOfTurn`, `Unexpected`, `Cap`, those of [`BlobReceiver::push`], or `Peer`.
+    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
+        let result = self.accept(message);
+        if result.is_err() {
+            self.state = ServerState::Closed;
+        }
+        result
+    }
+
+    fn accept(&mut self, message: Message) -> Result<(), Error> {
+        let state = std::mem::replace(&mut self.state, ServerState::Closed);
+        self.state = match (state, message) {
+            (_, Message::Bye) => ServerState::Closed,
+            (_, Message::Error(report)) => return Err(peer_error(report)),
+            (ServerState::AwaitPrefill, Message::Prefill(prefill)) => {
+                self.check_prefill(&prefill)?;
+                let receiver = announced(&prefill.blobs, &self.lengths.prefill)?;
+                ServerState::Receiving(Request::Prefill { public_tokens: prefill.public_tokens }, receiver)
+            }
+            (ServerState::AwaitDecode, Message::Decode(step)) => {
+                if self.steps_left == 0 {
+                    let need = u64::from(self.shape.max_new_tokens);
+                    return Err(Error::Cap { field: "max_new_tokens", have: need + 1, need });
+                }
+                self.steps_left -= 1;
+                ServerState::Receiving(Request::Decode, announced(&step.blobs, &self.lengths.decode)?)
+            }
+            (ServerState::Receiving(request, mut receiver), Message::Chunk(bytes)) => {
+                receiver.push(&bytes)?;
+                if receiver.complete() {
+                    ServerState::Ready(request, receiver.into_blobs())
+                } else {
+                    ServerState::Receiving(request, receiver)
+                }
+            }
+            (state, message) => {
+                let state = match state {
+                    ServerState::AwaitPrefill => "waiting for the prompt",
+                    ServerState::Receiving(..) => "receiving blobs",
+                    ServerState::Ready(..) => "computing",
+                    ServerState::AwaitDecode => "waiting for a token",
+                    ServerState::Closed => "closed",
+                };
+                return Err(Error::OutOfTurn { message: message.message_type().name(), state });
+            }
+        };
+        Ok(())
+    }
+
+    /// Runs the step that is ready on `engine`.
+    ///
+    /// # Errors
+    /// Those of the engine, and `Compute` when its result has not the planned lengths.
+    pub fn work(&mut self, engine: &mut dyn Engine, progress: &dyn Progress) -> Result<(), Error> {
+        let (request, input) = match std::mem::replace(&mut self.state, ServerState::Closed) {
+            ServerState::Ready(request, input) => (request, input),
+            other => {
+                self.state = other;
+                return Ok(());
+            }
+        };
+        let result = match request {
+            Request::Prefill { public_tokens } => engine.prefill(&public_tokens, input, progress)?,
+            Request::Decode => engine.decode(input, progress)?,
+        };
+        if !result.iter().map(Vec::len).eq(self.lengths.result.iter().copied()) {
+            return Err(Error::Compute { cause: "the result has not the planned size".to_owned() });
+        }
+        self.outbox.push(Message::Result(Blobs { blobs: wire_lengths(&self.lengths.result)? }));
+        result.into_iter().for_each(|blob| self.outbox.push_blob(blob));
+        self.state = ServerState::AwaitDecode;
+        Ok(())
+    }
+
+    fn check_prefill(&self, prefill: &Prefill) -> Result<(), Error> {
+        expect("public_tokens", prefill.public_tokens.len() as u64, self.shape.public_tokens.into())?;
+        expect("private_tokens", prefill.private_tokens.into(), self.shape.private_tokens.into())?;
+        match prefill.public_tokens.iter().find(|&&id| id >= self.vocab_size) {
+            Some(&id) => Err(Error::Cap {
+                field: "a public token id",
+                have: id.into(),
+                need: u64::from(self.vocab_size).saturating_sub(1),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+enum ClientState {
+    AwaitWelcome,
+    Idle,
+    AwaitResult,
+    Receiving(BlobReceiver),
+    Closed,
+}
+
+/// The client half.
+pub struct ClientExchange {
+    shape: WireShape,
+    lengths: StepLengths,
+    prefilled: bool,
+    steps_left: u32,
+    state: ClientState,
+    outbox: Outbox,
+    welcome: Option<Welcome>,
+    progress: Option<ProgressReport>,
+    result: Option<Vec<Vec<u8>>>,
+}
+
+impl ClientExchange {
+    /// A session that begins with `hello`.
+    pub fn new(hello: Hello, lengths: StepLengths) -> Self {
+        let mut outbox = Outbox::default();
+        outbox.push(Message::Hello(hello));
+        Self {
+            shape: hello.shape,
+            lengths,
+            prefilled: false,
+            steps_left: hello.shape.max_new_tokens.saturating_sub(1),
+            state: ClientState::AwaitWelcome,
+            outbox,
+            welcome: None,
+            progress: None,
+            result: None,
+        }
+    }
+
+    /// See [`Session::turn`](crate::Session::turn).
+    pub fn turn(&self) -> Turn {
+        match self.state {
+            ClientState::Idle => Turn::Application,
+            ClientState::Closed => Turn::Closed,
+            _ => Turn::Peer,
+        }
+    }
+
+    /// What the server accepted, once it has.
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.welcome.as_ref()
+    }
+
+    /// Messages that a mode adds between the welcome and the prompt.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// The next outgoing message.
+    pub fn next_message(&mut self) -> Option<Message> {
+        self.outbox.pop()
+    }
+
+    /// Takes a message.
+    ///
+    /// # Errors
+    /// `OutOfTurn`, `Unexpected`, those of [`BlobReceiver::push`], or `Peer`.
+    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
+        let result = self.accept(message);
+        if result.is_err() {
+            self.state = ClientState::Closed;
+        }
+        result
+    }
+
+    fn accept(&mut self, message: Message) -> Result<(), Error> {
+        let state = std::mem::replace(&mut self.state, ClientState::Closed);
+        self.state = match (state, message) {
+            (_, Message::Error(report)) => return Err(peer_error(report)),
+            (_, Message::Bye) => return Err(Error::ShuttingDown),
+            (ClientState::AwaitWelcome, Message::Welcome(welcome)) => {
+                self.welcome = Some(welcome);
+                ClientState::Idle
+            }
+            (ClientState::AwaitResult, Message::Progress(report)) => {
+                self.progress = Some(report);
+                ClientState::AwaitResult
+            }
+            (ClientState::AwaitResult, Message::Result(step)) => {
+                ClientState::Receiving(announced(&step.blobs, &self.lengths.result)?)
+            }
+            (ClientState::Receiving(mut receiver), Message::Chunk(bytes)) => {
+                receiver.push(&bytes)?;
+                if receiver.complete() {
+                    self.result = Some(receiver.into_blobs());
+                    ClientState::Idle
+                } else {
+                    ClientState::Receiving(receiver)
+                }
+            }
+            (state, message) => {
+                let state = match state {
+                    ClientState::AwaitWelcome => "waiting for the welcome",
+                    ClientState::Idle => "preparing a step",
+                    ClientState::AwaitResult => "waiting for the result",
+                    ClientState::Receiving(_) => "receiving the result",
+                    ClientState::Closed => "closed",
+                };
+                return Err(Error::OutOfTurn { message: message.message_type().name(), state });
+            }
+        };
+        Ok(())
+    }
+
+    /// See [`StepSession::prefill`](crate::StepSession::prefill).
+    ///
+    /// # Errors
+    /// `Unexpected` or `OutOfTurn`.
+    pub fn prefill(&mut self, public_tokens: Vec<u32>, private: u32, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
+        if self.prefilled || !matches!(self.state, ClientState::Idle) {
+            return Err(Error::OutOfTurn { message: "prefill", state: "not ready for a prompt" });
+        }
+        expect("public_tokens", public_tokens.len() as u64, self.shape.public_tokens.into())?;
+        expect("private_tokens", private.into(), self.shape.private_tokens.into())?;
+        let lengths = planned(&blobs, &self.lengths.prefill)?;
+        self.prefilled = true;
+        self.outbox.push(Message::Prefill(Prefill { public_tokens, private_tokens: private, blobs: lengths }));
+        self.send(blobs);
+        Ok(())
+    }
+
+    /// See [`StepSession::decode`](crate::StepSession::decode).
+    ///
+    /// # Errors
+    /// `Unexpected`, `OutOfTurn`, or `Cap` after the last token.
+    pub fn decode(&mut self, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
+        if !self.prefilled || !matches!(self.state, ClientState::Idle) {
+            return Err(Error::OutOfTurn { message: "decode", state: "not ready for a token" });
+        }
+        let need = u64::from(self.shape.max_new_tokens);
+        self.steps_left =
+            self.steps_left.checked_sub(1).ok_or(Error::Cap { field: "max_new_tokens", have: need + 1, need })?;
+        let lengths = planned(&blobs, &self.lengths.decode)?;
+        self.outbox.push(Message::Decode(Blobs { blobs: lengths }));
+        self.send(blobs);
+        Ok(())
+    }
+
+    /// The result of the step, once.
+    pub fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
+        self.result.take()
+    }
+
+    /// The latest news of the server, once.
+    pub fn take_progress(&mut self) -> Option<ProgressReport> {
+        self.progress.take()
+    }
+
+    /// Queues the end of the session.
+    pub fn close(&mut self) {
+        if !matches!(self.state, ClientState::Closed) {
+            self.outbox.push(Message::Bye);
+            self.state = ClientState::Closed;
+        }
+    }
+
+    fn send(&mut self, blobs: Vec<Vec<u8>>) {
+        blobs.into_iter().for_each(|blob| self.outbox.push_blob(blob));
+        self.state = ClientState::AwaitResult;
+    }
+}
+
+/// Turns the last message of a peer into an error that is safe to show.
+pub fn peer_error(report: crate::message::ErrorReport) -> Error {
+    // The sentence is untrusted and may reach a terminal.
+    let sentence = report.sentence.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Error::Peer { class: report.class, sentence }
+}
+
+fn announced(have: &[u32], need: &[usize]) -> Result<BlobReceiver, Error> {
+    expect("number of blobs", have.len() as u64, need.len() as u64)?;
+    for (&have, &need) in have.iter().zip(need) {
+        expect("blob length", have.into(), need as u64)?;
+    }
+    Ok(BlobReceiver::new("a blob", need.iter().copied()))
+}
+
+fn planned(blobs: &[Vec<u8>], need: &[usize]) -> Result<Vec<u32>, Error> {
+    let have: Vec<usize> = blobs.iter().map(Vec::len).collect();
+    expect("number of blobs", have.len() as u64, need.len() as u64)?;
+    for (&have, &need) in have.iter().zip(need) {
+        expect("blob length", have as u64, need as u64)?;
+    }
+    wire_lengths(&have)
+}
+
+fn wire_lengths(lengths: &[usize]) -> Result<Vec<u32>, Error> {
+    lengths
+        .iter()
+        .map(|&len| {
+            u32::try_from(len).map_err(|_| Error::Cap {
+                field: "blob length",
+                have: len as u64,
+                need: crate::message::MAX_BLOB.into(),
+            })
+        })
+        .collect()
+}
+
+fn expect(field: &'static str, have: u64, need: u64) -> Result<(), Error> {
+    if have == need { Ok(()) } else { Err(Error::Unexpected { field, have, need }) }
+}

@@ -1,0 +1,19 @@
+//! Mode `clear`: the same program on clear slots. It protects nothing.
+//!
+//! It is the reference of the [`Session`](crate::Session) seam: no keys, the same steps, milliseconds instead of
+//! minutes. A server offers it only when its library is told to; the program `undertone-server` never is.
+
+pub mod client;
+pub mod message;
+pub mod plan;
+pub mod server;
+
+use crate::session::Leak;
+
+pub use client::Client;
+pub use server::Server;
+
+/// What the server learns in this mode: everything.
+pub fn leakage() -> Vec<Leak> {
+    vec![Leak { key: "everything", sentence: "The server reads the whole prompt and the whole answer.".to_owned() }]
+}
