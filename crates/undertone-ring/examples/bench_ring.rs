@@ -1,13 +1,29 @@
-//! Medians of the ring's main operations: `bench_ring [log_n] [limbs] [special] [digit_limbs]`.
+//! Times of the ring's main operations: `bench_ring [log_n] [limbs] [special] [digit_limbs]`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use undertone_ring::*;
 
-/// The median time of `work`, in microseconds.
-fn median_us(runs: usize, mut work: impl FnMut()) -> f64 {
+/// Median, least, and mean processor time of one run, in microseconds.
+struct Times {
+    median: f64,
+    least: f64,
+    processor: f64,
+}
+
+/// Processor time of all threads so far in microseconds, to the kernel's 10 ms; zero where it is not told.
+fn processor_us() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: f64 = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+    ticks * 1e4
+}
+
+/// Times `work` over `runs` runs after one to warm up.
+fn median_us(runs: usize, mut work: impl FnMut()) -> Times {
     work();
+    let before = processor_us();
     let mut times: Vec<f64> = (0..runs)
         .map(|_| {
             let start = Instant::now();
@@ -16,11 +32,11 @@ fn median_us(runs: usize, mut work: impl FnMut()) -> f64 {
         })
         .collect();
     times.sort_by(f64::total_cmp);
-    times[runs / 2]
+    Times { median: times[runs / 2], least: times[0], processor: (processor_us() - before) / runs as f64 }
 }
 
-fn report(name: &str, us: f64) {
-    println!("{name:<44} {us:>12.1} us");
+fn report(name: &str, Times { median, least, processor }: Times) {
+    println!("{name:<40} median {median:>11.1} us, least {least:>11.1} us, processor {processor:>11.0} us");
 }
 
 fn main() -> Result<(), Error> {
@@ -51,36 +67,36 @@ fn main() -> Result<(), Error> {
     let (base, full) = (Basis { q: limbs, p: 0 }, Basis { q: limbs, p: special });
     let seed = Seed([1; 32]);
     println!("{ring:?}, digits of {digit_limbs}, {} threads", rayon::current_num_threads());
-    report("expand_uniform", median_us(5, || drop(black_box(expand_uniform(&ring, &seed, 0, full)))));
+    report("expand_uniform", median_us(9, || drop(black_box(expand_uniform(&ring, &seed, 0, full)))));
     let a = expand_uniform(&ring, &seed, 1, base);
     let b = expand_uniform(&ring, &seed, 2, base);
     let mut acc = a.clone();
-    report("clone", median_us(15, || drop(black_box(a.clone()))));
-    report("add_assign", median_us(15, || ring.add_assign(&mut acc, &b)));
-    report("mul", median_us(15, || drop(black_box(ring.mul(&a, &b)))));
-    report("mul_add_assign", median_us(15, || ring.mul_add_assign(&mut acc, &a, &b)));
+    report("clone", median_us(51, || drop(black_box(a.clone()))));
+    report("add_assign", median_us(51, || ring.add_assign(&mut acc, &b)));
+    report("mul", median_us(51, || drop(black_box(ring.mul(&a, &b)))));
+    report("mul_add_assign", median_us(51, || ring.mul_add_assign(&mut acc, &a, &b)));
     let permutation = ring.permutation(5);
-    report("automorphism", median_us(15, || drop(black_box(ring.automorphism(&a, &permutation)))));
-    report("mul_monomial_assign X^(N/2)", median_us(15, || ring.mul_monomial_assign(&mut acc, n / 2)));
-    report("mul_monomial_assign X", median_us(15, || ring.mul_monomial_assign(&mut acc, 1)));
+    report("automorphism", median_us(51, || drop(black_box(ring.automorphism(&a, &permutation)))));
+    report("mul_monomial_assign X^(N/2)", median_us(51, || ring.mul_monomial_assign(&mut acc, n / 2)));
+    report("mul_monomial_assign X", median_us(51, || ring.mul_monomial_assign(&mut acc, 1)));
     let coefficients = vec![123_456_789; n];
-    report("from_signed + ntt", median_us(7, || drop(black_box(ring.ntt(ring.from_signed(&coefficients, base))))));
-    report("clone + rescale", median_us(9, || drop(black_box(ring.rescale(a.clone())))));
+    report("from_signed + ntt", median_us(9, || drop(black_box(ring.ntt(ring.from_signed(&coefficients, base))))));
+    report("clone + rescale", median_us(21, || drop(black_box(ring.rescale(a.clone())))));
     let ranges: Vec<_> = (0..limbs).step_by(digit_limbs).map(|s| s..(s + digit_limbs).min(limbs)).collect();
-    report("decompose", median_us(7, || drop(black_box(ring.decompose(&a, &ranges)))));
+    report("decompose", median_us(9, || drop(black_box(ring.decompose(&a, &ranges)))));
     let digits = ring.decompose(&a, &ranges);
     let keys: Vec<_> = (0..2 * digits.len() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
     let (key_b, key_a) = keys.split_at(digits.len());
     let (key_b, key_a): (Vec<_>, Vec<_>) = (key_b.iter().collect(), key_a.iter().collect());
-    report("inner_product", median_us(9, || drop(black_box(ring.inner_product(&digits, &key_b)))));
-    report("inner_product_pair", median_us(9, || drop(black_box(ring.inner_product_pair(&digits, &key_b, &key_a)))));
+    report("inner_product", median_us(21, || drop(black_box(ring.inner_product(&digits, &key_b)))));
+    report("inner_product_pair", median_us(21, || drop(black_box(ring.inner_product_pair(&digits, &key_b, &key_a)))));
     let lifted = ring.inner_product(&digits, &key_b);
-    report("clone + mod_down", median_us(9, || drop(black_box(ring.mod_down(lifted.clone())))));
+    report("clone + mod_down", median_us(21, || drop(black_box(ring.mod_down(lifted.clone())))));
     let switch = || {
         let digits = ring.decompose(&a, &ranges);
         let (b, a) = ring.inner_product_pair(&digits, &key_b, &key_a);
         black_box((ring.mod_down(b), ring.mod_down(a)));
     };
-    report("whole key switch", median_us(7, switch));
+    report("whole key switch", median_us(9, switch));
     Ok(())
 }

@@ -160,7 +160,7 @@ impl Suite<'_> {
 
     fn conversions(&mut self, table: &NttTable) {
         let (q, n) = (table.modulus(), 1usize << table.log_n());
-        let sources = ntt_primes_near(table.log_n(), 1 << 50, 7, &[q.value()]).expect("primes exist near 2^50");
+        let sources = ntt_primes_near(table.log_n(), 1 << 50, 18, &[q.value()]).expect("primes exist near 2^50");
         let sources: Vec<Modulus> = sources.iter().map(|&p| Modulus::new(p).expect("a prime")).collect();
         let reciprocals: Vec<f64> = sources.iter().map(|p| 1.0 / p.value() as f64).collect();
         for pattern in [0, 1, 3] {

@@ -142,24 +142,31 @@ fn permute_add(q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation
     permuted!(acc, a, permutation; |x, a| m.add(x, a));
 }
 
-/// Terms whose low halves, below 2^52 each, a 64-bit lane can sum together with one reduced value.
+/// The most terms of one call.
 const MAX_TERMS: usize = 1 << 10;
 
-/// Sums of the halves of a_d[k] * b_d[k] on top of `low`.
+/// Products below 2^100 that may be summed, with some small change, before the sum reaches 2^104.
+const GROUP: usize = 15;
+
+/// The sum of a_d[k] * b_d[k] plus the reduced `start`, fully reduced.
 ///
 /// # Safety
 /// Every slice holds at least k + 8 words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn dot(a: &[&[u64]], b: &[&[u64]], k: usize, low: V) -> (V, V) {
-    let (mut high, mut low) = (_mm512_setzero_si512(), low);
-    for (a, b) in a.iter().zip(b) {
-        // SAFETY: by the contract of this function.
-        let (x, y) = unsafe { (load(a.as_ptr().add(k)), load(b.as_ptr().add(k))) };
-        high = _mm512_madd52hi_epu64(high, x, y);
-        low = _mm512_madd52lo_epu64(low, x, y);
+unsafe fn dot(m: Lanes, a: &[&[u64]], b: &[&[u64]], k: usize, start: V) -> V {
+    let mut sum = start;
+    for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
+        let (mut high, mut low) = (_mm512_setzero_si512(), sum);
+        for (a, b) in a.iter().zip(b) {
+            // SAFETY: by the contract of this function.
+            let (x, y) = unsafe { (load(a.as_ptr().add(k)), load(b.as_ptr().add(k))) };
+            high = _mm512_madd52hi_epu64(high, x, y);
+            low = _mm512_madd52lo_epu64(low, x, y);
+        }
+        sum = m.reduce_sum(high, low);
     }
-    (high, low)
+    sum
 }
 
 fn check_terms(len: usize, a: &[&[u64]], b: &[&[u64]]) {
@@ -175,8 +182,7 @@ fn inner_product(q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumu
         // SAFETY: k + 8 is at most the common length.
         unsafe {
             let start = if accumulate { load(acc.as_ptr().add(k)) } else { _mm512_setzero_si512() };
-            let (high, low) = dot(a, b, k, start);
-            store(acc.as_mut_ptr().add(k), m.reduce_sum(high, low));
+            store(acc.as_mut_ptr().add(k), dot(m, a, b, k, start));
         }
     }
 }
@@ -193,18 +199,21 @@ fn inner_product_pair(q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u6
         // SAFETY: k + 8 is at most the common length.
         unsafe {
             let (p_0, p_1) = (acc_0.as_mut_ptr().add(k), acc_1.as_mut_ptr().add(k));
-            let (mut low_0, mut low_1) = if accumulate { (load(p_0), load(p_1)) } else { (zero, zero) };
-            let (mut high_0, mut high_1) = (zero, zero);
-            for ((a, b_0), b_1) in a.iter().zip(b[0]).zip(b[1]) {
-                let x = load(a.as_ptr().add(k));
-                let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
-                high_0 = _mm512_madd52hi_epu64(high_0, x, y_0);
-                low_0 = _mm512_madd52lo_epu64(low_0, x, y_0);
-                high_1 = _mm512_madd52hi_epu64(high_1, x, y_1);
-                low_1 = _mm512_madd52lo_epu64(low_1, x, y_1);
+            let (mut sum_0, mut sum_1) = if accumulate { (load(p_0), load(p_1)) } else { (zero, zero) };
+            for ((a, b_0), b_1) in a.chunks(GROUP).zip(b[0].chunks(GROUP)).zip(b[1].chunks(GROUP)) {
+                let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
+                for ((a, b_0), b_1) in a.iter().zip(b_0).zip(b_1) {
+                    let x = load(a.as_ptr().add(k));
+                    let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
+                    high_0 = _mm512_madd52hi_epu64(high_0, x, y_0);
+                    low_0 = _mm512_madd52lo_epu64(low_0, x, y_0);
+                    high_1 = _mm512_madd52hi_epu64(high_1, x, y_1);
+                    low_1 = _mm512_madd52lo_epu64(low_1, x, y_1);
+                }
+                (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
             }
-            store(p_0, m.reduce_sum(high_0, low_0));
-            store(p_1, m.reduce_sum(high_1, low_1));
+            store(p_0, sum_0);
+            store(p_1, sum_1);
         }
     }
 }
@@ -239,10 +248,15 @@ fn lift_combine(q: Modulus, out: &mut [u64], y: &[&[u64]], weights: &[u64], quot
             let quotient = load(quotients.as_ptr().add(k));
             let mut high = _mm512_madd52hi_epu64(zero, quotient, correction);
             let mut low = _mm512_madd52lo_epu64(zero, quotient, correction);
-            for (y, &w) in y.iter().zip(weights) {
-                let (y, w) = (load(y.as_ptr().add(k)), splat(w));
-                high = _mm512_madd52hi_epu64(high, y, w);
-                low = _mm512_madd52lo_epu64(low, y, w);
+            for (group, (y, weights)) in y.chunks(GROUP).zip(weights.chunks(GROUP)).enumerate() {
+                if group > 0 {
+                    (high, low) = (zero, m.reduce_sum(high, low));
+                }
+                for (y, &w) in y.iter().zip(weights) {
+                    let (y, w) = (load(y.as_ptr().add(k)), splat(w));
+                    high = _mm512_madd52hi_epu64(high, y, w);
+                    low = _mm512_madd52lo_epu64(low, y, w);
+                }
             }
             store(out.as_mut_ptr().add(k), m.reduce_sum(high, low));
         }
