@@ -1,2 +1,66 @@
-//! The `undertone` program.
-fn main() {}
+//! The `undertone` program: one file per verb.
+//!
+//! Standard output holds results only; progress and errors go to standard error. An error is one sentence, with exit
+//! code 1, or 2 when the command line itself is wrong.
+#![forbid(unsafe_code)]
+
+mod cleanup;
+mod clear;
+mod context;
+mod error;
+mod files;
+mod leakage;
+mod memory;
+mod mode;
+mod privacy;
+mod progress;
+mod prompt;
+
+use clap::{Parser, Subcommand};
+use cleanup::Cleanup;
+use context::Context;
+use progress::Progress;
+use std::process::ExitCode;
+
+/// Encrypted inference of Llama-family models
+#[derive(Debug, Parser)]
+#[command(name = "undertone", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Start with: undertone demo")]
+struct Arguments {
+    /// Print results as JSON, one object per line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run one prompt through the clear reference: the parity check
+    Clear(clear::ClearArguments),
+    /// Say what each party sees
+    Privacy(privacy::PrivacyArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A sentence from a peer or a library may hold line breaks; the user gets one line.
+            eprintln!("undertone: {}", error.to_string().replace(['\n', '\r'], " "));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> error::Result<()> {
+    let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
+    let outcome = match &arguments.verb {
+        Verb::Clear(arguments) => clear::run(arguments, &context),
+        Verb::Privacy(arguments) => privacy::run(arguments, &context),
+    };
+    context.progress.finish();
+    outcome
+}

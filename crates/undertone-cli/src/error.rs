@@ -1,0 +1,62 @@
+//! The one error type of the program; `Display` is what the user reads, one sentence.
+
+use std::path::{Path, PathBuf};
+
+/// The result of this program's functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{op} {} failed: {source}; check the path and its permissions", path.display())]
+    File {
+        /// What was attempted.
+        op: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Something on the operating system's side failed.
+    #[error("{what} failed: {source}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Flags that contradict each other or the model; exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The prompt does not fit the model or the mode.
+    #[error("the {what} has {have} tokens where at most {need} fit; {remedy}")]
+    TooLong {
+        /// Which part.
+        what: &'static str,
+        /// Tokens it has.
+        have: usize,
+        /// Tokens allowed.
+        need: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The model, its tokenizer or its weights.
+    #[error(transparent)]
+    Model(#[from] undertone_model::Error),
+    /// The public side of the cryptography.
+    #[error(transparent)]
+    He(#[from] undertone_he::Error),
+}
+
+impl Error {
+    /// A failed operation on a file.
+    pub fn file(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File { op, path: path.to_path_buf(), source }
+    }
+
+    /// The exit code of the process: 2 for usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+    }
+}

@@ -1,0 +1,30 @@
+//! `undertone privacy`: the leakage statement of a mode.
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::leakage;
+use crate::mode::Mode;
+use clap::Args;
+
+/// Flags of `undertone privacy`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  undertone privacy
+  undertone privacy --mode fhe --json")]
+pub struct PrivacyArguments {
+    /// The mode to describe
+    #[arg(long, value_enum, default_value_t = Mode::Fhe)]
+    pub mode: Mode,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// `Usage` for a mode that this build does not offer.
+pub fn run(arguments: &PrivacyArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    let sentences = leakage::fhe(None);
+    let object = serde_json::json!({ "mode": arguments.mode.name(), "leakage": sentences });
+    context.result(&object, || sentences.join("\n"));
+    Ok(())
+}
