@@ -7,6 +7,7 @@ mod decryptor;
 mod encryptor;
 mod error;
 mod key_generator;
+pub mod sealed;
 mod secret_key;
 
 pub use decryptor::{Decrypted, Decryptor};

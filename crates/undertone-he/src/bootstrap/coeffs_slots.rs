@@ -39,7 +39,7 @@ impl EncodedTransform {
         let mut shapes = GroupShape::all(period.trailing_zeros());
         shapes.reverse();
         let (chain, literal) = (parameters.chain(), parameters.literal());
-        let first = chain.top_level + literal.eval_mod_levels;
+        let first = literal.eval_mod_input();
         let q0 = parameters.ring().q_moduli()[0].value() as f64;
         let trace = (chain.slot_count() / period) as f64;
         let factor = 1.0 / (2.0 * literal.eval_mod_range as f64 * trace);

@@ -2,9 +2,10 @@
 //!
 //! The slot holds u = x/K with x = z/R + I, |I| < K. A polynomial of degree 2K − 2 interpolates
 //! a·cos(2π(x − 1/4)/2^r) at the integers, which is where x lies up to 1/R (nodes clustered at the integers as in
-//! Han–Ki, eprint 2019/688; at R = 2^10 the error after r double angles is below 2^-36 of z for |I| ≤ 10, below 2^-18
-//! at the edge, which a weight-32 secret reaches with probability under 2^-100). Then y ← 2y² − a² doubles the angle r
-//! times while a is squared, which leaves a^(2^r)·sin(2πx); a is chosen so that this is z at the application scale.
+//! Han–Ki, eprint 2019/688; the error after r double angles is below 2^-34 of z for |I| ≤ 8 and 2^-13 at the edge, which a weight-32 secret reaches with probability under 2^-100). Then y ← 2y² − a² doubles the angle r
+//! times while a is squared, which leaves a^(2^r)·sin(2πx); a is chosen so that this is v = R/(2π)·sin(2πz/R) at the
+//! application scale. The cubic term of the arcsine, z ≈ v + (2π/R)²/6·v³, then allows a small R, at which the noise of
+//! the circuit matters less; what it leaves is (3/40)·(2π/R)^4, or 2^-19 at R = 2^6.5.
 
 use crate::circuits::{Chebyshev, evaluate_chebyshev};
 use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters};
@@ -15,30 +16,40 @@ pub(super) struct EvalMod {
     /// a² for each double angle.
     squares: Vec<f64>,
     output_scale: f64,
+    /// (2π/R)²/6, or `None` without the correction.
+    cubic: Option<f64>,
 }
 
 impl EvalMod {
     pub(super) fn new(parameters: &Parameters) -> Self {
-        let (literal, chain) = (parameters.literal(), parameters.chain());
+        let literal = parameters.literal();
         let ratio = literal.message_ratio_bits.exp2();
-        // The scale EvalMod itself produces at top_level, before it is read as the application scale.
-        let above = parameters.scale(chain.top_level + 1);
-        let prime = parameters.ring().q_moduli()[chain.top_level + 1].value() as f64;
-        let produced = above * above / prime;
-        let output_scale = parameters.scale(chain.top_level);
+        let level = literal.sine_level();
+        // The scale of the sine itself, before it is read as the application scale.
+        let above = parameters.scale(level + 1);
+        let produced = above * above / parameters.ring().q_moduli()[level + 1].value() as f64;
+        let output_scale = parameters.scale(level);
         let amplitude = output_scale * ratio / (2.0 * PI * produced);
         let doublings = literal.double_angles as i32;
         let first = amplitude.powf(0.5f64.powi(doublings));
         let squares = (0..doublings).map(|i| first.powi(1 << (i + 1))).collect();
         let polynomial = cosine(literal.eval_mod_range, doublings, first);
-        Self { polynomial, squares, output_scale }
+        let cubic = (literal.arcsine_levels > 0).then(|| (2.0 * PI / ratio).powi(2) / 6.0);
+        Self { polynomial, squares, output_scale, cubic }
     }
 
     pub(super) fn apply(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
         let mut value = evaluate(ev, a, &self.polynomial, &self.squares)?;
         value.scale = self.output_scale;
-        Ok(value)
+        self.cubic.map_or(Ok(value.clone()), |factor| arcsine(ev, &value, factor))
     }
+}
+
+/// v + factor·v³: two levels, two products.
+pub(super) fn arcsine<E: Evaluator>(ev: &E, v: &E::Value, factor: f64) -> Result<E::Value, Error> {
+    let squared = ev.square(v)?;
+    let scaled = ev.drop_level(v, ev.level(&squared), factor)?;
+    ev.add(v, &ev.mul(&scaled, &squared)?)
 }
 
 /// The polynomial and the double angles; shared with the cost prediction.

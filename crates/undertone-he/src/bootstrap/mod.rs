@@ -5,7 +5,7 @@
 //! sub-ring: its transforms are shorter, at the price of a trace after ModRaise.
 //!
 //! Sources: eprint 2018/153 (structure), 2020/1203 (double hoisting, EvalMod), 2022/024 (sparse-secret encapsulation).
-//! Absent: arcsine correction and iterated bootstrapping.
+//! Absent: iterated bootstrapping.
 
 mod coeffs_slots;
 mod dft;

@@ -1,7 +1,7 @@
 //! What one half-bootstrap costs, from the chain alone; equal to what the CKKS evaluator counts.
 
 use super::dft::GroupShape;
-use super::eval_mod::{cosine, evaluate};
+use super::eval_mod::{arcsine, cosine, evaluate};
 use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
 use crate::{Counts, Evaluator, Parameters};
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
     let period = period.max(super::MIN_PERIOD);
     let shapes = GroupShape::all(period.trailing_zeros());
     let slot_count = chain.slot_count();
-    let eval_mod_level = chain.top_level + literal.eval_mod_levels;
+    let eval_mod_level = literal.eval_mod_input();
     let raised = eval_mod_level + shapes.len();
     let mut tally = Tally::default();
     tally.counts.bootstraps = 1;
@@ -73,7 +73,11 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
     let squares = vec![1.0; literal.double_angles];
     for _ in 0..if pair { 2 } else { 1 } {
         // The chain of every checked parameter set has the levels EvalMod needs.
-        evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares).expect("EvalMod fits its levels");
+        let sine = evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares);
+        let sine = sine.expect("EvalMod fits its levels");
+        if literal.arcsine_levels > 0 {
+            arcsine(&inner, &sine, 1.0).expect("the correction fits its levels");
+        }
     }
     tally.counts.merge(&inner.counts());
     BootstrapCost {

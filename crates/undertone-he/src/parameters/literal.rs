@@ -19,6 +19,8 @@ pub struct ParametersLiteral {
     pub slots_to_coeffs_levels: usize,
     /// Levels left to applications after a bootstrap.
     pub application_levels: usize,
+    /// Levels of the arcsine correction that ends EvalMod, at the application scale: 2, or 0 without it.
+    pub arcsine_levels: usize,
     /// Bits of the EvalMod and coefficients-to-slots primes.
     pub eval_mod_bits: u32,
     /// Levels of EvalMod.
@@ -42,15 +44,16 @@ pub struct ParametersLiteral {
 }
 
 impl ParametersLiteral {
-    /// N = 2^16, 18 application levels at scale 2^38, dnum 5, log2(QP) about 1687.
-    pub fn n16_l18_d38() -> Self {
+    /// N = 2^16, 16 application levels at scale 2^38, dnum 5, log2(QP) about 1687.
+    pub fn n16_l16_d38() -> Self {
         Self {
-            name: "n16-l18-d38-k5",
+            name: "n16-l16-d38-k5",
             log_n: 16,
             base_bits: 50,
             scale_bits: 38,
             slots_to_coeffs_levels: 3,
-            application_levels: 18,
+            application_levels: 16,
+            arcsine_levels: 2,
             eval_mod_bits: 49,
             eval_mod_levels: 8,
             coeffs_to_slots_levels: 3,
@@ -60,15 +63,25 @@ impl ParametersLiteral {
             sparse_weight: 32,
             eval_mod_range: 16,
             double_angles: 3,
-            message_ratio_bits: 10.0,
+            message_ratio_bits: 6.5,
         }
     }
 
     pub(crate) fn chain(&self) -> Chain {
         let boot_level = self.slots_to_coeffs_levels;
         let top_level = boot_level + self.application_levels;
-        let max_level = top_level + self.eval_mod_levels + self.coeffs_to_slots_levels;
+        let max_level = self.eval_mod_input() + self.coeffs_to_slots_levels;
         Chain { log_n: self.log_n, top_level, boot_level, max_level }
+    }
+
+    /// The level at which the sine comes out of EvalMod, before the arcsine correction.
+    pub(crate) fn sine_level(&self) -> usize {
+        self.slots_to_coeffs_levels + self.application_levels + self.arcsine_levels
+    }
+
+    /// The level at which EvalMod starts.
+    pub(crate) fn eval_mod_input(&self) -> usize {
+        self.sine_level() + self.eval_mod_levels
     }
 
     /// Special primes sit below the 2^50 ceiling, as close to it as the alternating search allows.
@@ -89,10 +102,11 @@ impl ParametersLiteral {
             Ok(found)
         };
         q[0] = pick(below_power_of_two(self.base_bits, self.log_n))?;
-        // Upper part first: its last scale is EvalMod's at top_level, which the application scale then replaces.
-        for (bits, levels) in
-            [(self.eval_mod_bits, chain.top_level + 1..chain.max_level + 1), (self.scale_bits, 1..chain.top_level + 1)]
-        {
+        // Upper part first: its last scale is the sine's own, which the application scale then replaces.
+        for (bits, levels) in [
+            (self.eval_mod_bits, self.sine_level() + 1..chain.max_level + 1),
+            (self.scale_bits, 1..self.sine_level() + 1),
+        ] {
             let nominal = 2f64.powi(bits as i32);
             let mut scale = nominal;
             for level in levels.rev() {

@@ -37,10 +37,10 @@ struct Inner {
 }
 
 impl Parameters {
-    /// The set `undertone` uses: N = 2^16, 18 application levels of 38 bits, 128-bit security.
+    /// The set `undertone` uses: N = 2^16, 16 application levels of 38 bits, 128-bit security.
     pub fn default_preset() -> Self {
         // The literal is constant and checked by the tests of this module.
-        Self::new(ParametersLiteral::n16_l18_d38()).expect("the shipped preset passes its own gate")
+        Self::new(ParametersLiteral::n16_l16_d38()).expect("the shipped preset passes its own gate")
     }
 
     /// Finds a shipped preset by name.
@@ -48,7 +48,7 @@ impl Parameters {
     /// # Errors
     /// `Parameters` for an unknown name.
     pub fn preset(name: &str) -> Result<Self, Error> {
-        let literal = ParametersLiteral::n16_l18_d38();
+        let literal = ParametersLiteral::n16_l16_d38();
         if name == literal.name {
             return Self::new(literal);
         }
@@ -66,7 +66,7 @@ impl Parameters {
     /// A small set with the levels of the shipped one, for fast tests. It protects nothing.
     #[cfg(feature = "insecure-test-parameters")]
     pub fn insecure_test(log_n: u32) -> Self {
-        let literal = ParametersLiteral { name: "INSECURE_TEST", log_n, ..ParametersLiteral::n16_l18_d38() };
+        let literal = ParametersLiteral { name: "INSECURE_TEST", log_n, ..ParametersLiteral::n16_l16_d38() };
         Self::build(literal, false).expect("the test literal differs from the shipped one in the degree only")
     }
 
@@ -120,7 +120,7 @@ impl Parameters {
         &self.0.encoder
     }
 
-    /// The canonical scale of `level`; above `top_level` the scale of EvalMod at that level.
+    /// The canonical scale of `level`; above the arcsine levels that of EvalMod.
     pub fn scale(&self, level: usize) -> f64 {
         self.0.scales[level]
     }
@@ -191,7 +191,7 @@ mod tests {
         assert!(parameters.security_bits() >= 128);
         assert!(parameters.log_qp() <= 1729.0);
         assert!(parameters.failure_log2() <= -128.0);
-        assert_eq!(parameters.chain().top_level - parameters.chain().boot_level, 18);
+        assert_eq!(parameters.chain().top_level - parameters.chain().boot_level, 16);
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_larger_chain_is_refused() {
-        let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l18_d38() };
+        let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l16_d38() };
         assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
     }
 }
