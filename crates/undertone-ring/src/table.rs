@@ -5,16 +5,14 @@ use crate::{Error, Modulus};
 
 /// Powers of the smallest primitive 2N-th root of unity psi, in bit-reversed order, with their 52-bit Shoup quotients.
 ///
-/// `forward[k]` is psi^bitrev(k) over log_n bits and `inverse[k]` its inverse. A prefix of 2^m entries is the table
+/// Forward entry k is psi^bitrev(k) over log_n bits; inverse entry k is its inverse. A prefix of 2^m entries is the table
 /// of the ring of degree 2^m with root psi^(N/2^m), so one table serves all smaller transforms too.
 pub struct NttTable {
     pub(crate) modulus: Modulus,
     pub(crate) log_n: u32,
     pub(crate) psi: u64,
-    pub(crate) forward: Buffer,
-    pub(crate) forward_shoup: Buffer,
-    pub(crate) inverse: Buffer,
-    pub(crate) inverse_shoup: Buffer,
+    /// forward, its quotients, inverse, its quotients: N words each, side by side for the sake of huge pages.
+    words: Buffer,
 }
 
 impl NttTable {
@@ -31,22 +29,28 @@ impl NttTable {
         }
         let n = 1usize << log_n;
         let psi = smallest_root(modulus, log_n);
-        let mut forward = Buffer::zeroed(n);
-        let mut inverse = Buffer::zeroed(n);
+        let mut words = Buffer::zeroed(4 * n);
         let (mut power, mut inverse_power, psi_inverse) = (1, 1, modulus.inverse(psi));
         for k in 0..n {
             let at = bit_reverse(k, log_n);
-            (forward[at], inverse[at]) = (power, inverse_power);
+            (words[at], words[2 * n + at]) = (power, inverse_power);
+            (words[n + at], words[3 * n + at]) = (modulus.shoup(power), modulus.shoup(inverse_power));
             power = modulus.mul(power, psi);
             inverse_power = modulus.mul(inverse_power, psi_inverse);
         }
-        let quotients = |words: &Buffer| {
-            let mut out = Buffer::zeroed(n);
-            out.iter_mut().zip(words.iter()).for_each(|(o, &w)| *o = modulus.shoup(w));
-            out
-        };
-        let (forward_shoup, inverse_shoup) = (quotients(&forward), quotients(&inverse));
-        Ok(Self { modulus, log_n, psi, forward, forward_shoup, inverse, inverse_shoup })
+        Ok(Self { modulus, log_n, psi, words })
+    }
+
+    /// psi^bitrev(k) and their quotients, N words each.
+    #[inline]
+    pub(crate) fn forward(&self) -> (&[u64], &[u64]) {
+        self.words[..2 << self.log_n].split_at(1 << self.log_n)
+    }
+
+    /// psi^-bitrev(k) and their quotients, N words each.
+    #[inline]
+    pub(crate) fn inverse(&self) -> (&[u64], &[u64]) {
+        self.words[2 << self.log_n..].split_at(1 << self.log_n)
     }
 
     /// The prime.

@@ -1,18 +1,75 @@
-//! Cache-line aligned word buffers and the pool that recycles them.
+//! Aligned word buffers and the pool that recycles them.
 //!
-//! Fresh memory costs a page fault per 4 KiB, which for a polynomial of 20 MiB is as dear as the arithmetic on it;
-//! so a ring keeps released buffers and hands them out again. A recycled buffer holds stale words until overwritten.
+//! Fresh memory costs a page fault per page, which for a polynomial of 20 MiB is as dear as the arithmetic on it;
+//! so a ring keeps released buffers and hands them out again. Large buffers ask for huge pages, which spare the
+//! strided passes of the NTT most address translations. A recycled buffer holds stale words until overwritten.
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-/// One cache line of words.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u64; 8]);
+/// Buffers of at least this size are aligned to it and ask for huge pages.
+const HUGE_BYTES: usize = 2 << 20;
+/// The alignment of smaller buffers: a cache line.
+const LINE_BYTES: usize = 64;
 
-/// A word buffer whose start is aligned to 64 bytes.
+/// Initialised words on the heap, aligned to a cache line or a huge page.
+struct Block {
+    start: NonNull<u64>,
+    words: usize,
+}
+
+// SAFETY: a block owns its words exclusively, as a `Vec<u64>` does.
+unsafe impl Send for Block {}
+// SAFETY: shared access only reads words.
+unsafe impl Sync for Block {}
+
+impl Block {
+    fn layout(words: usize) -> Layout {
+        let size = words.max(1).checked_mul(8).expect("a buffer fits the address space");
+        let align = if size >= HUGE_BYTES { HUGE_BYTES } else { LINE_BYTES };
+        Layout::from_size_align(size, align).expect("a buffer fits the address space")
+    }
+
+    /// Zeroed words.
+    fn new(words: usize) -> Self {
+        let layout = Self::layout(words);
+        // SAFETY: the layout is not empty.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        advise_huge(start, layout);
+        // SAFETY: the allocation spans layout.size() bytes; zeros are valid words.
+        unsafe { start.as_ptr().write_bytes(0, layout.size()) };
+        Self { start: start.cast(), words }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the layout of the same number of words.
+        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.words)) };
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn advise_huge(start: NonNull<u8>, layout: Layout) {
+    unsafe extern "C" {
+        fn madvise(start: *mut std::ffi::c_void, size: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+    }
+    const MADV_HUGEPAGE: std::ffi::c_int = 14;
+    if layout.align() == HUGE_BYTES {
+        // SAFETY: the range was just allocated and is page-aligned; the advice changes no contents, and its
+        // failure changes nothing at all.
+        unsafe { madvise(start.as_ptr().cast(), layout.size() & !(HUGE_BYTES - 1), MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge(_: NonNull<u8>, _: Layout) {}
+
+/// Words that start at an aligned address; dropped, they go back to their pool.
 pub(crate) struct Buffer {
-    lines: Vec<Line>,
+    /// `None` only while being dropped.
+    block: Option<Block>,
     len: usize,
     pool: Option<Arc<BufferPool>>,
 }
@@ -25,7 +82,7 @@ pub(crate) struct BufferPool {
 
 #[derive(Default)]
 struct PoolState {
-    free: Vec<Vec<Line>>,
+    free: Vec<Block>,
     size_bytes: usize,
 }
 
@@ -35,25 +92,27 @@ impl BufferPool {
         Arc::new(Self { state: Mutex::default(), limit_bytes })
     }
 
-    /// A buffer of `len` words with unspecified contents.
+    /// A buffer of `len` words with unspecified contents: the tightest free one that wastes at most a quarter, the
+    /// latest among equals, because it is likeliest to be in a cache.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
-        let need = len.div_ceil(8);
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let lines = state.free.iter().rposition(|lines| lines.len() == need).map(|at| state.free.remove(at));
-        state.size_bytes -= lines.as_ref().map_or(0, |lines| lines.len() * size_of::<Line>());
+        let fits = |(_, block): &(usize, &Block)| (len..=len + len / 4).contains(&block.words);
+        let best = state.free.iter().enumerate().rev().filter(fits).min_by_key(|(_, block)| block.words);
+        let recycled = best.map(|(at, _)| at).map(|at| state.free.remove(at));
+        state.size_bytes -= recycled.as_ref().map_or(0, |block| 8 * block.words);
         drop(state);
-        let lines = lines.unwrap_or_else(|| vec![Line([0; 8]); need]);
-        Buffer { lines, len, pool: Some(self.clone()) }
+        let block = recycled.unwrap_or_else(|| Block::new(len));
+        Buffer { block: Some(block), len, pool: Some(self.clone()) }
     }
 
-    fn give(&self, lines: Vec<Line>) {
+    fn give(&self, block: Block) {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        state.size_bytes += lines.len() * size_of::<Line>();
-        state.free.push(lines);
+        state.size_bytes += 8 * block.words;
+        state.free.push(block);
         let mut evicted = Vec::new();
         while state.size_bytes > self.limit_bytes {
             let oldest = state.free.remove(0);
-            state.size_bytes -= oldest.len() * size_of::<Line>();
+            state.size_bytes -= 8 * oldest.words;
             evicted.push(oldest);
         }
         // The lock is released before the evicted memory goes back to the system.
@@ -64,14 +123,17 @@ impl BufferPool {
 impl Buffer {
     /// A zeroed buffer of `len` words that belongs to no pool.
     pub(crate) fn zeroed(len: usize) -> Self {
-        Self { lines: vec![Line([0; 8]); len.div_ceil(8)], len, pool: None }
+        Self { block: Some(Block::new(len)), len, pool: None }
     }
 
-    /// Shortens the buffer; the memory of the tail is released when it is a good part of the whole.
+    /// Forgets the words from `len` on; the memory stays with the buffer.
     pub(crate) fn truncate(&mut self, len: usize) {
         assert!(len <= self.len);
         self.len = len;
-        self.lines.truncate(len.div_ceil(8));
+    }
+
+    fn block(&self) -> &Block {
+        self.block.as_ref().expect("a live buffer has its block")
     }
 }
 
@@ -79,8 +141,8 @@ impl std::ops::Deref for Buffer {
     type Target = [u64];
     #[inline]
     fn deref(&self) -> &[u64] {
-        // SAFETY: `lines` holds at least len/8 rounded up lines of eight initialised words, without padding.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: the block holds at least `len` initialised words.
+        unsafe { std::slice::from_raw_parts(self.block().start.as_ptr(), self.len) }
     }
 }
 
@@ -88,7 +150,7 @@ impl std::ops::DerefMut for Buffer {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u64] {
         // SAFETY: as for `deref`; the exclusive borrow of `self` makes the slice unique.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.block().start.as_ptr(), self.len) }
     }
 }
 
@@ -105,8 +167,38 @@ impl Clone for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.give(std::mem::take(&mut self.lines));
+        if let (Some(pool), Some(block)) = (self.pool.take(), self.block.take()) {
+            pool.give(block);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_recycled_within_the_limit() {
+        let pool = BufferPool::new(1 << 20);
+        let mut first = pool.take(1000);
+        first.fill(7);
+        assert!((first.as_ptr() as usize).is_multiple_of(64));
+        drop(first);
+        let again = pool.take(900);
+        assert!(again.len() == 900 && again.iter().all(|&w| w == 7));
+        // Too small a request does not tie up a large buffer, and a large one beyond the limit is given up.
+        drop(again);
+        assert!(pool.take(100).iter().all(|&w| w == 0));
+        drop(pool.take(1 << 18));
+        assert!(pool.state.lock().unwrap().size_bytes <= 1 << 20);
+        let copy = pool.take(10).clone();
+        assert_eq!(copy.len(), 10);
+    }
+
+    #[test]
+    fn empty_and_huge_buffers_are_valid() {
+        assert!(Buffer::zeroed(0).is_empty());
+        let huge = Buffer::zeroed((3 << 20) / 8);
+        assert!((huge.as_ptr() as usize).is_multiple_of(HUGE_BYTES) && huge.iter().all(|&w| w == 0));
     }
 }

@@ -555,8 +555,8 @@ pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
     if log_n < 5 {
         return scalar_ntt::forward(table, data);
     }
-    let (twiddle, shoup) = (table.forward.as_ptr(), table.forward_shoup.as_ptr());
-    let context = Context { lanes: Lanes::new(table.modulus), twiddle, shoup };
+    let (twiddles, quotients) = table.forward();
+    let context = Context { lanes: Lanes::new(table.modulus), twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr() };
     // SAFETY: the data has 2^log_n values and the table at least as many twiddles.
     unsafe {
         if table.modulus.value() < SMALL {
@@ -596,11 +596,11 @@ pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
         return scalar_ntt::inverse(table, data, scale);
     }
     let q = table.modulus;
-    let (twiddle, shoup) = (table.inverse.as_ptr(), table.inverse_shoup.as_ptr());
-    let context = Context { lanes: Lanes::new(q), twiddle, shoup };
+    let (twiddles, quotients) = table.inverse();
+    let context = Context { lanes: Lanes::new(q), twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr() };
     // 1/N and the scale ride on the last stage: one factor for the sums, one for the differences.
     let sum = q.mul(scale, q.inverse(data.len() as u64));
-    let last = [sum, q.mul(sum, table.inverse[1])].map(|w| (splat(w), splat(q.shoup(w))));
+    let last = [sum, q.mul(sum, twiddles[1])].map(|w| (splat(w), splat(q.shoup(w))));
     // SAFETY: the data has 2^log_n values and the table at least as many twiddles.
     unsafe {
         if q.value() < SMALL {

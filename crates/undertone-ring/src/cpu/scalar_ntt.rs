@@ -8,12 +8,13 @@ use crate::NttTable;
 pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
     let q = table.modulus;
     let two_q = 2 * q.value();
+    let (twiddles, quotients) = table.forward();
     let n = data.len();
     assert!(n.is_power_of_two() && n <= 1 << table.log_n);
     let (mut blocks, mut half) = (1, n / 2);
     while half > 0 {
         for (block, values) in data.chunks_exact_mut(2 * half).enumerate() {
-            let (w, shoup) = (table.forward[blocks + block], table.forward_shoup[blocks + block]);
+            let (w, shoup) = (twiddles[blocks + block], quotients[blocks + block]);
             let (low, high) = values.split_at_mut(half);
             for (x, y) in low.iter_mut().zip(high) {
                 let a = (*x).min(x.wrapping_sub(two_q));
@@ -32,12 +33,13 @@ pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
 pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
     let q = table.modulus;
     let two_q = 2 * q.value();
+    let (twiddles, quotients) = table.inverse();
     let n = data.len();
     assert!(n.is_power_of_two() && n <= 1 << table.log_n);
     let (mut blocks, mut half) = (n / 2, 1);
     while blocks > 0 {
         for (block, values) in data.chunks_exact_mut(2 * half).enumerate() {
-            let (w, shoup) = (table.inverse[blocks + block], table.inverse_shoup[blocks + block]);
+            let (w, shoup) = (twiddles[blocks + block], quotients[blocks + block]);
             let (low, high) = values.split_at_mut(half);
             for (x, y) in low.iter_mut().zip(high) {
                 let sum = *x + *y;
