@@ -44,6 +44,12 @@ pub enum Error {
     /// The model, its tokenizer or its weights.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),
+    /// Ring arithmetic and randomness.
+    #[error(transparent)]
+    Ring(#[from] undertone_ring::Error),
+    /// The secret side of the cryptography.
+    #[error(transparent)]
+    Secret(#[from] undertone_secret::Error),
     /// The public side of the cryptography.
     #[error(transparent)]
     He(#[from] undertone_he::Error),

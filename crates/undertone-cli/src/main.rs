@@ -4,6 +4,7 @@
 //! code 1, or 2 when the command line itself is wrong.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cleanup;
 mod clear;
 mod context;
@@ -37,6 +38,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Micro-benchmarks
+    Bench(bench::BenchArguments),
     /// Run one prompt through the clear reference: the parity check
     Clear(clear::ClearArguments),
     /// Say what each party sees
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> error::Result<()> {
     let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
     let outcome = match &arguments.verb {
+        Verb::Bench(arguments) => bench::run(arguments, &context),
         Verb::Clear(arguments) => clear::run(arguments, &context),
         Verb::Privacy(arguments) => privacy::run(arguments, &context),
     };

@@ -1,0 +1,73 @@
+//! Half-bootstraps of two real ciphertexts with all slots in use, with the precision of every run.
+
+use super::setup::Setup;
+use super::{Figures, Measuring, Times};
+use crate::context::Context;
+use crate::error::Result;
+use crate::memory::peak_rss_bytes;
+use undertone_he::{CostEvaluator, Evaluator, Parameters, bootstrap_model, key_requests};
+
+/// Runs the benchmark.
+pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
+    let parameters = Parameters::default_preset();
+    let chain = parameters.chain();
+    let slots = chain.slot_count();
+    let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
+    let value = cost.value(chain.boot_level);
+    cost.half_bootstrap(&value, Some(&value), slots)?;
+    let requests = key_requests(&parameters, &cost.key_set());
+    let mut setup = Setup::new(context, parameters, &requests)?;
+
+    let (mut worst, mut total) = (0f64, 0f64);
+    let runs = measuring.run_count(5);
+    let mut times = Vec::with_capacity(runs);
+    context.progress.begin("bootstrap", runs as u64 + 1);
+    // The first run encodes the matrices and is not counted.
+    for run in 0..=runs {
+        let (low, high) = (setup.random_values(), setup.random_values());
+        let inputs = (setup.encrypt(&low, chain.boot_level)?, setup.encrypt(&high, chain.boot_level)?);
+        let start = std::time::Instant::now();
+        let (out_low, out_high) = setup.evaluator.half_bootstrap(&inputs.0, Some(&inputs.1), slots)?;
+        let elapsed = start.elapsed().as_secs_f64() * 1e3;
+        if run > 0 {
+            times.push(elapsed);
+            for (output, expected) in [(Some(&out_low), &low), (out_high.as_ref(), &high)] {
+                let (largest, mean) = output.map_or((f64::INFINITY, f64::INFINITY), |out| setup.errors(out, expected));
+                worst = worst.max(largest);
+                total += mean / 2.0;
+            }
+        }
+        context.progress.advance_to(run as u64 + 1, "run");
+    }
+    let times = Times::from_ms(times);
+    let parameters = &setup.parameters;
+    let figures = Figures {
+        name: "bootstrap",
+        log_n: chain.log_n,
+        limbs: chain.max_level + 1,
+        log_qp: parameters.log_qp(),
+        threads: rayon::current_num_threads(),
+        times: &times,
+    };
+    let mut object = figures.object();
+    let more = [
+        ("slots", slots.into()),
+        ("levels_left", (chain.top_level - chain.boot_level).into()),
+        ("scale_log2", parameters.scale(chain.top_level).log2().into()),
+        ("worst_slot_bits", (-worst.log2()).into()),
+        ("mean_slot_bits", (-(total / runs as f64).log2()).into()),
+        ("failure_log2", parameters.failure_log2().into()),
+        ("security_bits", parameters.security_bits().into()),
+        ("key_bytes", setup.key_bytes.into()),
+        ("peak_rss_bytes", peak_rss_bytes().into()),
+    ];
+    object.extend(more.map(|(name, value): (&str, serde_json::Value)| (name.to_owned(), value)));
+    let line = format!(
+        "{}; worst slot {:.2} bits, mean {:.2} bits",
+        figures.line(),
+        -worst.log2(),
+        -(total / runs as f64).log2()
+    );
+    context.result(&object.into(), || line);
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! `undertone bench`: micro-benchmarks, one JSON object per line.
+//!
+//! Every figure is a median over runs after one run to warm up. Keys are made for the benchmark and forgotten.
+
+mod bootstrap;
+mod multiply;
+mod ntt;
+mod rotate;
+mod setup;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use clap::{Args, Subcommand};
+use std::time::Instant;
+
+/// Flags of `undertone bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  undertone bench ntt --json
+  undertone bench rotate --threads 1 --json
+  undertone bench bootstrap --runs 20 --json")]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Number theoretic transform of one limb, N = 2^16, a 50-bit prime, always one thread
+    Ntt(Measuring),
+    /// Rotation by one slot at log Q of about 1300
+    Rotate(Measuring),
+    /// Product with relinearization and rescaling at log Q of about 1300
+    Multiply(Measuring),
+    /// Half-bootstrap of two real ciphertexts with all slots in use
+    Bootstrap(Measuring),
+}
+
+/// Flags that all benchmarks share.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Measuring {
+    /// Threads to use; all cores when absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Times to repeat
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub runs: Option<u32>,
+
+    /// Keep keys seeded in memory (not part of this release)
+    #[arg(long)]
+    pub low_memory: bool,
+}
+
+impl Measuring {
+    fn thread_count(self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(all, usize::from)
+    }
+
+    fn run_count(self, default: u32) -> usize {
+        self.runs.unwrap_or(default) as usize
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever the benchmark meets; `Usage` for flags that this release does not serve.
+pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
+    let (measuring, body): (Measuring, fn(Measuring, &Context) -> Result<()>) = match &arguments.what {
+        What::Ntt(measuring) => (*measuring, ntt::run),
+        What::Rotate(measuring) => (*measuring, rotate::run),
+        What::Multiply(measuring) => (*measuring, multiply::run),
+        What::Bootstrap(measuring) => (*measuring, bootstrap::run),
+    };
+    if measuring.low_memory {
+        return Err(Error::Usage("--low-memory is not part of this release; leave it out".into()));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(measuring.thread_count()).build();
+    let pool = pool.map_err(|error| Error::System {
+        what: "starting the benchmark's threads",
+        source: std::io::Error::other(error),
+    })?;
+    pool.install(|| body(measuring, context))
+}
+
+/// Times of the runs of one benchmark, in milliseconds, ascending.
+pub struct Times(Vec<f64>);
+
+impl Times {
+    /// Runs `work` once to warm up and then `runs` times.
+    ///
+    /// # Errors
+    /// The first error of `work`.
+    pub fn measure(context: &Context, name: &str, runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<Self> {
+        context.progress.begin(name, runs as u64 + 1);
+        work()?;
+        context.progress.advance_to(1, "warm");
+        let mut times = Vec::with_capacity(runs);
+        for run in 0..runs {
+            let start = Instant::now();
+            work()?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+            context.progress.advance_to(run as u64 + 2, "run");
+        }
+        Ok(Self::from_ms(times))
+    }
+
+    /// Takes times that were measured elsewhere; there is at least one.
+    pub fn from_ms(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self(times)
+    }
+
+    /// Number of runs.
+    pub fn runs(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The middle, the mean of both middles when there are two.
+    pub fn median_ms(&self) -> f64 {
+        let (lower, upper) = ((self.0.len() - 1) / 2, self.0.len() / 2);
+        (self.0[lower] + self.0[upper]) / 2.0
+    }
+
+    /// The least.
+    pub fn min_ms(&self) -> f64 {
+        self.0[0]
+    }
+}
+
+/// The fields that every benchmark prints.
+pub struct Figures<'a> {
+    /// The benchmark's word.
+    pub name: &'a str,
+    /// log2 of the ring degree.
+    pub log_n: u32,
+    /// Limbs of q.
+    pub limbs: usize,
+    /// log2 of the product of all primes involved.
+    pub log_qp: f64,
+    /// Threads in use.
+    pub threads: usize,
+    /// The times.
+    pub times: &'a Times,
+}
+
+impl Figures<'_> {
+    /// As a JSON object; more fields may be added.
+    pub fn object(&self) -> serde_json::Map<String, serde_json::Value> {
+        let object = serde_json::json!({
+            "name": self.name,
+            "log_n": self.log_n,
+            "limbs": self.limbs,
+            "log_qp": self.log_qp,
+            "threads": self.threads,
+            "runs": self.times.runs(),
+            "median_ms": self.times.median_ms(),
+            "min_ms": self.times.min_ms(),
+        });
+        match object {
+            serde_json::Value::Object(map) => map,
+            _ => serde_json::Map::new(),
+        }
+    }
+
+    /// As a line for people.
+    pub fn line(&self) -> String {
+        format!(
+            "{:<10} N = 2^{}, {} limbs, log QP {:.0}, {} threads: median {:.3} ms, least {:.3} ms over {} runs",
+            self.name,
+            self.log_n,
+            self.limbs,
+            self.log_qp,
+            self.threads,
+            self.times.median_ms(),
+            self.times.min_ms(),
+            self.times.runs()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(Times(vec![1.0, 2.0, 9.0]).median_ms(), 2.0);
+        assert_eq!(Times(vec![1.0, 2.0, 4.0, 9.0]).median_ms(), 3.0);
+        assert_eq!(Times(vec![7.0]).median_ms(), 7.0);
+    }
+}

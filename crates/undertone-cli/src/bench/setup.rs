@@ -1,0 +1,98 @@
+//! Keys, ciphertexts and evaluators for benchmarks: both sides in one process.
+
+use crate::context::Context;
+use crate::error::Result;
+use std::sync::Arc;
+use undertone_he::{Ciphertext, CkksEvaluator, EvaluationKeys, KeyRequest, Parameters, Slots};
+use undertone_ring::{Seed, expand_uniform};
+use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
+
+/// log2 Q at which rotation and multiplication are measured.
+const OPERATION_LOG_Q: f64 = 1300.0;
+
+/// One secret and an evaluator with the keys that a benchmark needs.
+pub struct Setup {
+    /// The shipped parameters.
+    pub parameters: Parameters,
+    /// The evaluator.
+    pub evaluator: CkksEvaluator,
+    /// Memory of the evaluation keys.
+    pub key_bytes: usize,
+    secret: SecretKey,
+    rng: SecretRng,
+}
+
+impl Setup {
+    /// Makes a secret and the requested keys.
+    ///
+    /// # Errors
+    /// What key generation refuses.
+    pub fn new(context: &Context, parameters: Parameters, requests: &[KeyRequest]) -> Result<Self> {
+        let mut rng = SecretRng::from_os()?;
+        let secret = SecretKey::generate(&parameters, &mut rng);
+        let generator = KeyGenerator::new(&parameters, &secret);
+        let mut keys = EvaluationKeys::new(&parameters);
+        context.progress.begin("keys", requests.len() as u64);
+        for (index, request) in requests.iter().enumerate() {
+            keys.insert(generator.generate(request, &mut rng)?)?;
+            context.progress.advance_to(index as u64 + 1, "key");
+        }
+        let key_bytes = keys.size_bytes();
+        let evaluator = CkksEvaluator::new(&parameters, Arc::new(keys));
+        Ok(Self { parameters, evaluator, key_bytes, secret, rng })
+    }
+
+    /// Uniform values in [−1, 1), one per slot.
+    pub fn random_values(&mut self) -> Vec<f64> {
+        let count = self.parameters.chain().slot_count();
+        (0..count).map(|_| (self.rng.next_u64() >> 11) as f64 * 2f64.powi(-52) - 1.0).collect()
+    }
+
+    /// A fresh encryption.
+    ///
+    /// # Errors
+    /// What encryption refuses.
+    pub fn encrypt(&mut self, values: &[f64], level: usize) -> Result<Ciphertext> {
+        let slots = Slots::new(values.to_vec(), self.parameters.chain().slot_count())?;
+        let encryptor = Encryptor::new(&self.parameters, &self.secret);
+        Ok(encryptor.encrypt(&slots, level, &mut self.rng)?.expand(&self.parameters))
+    }
+
+    /// A ciphertext for timing, at any level of the chain, above that of fresh encryptions too.
+    ///
+    /// Both halves are uniform, as those of any ciphertext look; what it would decrypt to is noise.
+    pub fn arbitrary(&self, level: usize) -> Ciphertext {
+        let (ring, basis) = (self.parameters.ring(), self.parameters.basis(level));
+        let uniform = |counter| expand_uniform(ring, &Seed([7; 32]), counter, basis);
+        Ciphertext::from_parts(uniform(0), uniform(1), self.parameters.scale(level))
+    }
+
+    /// The largest and the mean magnitude of decrypted slots less the expected ones.
+    pub fn errors(&self, ciphertext: &Ciphertext, expected: &[f64]) -> (f64, f64) {
+        // 40 bits are far below the errors that are measured.
+        let found = Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).rounded(40);
+        let errors = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        let (mut largest, mut sum) = (0f64, 0f64);
+        for error in errors {
+            largest = largest.max(error);
+            sum += error;
+        }
+        (largest, sum / expected.len() as f64)
+    }
+}
+
+/// log2 of the product of the primes up to `level`.
+pub fn log_q(parameters: &Parameters, level: usize) -> f64 {
+    parameters.ring().q_moduli()[..=level].iter().map(|modulus| (modulus.value() as f64).log2()).sum()
+}
+
+/// log2 of the product of the special primes.
+pub fn log_p(parameters: &Parameters) -> f64 {
+    parameters.ring().p_moduli().iter().map(|modulus| (modulus.value() as f64).log2()).sum()
+}
+
+/// The level whose log2 Q is nearest to 1300.
+pub fn operation_level(parameters: &Parameters) -> usize {
+    let distance = |level: &usize| (log_q(parameters, *level) - OPERATION_LOG_Q).abs();
+    (0..=parameters.chain().max_level).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
+}
