@@ -6,6 +6,18 @@
 
 use crate::{Modulus, NttTable, Permutation};
 
+/// One prime that a base conversion goes to. The y_i are below 2^50 and may exceed q.
+pub struct LiftTarget<'a> {
+    /// The prime.
+    pub q: Modulus,
+    /// Q/q_i mod q, one for each y_i.
+    pub weights: &'a [u64],
+    /// -Q mod q, which multiplies the quotients; these are at most the number of terms.
+    pub correction: u64,
+    /// Where the residues go.
+    pub out: &'a mut [u64],
+}
+
 /// Kernels over residues modulo one prime below 2^50.
 pub trait Backend: Send + Sync {
     /// A short name for reports.
@@ -64,17 +76,9 @@ pub trait Backend: Send + Sync {
     /// ties to even: the multiple of Q that a centred base conversion takes away.
     fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]);
 
-    /// out = sum of y_i * weights_i + quotients * correction mod q; y_i < 2^50 may exceed q, weights and correction
-    /// are reduced, quotients are at most the number of terms; at most 2^10 terms.
-    fn lift_combine(
-        &self,
-        q: Modulus,
-        out: &mut [u64],
-        y: &[&[u64]],
-        weights: &[u64],
-        quotients: &[u64],
-        correction: u64,
-    );
+    /// For every target: out = sum of y_i * weights_i + quotients * correction mod q; at most 2^10 terms. Several
+    /// targets per call let a backend read y once for all of them.
+    fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]);
 
     /// out = the centred representative of a mod `from`, reduced mod `to`.
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::cpu::scalar_backend;
-use crate::{Backend, Modulus, NttTable, Permutation, ntt_primes_near};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation, ntt_primes_near};
 
 /// log2 of the prime sizes that the suite visits.
 const PRIME_BITS: [u32; 5] = [24, 36, 46, 47, 50];
@@ -170,9 +170,19 @@ impl Suite<'_> {
             let quotients: Vec<u64> = (0..n).map(|_| self.word() % (y.len() as u64 + 1)).collect();
             let zero = vec![0; n];
             self.check("lift_quotients", table, &zero, |k, x| k.lift_quotients(x, &y, &reciprocals));
-            self.check("lift_combine", table, &zero, |k, x| {
-                k.lift_combine(q, x, &y, &weights, &quotients, q.value() - 1);
-            });
+            let others: Vec<Vec<u64>> = sources.iter().map(|&p| self.residues(p, y.len(), pattern)).collect();
+            let wide = vec![0; 8 * n];
+            for count in [1, 7] {
+                self.check("lift_combine", table, &wide, |k, x| {
+                    let outs = x.chunks_exact_mut(n).take(count);
+                    let mut targets: Vec<LiftTarget> = std::iter::once((q, &weights))
+                        .chain(sources.iter().copied().zip(&others))
+                        .zip(outs)
+                        .map(|((q, weights), out)| LiftTarget { q, weights, correction: q.value() - 1, out })
+                        .collect();
+                    k.lift_combine(&y, &quotients, &mut targets);
+                });
+            }
             for &from in &sources[..2] {
                 let own = self.residues(q, n, pattern);
                 self.check("switch_modulus", table, &zero, |k, x| k.switch_modulus(from, q, x, y[0]));

@@ -24,7 +24,7 @@ mod ring;
 mod sample;
 mod table;
 
-pub use backend::Backend;
+pub use backend::{Backend, LiftTarget};
 pub use basis::{Basis, Coeff, Form, Ntt};
 pub use cpu::{avx512ifma_backend, detect_backend, scalar_backend};
 pub use error::Error;

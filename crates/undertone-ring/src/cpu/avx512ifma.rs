@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
 use super::avx512ifma_ntt;
 use super::scalar::Scalar;
-use crate::{Backend, Modulus, NttTable, Permutation};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx512Ifma::detect`] makes one.
 pub(super) struct Avx512Ifma(());
@@ -236,29 +236,52 @@ fn lift_quotients(out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn lift_combine(q: Modulus, out: &mut [u64], y: &[&[u64]], weights: &[u64], quotients: &[u64], correction: u64) {
-    let m = Lanes::new(q);
-    let len = out.len();
-    assert!(whole(len) && y.len() == weights.len() && y.len() < MAX_TERMS && quotients.len() == len);
-    assert!(y.iter().all(|y| y.len() == len));
-    let (zero, correction) = (_mm512_setzero_si512(), splat(correction));
-    for k in (0..len).step_by(8) {
-        // SAFETY: k + 8 is at most the common length.
+fn lift_combine(y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]) {
+    let len = quotients.len();
+    assert!(whole(len) && y.len() < MAX_TERMS && y.iter().all(|y| y.len() == len));
+    assert!(targets.iter().all(|t| t.out.len() == len && t.weights.len() == y.len()));
+    let (fours, rest) = targets.as_chunks_mut::<4>();
+    fours.iter_mut().for_each(|four| lift_to(y, quotients, four));
+    let (twos, rest) = rest.as_chunks_mut::<2>();
+    twos.iter_mut().for_each(|two| lift_to(y, quotients, two));
+    rest.as_chunks_mut::<1>().0.iter_mut().for_each(|one| lift_to(y, quotients, one));
+}
+
+/// `lift_combine` for a few targets at once; the caller has checked all lengths.
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn lift_to<const T: usize>(y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>; T]) {
+    let zero = _mm512_setzero_si512();
+    let mut lanes = [Lanes::new(targets[0].q); T];
+    let mut correction = [zero; T];
+    for t in 0..T {
+        lanes[t] = Lanes::new(targets[t].q);
+        correction[t] = splat(targets[t].correction);
+    }
+    for k in (0..quotients.len()).step_by(8) {
+        // SAFETY: k + 8 is at most the common length; every target has one weight per term.
         unsafe {
             let quotient = load(quotients.as_ptr().add(k));
-            let mut high = _mm512_madd52hi_epu64(zero, quotient, correction);
-            let mut low = _mm512_madd52lo_epu64(zero, quotient, correction);
-            for (group, (y, weights)) in y.chunks(GROUP).zip(weights.chunks(GROUP)).enumerate() {
-                if group > 0 {
-                    (high, low) = (zero, m.reduce_sum(high, low));
+            let (mut high, mut low) = ([zero; T], [zero; T]);
+            for t in 0..T {
+                high[t] = _mm512_madd52hi_epu64(zero, quotient, correction[t]);
+                low[t] = _mm512_madd52lo_epu64(zero, quotient, correction[t]);
+            }
+            for (i, y) in y.iter().enumerate() {
+                if i > 0 && i % GROUP == 0 {
+                    for t in 0..T {
+                        (high[t], low[t]) = (zero, lanes[t].reduce_sum(high[t], low[t]));
+                    }
                 }
-                for (y, &w) in y.iter().zip(weights) {
-                    let (y, w) = (load(y.as_ptr().add(k)), splat(w));
-                    high = _mm512_madd52hi_epu64(high, y, w);
-                    low = _mm512_madd52lo_epu64(low, y, w);
+                let y = load(y.as_ptr().add(k));
+                for t in 0..T {
+                    let w = splat(*targets[t].weights.as_ptr().add(i));
+                    high[t] = _mm512_madd52hi_epu64(high[t], y, w);
+                    low[t] = _mm512_madd52lo_epu64(low[t], y, w);
                 }
             }
-            store(out.as_mut_ptr().add(k), m.reduce_sum(high, low));
+            for t in 0..T {
+                store(targets[t].out.as_mut_ptr().add(k), lanes[t].reduce_sum(high[t], low[t]));
+            }
         }
     }
 }
@@ -486,19 +509,11 @@ impl Backend for Avx512Ifma {
         kernel!(lift_quotients(out, y, reciprocals))
     }
 
-    fn lift_combine(
-        &self,
-        q: Modulus,
-        out: &mut [u64],
-        y: &[&[u64]],
-        weights: &[u64],
-        quotients: &[u64],
-        correction: u64,
-    ) {
-        if !whole(out.len()) {
-            return Scalar.lift_combine(q, out, y, weights, quotients, correction);
+    fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]) {
+        if !whole(quotients.len()) {
+            return Scalar.lift_combine(y, quotients, targets);
         }
-        kernel!(lift_combine(q, out, y, weights, quotients, correction))
+        kernel!(lift_combine(y, quotients, targets))
     }
 
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {

@@ -1,7 +1,7 @@
 //! The scalar backend: plain Rust, no `unsafe`, the reference for every other backend.
 
 use super::scalar_ntt;
-use crate::{Backend, Modulus, NttTable, Permutation};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
 
 /// See [`super::scalar_backend`].
 pub(super) struct Scalar;
@@ -104,18 +104,12 @@ impl Backend for Scalar {
         }
     }
 
-    fn lift_combine(
-        &self,
-        q: Modulus,
-        out: &mut [u64],
-        y: &[&[u64]],
-        weights: &[u64],
-        quotients: &[u64],
-        correction: u64,
-    ) {
-        for (k, x) in out.iter_mut().enumerate() {
-            let start = quotients[k] as u128 * correction as u128;
-            *x = q.reduce_u128(y.iter().zip(weights).fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128));
+    fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]) {
+        for LiftTarget { q, weights, correction, out } in targets {
+            for (k, x) in out.iter_mut().enumerate() {
+                let start = quotients[k] as u128 * *correction as u128;
+                *x = q.reduce_u128(y.iter().zip(*weights).fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128));
+            }
         }
     }
 

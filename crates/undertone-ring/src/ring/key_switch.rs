@@ -8,7 +8,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::{Basis, Modulus, Ntt, Poly, Ring};
+use crate::{Basis, LiftTarget, Modulus, Ntt, NttTable, Poly, Ring};
+
+/// At most this many limbs of a base conversion go together.
+const MAX_GROUP: usize = 4;
 
 /// Constants of the conversion away from one set of primes.
 struct Lift<'a> {
@@ -36,8 +39,12 @@ impl<'a> Lift<'a> {
     /// The weights Q/q_i and the correction -Q, all mod `target`.
     fn weights(&self, target: Modulus) -> (Vec<u64>, u64) {
         let weights = (0..self.moduli.len()).map(|i| self.cofactor(i, target)).collect();
-        let product = self.moduli.iter().fold(1, |product, q| target.mul(product, q.value()));
-        (weights, target.neg(product))
+        (weights, target.neg(self.product(target)))
+    }
+
+    /// Q mod `target`.
+    fn product(&self, target: Modulus) -> u64 {
+        self.moduli.iter().fold(1, |product, q| target.mul(product, q.value()))
     }
 }
 
@@ -70,15 +77,37 @@ impl Ring {
         let mut quotients = self.inner.pool.take(n);
         self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
         let mut out = self.stale::<Ntt>(basis);
-        self.each_limb(&mut out, |limb, t, values| {
-            if range.contains(&limb) {
-                return values.copy_from_slice(poly.limb(limb));
+        let group = self.group(basis.limb_count());
+        out.data_mut().par_chunks_mut(group * n).enumerate().for_each(|(chunk, values)| {
+            let mut targets = Vec::with_capacity(group);
+            for (i, values) in values.chunks_exact_mut(n).enumerate() {
+                let limb = group * chunk + i;
+                if range.contains(&limb) {
+                    values.copy_from_slice(poly.limb(limb));
+                } else {
+                    targets.push((self.table(basis, limb), values));
+                }
             }
-            let (weights, correction) = lift.weights(t.modulus);
-            self.backend().lift_combine(t.modulus, values, &y, &weights, &quotients, correction);
-            self.backend().ntt(t, values);
+            self.lift_to(&lift, &y, &quotients, &mut targets);
         });
         out
+    }
+
+    /// Limbs per task of a base conversion: several share one reading of the sources, as long as their outputs stay
+    /// in the second-level cache and every thread has work.
+    fn group(&self, limbs: usize) -> usize {
+        limbs.div_ceil(2 * rayon::current_num_threads()).clamp(1, MAX_GROUP)
+    }
+
+    /// Converts to every target's prime, then to NTT form.
+    fn lift_to(&self, lift: &Lift<'_>, y: &[&[u64]], quotients: &[u64], targets: &mut [(&NttTable, &mut [u64])]) {
+        let weights: Vec<(Vec<u64>, u64)> = targets.iter().map(|(t, _)| lift.weights(t.modulus)).collect();
+        let mut prepared = Vec::with_capacity(targets.len());
+        for ((t, out), (weights, correction)) in targets.iter_mut().zip(&weights) {
+            prepared.push(LiftTarget { q: t.modulus, weights, correction: *correction, out });
+        }
+        self.backend().lift_combine(y, quotients, &mut prepared);
+        targets.iter_mut().for_each(|(t, out)| self.backend().ntt(t, out));
     }
 
     /// sum_d digits_d * key_d; the key polynomials may have more q limbs than the digits.
@@ -191,15 +220,16 @@ impl Ring {
         let y: Vec<&[u64]> = tail.chunks_exact(n).collect();
         let mut quotients = self.inner.pool.take(n);
         self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
-        head.par_chunks_exact_mut(n).enumerate().for_each(|(limb, x)| {
-            let t = &self.inner.tables[limb];
-            let (weights, correction) = lift.weights(t.modulus);
-            let mut remainder = self.inner.pool.take(n);
-            self.backend().lift_combine(t.modulus, &mut remainder, &y, &weights, &quotients, correction);
-            self.backend().ntt(t, &mut remainder);
-            // The correction is -P, so its negation is P itself.
-            let inverse = t.modulus.inverse(t.modulus.neg(correction));
-            self.backend().sub_mul_scalar(t.modulus, x, &remainder, inverse);
+        let group = self.group(basis.q);
+        head.par_chunks_mut(group * n).enumerate().for_each(|(chunk, x)| {
+            let mut remainders = self.inner.pool.take(x.len());
+            let tables = &self.inner.tables[group * chunk..];
+            let mut targets: Vec<_> = tables.iter().zip(remainders.chunks_exact_mut(n)).collect();
+            self.lift_to(&lift, &y, &quotients, &mut targets);
+            for (x, (t, remainder)) in x.chunks_exact_mut(n).zip(&targets) {
+                let inverse = t.modulus.inverse(lift.product(t.modulus));
+                self.backend().sub_mul_scalar(t.modulus, x, remainder, inverse);
+            }
         });
         poly.shrink(Basis { q: basis.q, p: 0 })
     }
@@ -219,8 +249,7 @@ impl Ring {
                 return x.fill(0);
             }
             x.copy_from_slice(poly.limb(limb));
-            let product = t.modulus.neg(lift.weights(t.modulus).1);
-            self.backend().mul_scalar(t.modulus, x, product);
+            self.backend().mul_scalar(t.modulus, x, lift.product(t.modulus));
         });
         out
     }
