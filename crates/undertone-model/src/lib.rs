@@ -1,7 +1,7 @@
 //! Llama-family models in the clear: configuration, weights, tokenizer, sampling and the reference forward pass.
 //!
 //! This crate stands at both ends of the pipe: the client tokenizes, embeds and samples with it, the server takes
-//! its weights and its clear prefill from it, and every encrypted layer is held against [`reference`]. It knows no
+//! its weights and its clear prefill from it, and every encrypted layer is held against [`mod@reference`]. It knows no
 //! ciphertext.
 //!
 //! Model files are untrusted input: each has a size cap, every dimension is checked against the configuration
@@ -20,6 +20,7 @@ pub mod safetensors_file;
 pub mod sampling;
 pub mod synthetic;
 pub mod tokenizer;
+mod tokenizer_file;
 pub mod weights;
 
 pub use config::LlamaConfig;

@@ -1,44 +1,20 @@
 //! Text to token ids and back, by the `tokenizer.json` of the model.
 //!
-//! The file is untrusted: it has a size cap, only known components are accepted, and a regular expression has to be
-//! one of the pre-tokenizer patterns in common use, because an arbitrary one can take exponential time. Truncation,
-//! padding and post-processing are dropped, since they would change a prompt silently; dropout is refused, since it
-//! would tokenize at random. The beginning-of-sequence token comes from the configuration.
+//! The file is untrusted: it has a size cap and is checked, component by component, before it is used. Truncation,
+//! padding and post-processing are dropped; the beginning-of-sequence token comes from the configuration.
 //!
 //! Each call of [`Tokenizer::encode`] stands alone: a merge across the border of a public and a private segment would
 //! tell private bytes, so segments are encoded one by one and their ids are concatenated.
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::config::LlamaConfig;
 use crate::error::{Error, Result, shown};
 use crate::safetensors_file::read_capped;
+use crate::tokenizer_file;
 
 /// Largest `tokenizer.json` that is read, in bytes; that of Llama 3 has 9 MiB.
 const FILE_CAP: u64 = 64 << 20;
-
-/// Pre-tokenizer patterns that are accepted, each with the first model family to use it.
-const KNOWN_PATTERNS: [(&str, &str); 7] = [
-    ("GPT-2", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
-    ("GPT-2, shortened", r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
-    (
-        "Llama 3",
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-    (
-        "Qwen 2",
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-    ("one digit", r"\p{N}"),
-    ("up to three digits", r"\p{N}{1,3}"),
-    ("line breaks", r"[\r\n]"),
-];
-
-const PRE_TOKENIZERS: &[&str] = &["ByteLevel", "Digits", "Metaspace", "Sequence", "Split"];
-const NORMALIZERS: &[&str] = &["NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Sequence", "Strip"];
-const DECODERS: &[&str] = &["ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"];
 
 /// A tokenizer that was checked against the vocabulary of its model.
 pub struct Tokenizer {
@@ -68,24 +44,14 @@ impl Tokenizer {
     /// # Errors
     /// Malformed contents, components and patterns that are not known, ids outside the vocabulary of the model.
     pub fn from_json(bytes: &[u8], config: &LlamaConfig) -> Result<Self> {
-        let malformed = |reason: &str| Error::malformed("tokenizer.json", reason);
-        let mut value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&shown(&error.to_string())))?;
-        let root = value.as_object_mut().ok_or_else(|| malformed("it is not an object"))?;
-        for (section, list, allowed) in [
-            ("pre_tokenizer", "pretokenizers", PRE_TOKENIZERS),
-            ("normalizer", "normalizers", NORMALIZERS),
-            ("decoder", "decoders", DECODERS),
-        ] {
-            if let Some(component) = root.get(section).filter(|component| !component.is_null()) {
-                check_component(section, list, allowed, component)?;
-            }
+        let value = tokenizer_file::checked(bytes, config.vocab_size)?;
+        let added = tokenizer_file::added_tokens(&value)?;
+        let inner: tokenizers::Tokenizer = serde_json::from_value(value)
+            .map_err(|error| Error::malformed("tokenizer.json", shown(&error.to_string())))?;
+        // The library numbers added tokens itself and only logs it when the file says otherwise.
+        if added.iter().any(|(content, id)| inner.token_to_id(content) != Some(*id)) {
+            return Err(Error::malformed("tokenizer.json", "an added token has another id than its place implies"));
         }
-        check_model(root.get("model").unwrap_or(&Value::Null))?;
-        for dropped in ["truncation", "padding", "post_processor"] {
-            root.remove(dropped);
-        }
-        let inner: tokenizers::Tokenizer =
-            serde_json::from_value(value).map_err(|error| malformed(&shown(&error.to_string())))?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if largest >= config.vocab_size {
             return Err(Error::Vocabulary { have: largest, need: config.vocab_size });
@@ -171,57 +137,13 @@ impl DecodeStream<'_> {
     }
 }
 
-/// Accepts known components only; the nesting is bounded by the JSON parser.
-fn check_component(section: &str, list: &str, allowed: &[&str], component: &Value) -> Result<()> {
-    let kind = component.get("type").and_then(Value::as_str).unwrap_or("absent");
-    if !allowed.contains(&kind) {
-        return Err(Error::unsupported(format!("tokenizer.json {section} type"), kind, allowed.join(", ")));
-    }
-    if kind == "Sequence" {
-        let parts = component.get(list).and_then(Value::as_array);
-        let parts = parts.ok_or_else(|| Error::malformed("tokenizer.json", format!("a Sequence lacks {list}")))?;
-        return parts.iter().try_for_each(|part| check_component(section, list, allowed, part));
-    }
-    match component.get("pattern") {
-        None | Some(Value::String(_)) => Ok(()),
-        Some(pattern) => check_pattern(section, pattern),
-    }
-}
-
-fn check_pattern(section: &str, pattern: &Value) -> Result<()> {
-    let field = || format!("tokenizer.json {section} pattern");
-    let entries = pattern.as_object().filter(|entries| entries.len() == 1);
-    match entries.and_then(|entries| entries.iter().next()) {
-        Some((kind, Value::String(_))) if kind == "String" => Ok(()),
-        Some((kind, Value::String(regex))) if kind == "Regex" => {
-            if KNOWN_PATTERNS.iter().any(|(_, known)| known == regex) {
-                return Ok(());
-            }
-            let names: Vec<&str> = KNOWN_PATTERNS.iter().map(|(name, _)| *name).collect();
-            Err(Error::unsupported(field(), regex, format!("the patterns of {}", names.join(", "))))
-        }
-        _ => Err(Error::unsupported(field(), "neither a string nor a regular expression", "one of the two")),
-    }
-}
-
-fn check_model(model: &Value) -> Result<()> {
-    let kind = model.get("type").and_then(Value::as_str).unwrap_or("absent");
-    if !["BPE", "Unigram"].contains(&kind) {
-        return Err(Error::unsupported("tokenizer.json model type", kind, "BPE and Unigram"));
-    }
-    match model.get("dropout") {
-        None | Some(Value::Null) => Ok(()),
-        Some(dropout) if dropout.as_f64() == Some(0.0) => Ok(()),
-        Some(dropout) => Err(Error::unsupported("tokenizer.json model dropout", &dropout.to_string(), "none")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::synthetic::small_config;
+    use crate::tokenizer_file::KNOWN_PATTERNS;
 
     /// A byte-level tokenizer of a few letters; é is the two bytes that the alphabet writes as Ã and ©.
     fn contents() -> Value {
@@ -274,6 +196,34 @@ mod tests {
     }
 
     #[test]
+    fn the_layout_of_llama_2_is_read() {
+        let value = json!({
+            "version": "1.0",
+            "added_tokens": [{"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+            "pre_tokenizer": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
+                "vocab": {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "ab": 4, "▁ab": 5, "<0xC3>": 6, "<0xA9>": 7},
+                "merges": ["a b", "▁ ab"]}
+        });
+        let tokenizer = build(&value).unwrap();
+        let ids = tokenizer.encode("ab abé", false).unwrap();
+        assert_eq!(ids, [5, 5, 6, 7]);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "ab abé");
+        let mut stream = tokenizer.decode_stream();
+        let pieces: Vec<String> = ids.into_iter().map(|id| stream.push(id).unwrap()).collect();
+        assert_eq!(pieces, ["ab", " ab", "", "é"]);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused_by_name() {
         let with = |pointer: &str, new: Value| {
             let mut value = contents();
@@ -291,6 +241,18 @@ mod tests {
         assert!(with("/model/type", json!("WordPiece")).contains("WordPiece"));
         assert!(with("/model/dropout", json!(0.1)).contains("dropout"));
         assert!(with("/model/vocab/ab", json!(50)).contains("50"));
+        assert!(with("/model/vocab/ab", json!(1)).contains("share"));
+        assert!(with("/model/merges/0", json!(["a", "bb"])).contains("merge"));
+        assert!(with("/model/merges/0", json!("b a")).contains("merge"));
+        assert!(with("/model/unk_token", json!("?")).contains("unk_token"));
+        assert!(with("/model/continuing_subword_prefix", json!("##")).contains("##"));
+        assert!(with("/added_tokens/0/id", json!(9)).contains("added token"));
+        let strip = json!({"type": "Strip", "content": " ", "start": 0, "stop": 3});
+        assert!(with("/decoder", strip).contains("stop"));
+        let double = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+        assert!(with("/normalizer", double).contains("one character"));
+        let long = json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 16]});
+        assert!(with("/normalizer", long).contains("16"));
         assert!(with("/decoder", json!({"pattern": {"Regex": "x"}, "content": ""})).contains("decoder"));
         assert!(build(&json!([])).is_err());
         assert!(build(&json!({"version": "1.0"})).is_err());
@@ -302,5 +264,29 @@ mod tests {
         let tokenizer = Tokenizer::from_json(contents().to_string().as_bytes(), &config).unwrap();
         assert!(matches!(tokenizer.encode("a", true), Err(Error::MissingBos)));
         assert_eq!(tokenizer.encode("a", false).unwrap(), [1]);
+    }
+
+    #[test]
+    fn mutated_files_are_refused_or_usable() {
+        let bytes = contents().to_string().into_bytes();
+        let config = LlamaConfig { bos_token_id: Some(0), ..small_config() };
+        let mut usable = 0;
+        for seed in 0..3000u64 {
+            let digest = blake3::hash(&seed.to_le_bytes());
+            let [a, b, kind, value, ..] = *digest.as_bytes();
+            let place = usize::from(u16::from_le_bytes([a, b])) % bytes.len();
+            let mut changed = bytes.clone();
+            match kind % 3 {
+                0 => changed[place] = value & 127,
+                1 => drop(changed.remove(place)),
+                _ => changed.insert(place, b"0123456789-[]{}\",:"[usize::from(value) % 18]),
+            }
+            if let Ok(tokenizer) = Tokenizer::from_json(&changed, &config) {
+                let ids = tokenizer.encode("ab é <s> 12\n ab", false).unwrap_or_default();
+                assert!(ids.iter().all(|&id| (id as usize) < config.vocab_size));
+                usable += usize::from(tokenizer.decode(&[0, 1, 7, 49, 5000]).is_ok());
+            }
+        }
+        assert!(usable > 100 && usable < 3000, "{usable}");
     }
 }

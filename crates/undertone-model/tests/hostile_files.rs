@@ -307,3 +307,46 @@ fn pickled_weights_are_refused_by_name() {
     scratch.write("pytorch_model.bin", b"x");
     assert!(scratch.refusal().to_string().contains("pytorch_model.bin"));
 }
+
+/// Changes one to three bytes at places that a seed determines.
+fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
+    let digest = blake3::hash(&seed.to_le_bytes());
+    let mut out = bytes.to_vec();
+    for choice in digest.as_bytes().chunks_exact(8).take(1 + seed as usize % 3) {
+        let place = u32::from_le_bytes(choice[..4].try_into().unwrap()) as usize % out.len();
+        match choice[4] % 4 {
+            0 => out[place] = choice[5],
+            1 => drop(out.remove(place)),
+            2 => out.insert(place, b"0123456789-[]{}\",:"[choice[5] as usize % 18]),
+            _ => out[place] ^= 1 << (choice[5] % 8),
+        }
+    }
+    out
+}
+
+#[test]
+fn mutated_files_are_refused_or_read_but_never_end_the_program() {
+    let model = synthetic(LlamaConfig { num_hidden_layers: 1, ..small_config() }, 19);
+    let scratch = Scratch::with_model(&model);
+    let config = scratch.read("config.json");
+    let weights = scratch.read("model.safetensors");
+    let index = br#"{"metadata": {"total_size": 9}, "weight_map": {"a": "b.safetensors", "c": "d.safetensors"}}"#;
+    let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let mut refused = [0; 3];
+    for seed in 0..5000 {
+        refused[0] += usize::from(LlamaConfig::from_json(&mutated(&config, seed), None).is_err());
+        refused[1] += usize::from(parse_index(&mutated(index, seed)).is_err());
+        // Only the header is mutated, since every bit pattern of the data is a number.
+        let mut file = mutated(&weights[..header], seed);
+        file.extend_from_slice(&weights[header..]);
+        match read_header("test", &file) {
+            Ok(entries) => {
+                for (name, entry) in entries {
+                    assert!(entry.bytes.end <= file.len(), "{name}");
+                }
+            }
+            Err(_) => refused[2] += 1,
+        }
+    }
+    assert!(refused.iter().all(|&count| count > 1000 && count < 5000), "{refused:?}");
+}
