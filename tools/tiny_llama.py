@@ -165,8 +165,8 @@ class TinyLlama(nn.Module):
         """Logits at `rows` of each note.
 
         doc [B, S] padded right, doc_len [B]; note [B*Q, T] padded right, note_len [B*Q];
-        rows [B*Q, R] are positions inside the note. Unless `full`, the last layer is evaluated at
-        `rows` alone, which changes no logit. Returns [B*Q, R, V], or [B*Q, T, V] when `full`.
+        rows [B*Q, R] are positions inside the note. Unless `full`, the last layer is evaluated and
+        scores are watched at `rows` alone, which changes no logit. Returns [B*Q, R, V], or [B*Q, T, V] when `full`.
         """
         c = self.config
         heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
@@ -202,6 +202,13 @@ class TinyLlama(nn.Module):
             q = self.split(layer.q_proj(h), heads, q_pos)
             if guide is not None and index == 0:
                 guide.first_note(q, k, visible, doc.shape[1])
+            if watch is not None and not (full or last):
+                # Scores of the chosen rows alone: enough for the penalty, and the rest stays fused.
+                spots = rows[:, None, :, None]
+                some = q.gather(2, spots.expand(-1, heads, -1, q.shape[-1])) @ k.transpose(-1, -2)
+                some = some / math.sqrt(c["head_dim"])
+                seen = visible.expand(q.shape[0], 1, -1, -1).gather(2, spots.expand(-1, 1, -1, visible.shape[-1]))
+                watch.scores(index, some, some.masked_fill(~seen, -1e30), torch.ones_like(rows, dtype=torch.bool))
             if full or last:
                 scores = q @ k.transpose(-1, -2) / math.sqrt(c["head_dim"])
                 masked = scores.masked_fill(~visible, -1e30)

@@ -2,8 +2,8 @@
 """Trains the bundled model of models/tiny on the text of clinic_text.py. CPU is enough.
 
     python3 tools/train_tiny.py tokenizer --out models/tiny
-    python3 tools/train_tiny.py train --out models/tiny --minutes 40
-    python3 tools/train_tiny.py polish --out models/tiny --minutes 10
+    python3 tools/train_tiny.py train --out models/tiny --minutes 6 --cool 0 --guide 0.3
+    python3 tools/train_tiny.py polish --out models/tiny --minutes 15 --steps 1500 --penalty 0.02 --language 0.02
     python3 tools/train_tiny.py evaluate --out models/tiny
 
 `train` grows documents and notes as the accuracy allows; `polish` then trains on full-size prompts
@@ -168,25 +168,28 @@ def train(args, polish):
         stage = args.stage
     rng = random.Random(args.seed * 1000003 + step)
     begin, mark, local, smooth = time.time(), time.time(), 0, None
-    while (spent := (time.time() - begin) / 60) < args.minutes:
+    while (spent := (time.time() - begin) / 60) < args.minutes and local < args.steps:
         local += 1
         step += 1
         warm = min(1.0, local / args.warm)
-        cool = min(1.0, max(0.02, (args.minutes - spent) / (args.minutes * args.cool))) if args.cool else 1.0
+        left = 1 - max(spent / args.minutes, local / args.steps)
+        cool = min(1.0, max(0.02, left / args.cool)) if args.cool else 1.0
         for group in optimizer.param_groups:
             group["lr"] = args.rate * warm * cool
         # Earlier stages are revisited so that short prompts are not forgotten.
         at = stage if rng.random() < 0.85 else rng.randint(max(0, stage - 2) if polish else 0, stage)
         doc, doc_len, note, note_len, rows, targets, guide, _ = batch(rng, pieces, args.documents, args.questions, STAGES[at])
         watch = Watch() if args.penalty > 0 else None
-        logits = model(doc, doc_len, note, note_len, rows, full=polish, watch=watch,
-                       guide=guide if args.guide > 0 and not polish else None)
-        language = 0.0
+        extra = None
         if polish:
-            wanted = note[:, 1:].clone()
-            wanted[torch.arange(1, note.shape[1])[None] >= note_len[:, None]] = -100
-            language = F.cross_entropy(logits[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
-            logits = logits.gather(1, rows[..., None].expand(-1, -1, logits.shape[-1]))
+            # Other rows of the note: their ranges count as much, and they carry a small next-token loss.
+            extra = (torch.rand(note.shape[0], args.rows) * (note_len[:, None] - 1)).long()
+        logits = model(doc, doc_len, note, note_len, rows if extra is None else torch.cat((rows, extra), 1),
+                       watch=watch, guide=guide if args.guide > 0 and not polish else None)
+        language = torch.zeros(())
+        if polish:
+            language = F.cross_entropy(logits[:, rows.shape[1]:].flatten(0, 1), note.gather(1, extra + 1).flatten())
+            logits = logits[:, :rows.shape[1]]
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         total = loss + args.language * language + (args.penalty * watch.penalty if watch else 0.0) + (0.0 if polish else args.guide * guide.loss)
         optimizer.zero_grad(set_to_none=True)
@@ -197,22 +200,23 @@ def train(args, polish):
             score = exact(logits, targets)
             smooth = score if smooth is None else 0.95 * smooth + 0.05 * score
         if step % 50 == 0:
-            extra = f" guide {float(torch.as_tensor(guide.loss).detach()):.3f}"
-            extra += f" penalty {watch.penalty.item():.4f}" if watch else ""
-            extra += f" language {language.item():.3f}" if polish else ""
-            print(f"step {step} stage {stage} loss {loss.item():.4f} exact {smooth or 0:.3f}{extra} "
+            parts = f" penalty {watch.penalty.item():.4f}" if watch else ""
+            parts += f" language {language.item():.3f}" if polish else f" guide {float(torch.as_tensor(guide.loss).detach()):.3f}"
+            print(f"step {step} stage {stage} loss {loss.item():.4f} exact {smooth or 0:.3f}{parts} "
                   f"{(time.time() - mark) / 50:.3f} s/step {spent:.1f} min", flush=True)
             mark = time.time()
         if not polish and smooth is not None and smooth > args.advance and stage + 1 < len(STAGES):
             stage, smooth = stage + 1, None
-        if step % 200 == 0 or (time.time() - begin) / 60 >= args.minutes:
+        if step % 200 == 0 or local == args.steps or (time.time() - begin) / 60 >= args.minutes:
             torch.save({"config": config, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                         "stage": stage, "step": step}, args.state)
     export(model, args.out)
 
 
 def export(model, out):
-    save_file(model.exported(), os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
+    weights = os.path.join(out, "model.safetensors")
+    save_file(model.exported(), weights, metadata={"format": "pt"})
+    os.chmod(weights, 0o644)
     for name, value in (("config.json", model.config), ("generation_config.json", {
         "bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False, "max_new_tokens": 8,
     })):
@@ -262,6 +266,8 @@ def main():
     parser.add_argument("--state", default="models/work/tiny.pt", help="training state, resumed when present")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock training time")
+    parser.add_argument("--steps", type=int, default=1000000, help="stop after this many steps at the latest")
+    parser.add_argument("--rows", type=int, default=20, help="rows of each note that polish watches besides the answer's")
     parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
