@@ -1,0 +1,306 @@
+//! The attention half of a layer: projections, scores, softmax, values, output projection, residual sum.
+//!
+//! Two forms exist. A block attends with all its rows; a single token attends in the dense frame. The last layer of a
+//! prefill needs only its last row, so it computes keys and values for the block and then attends as one token.
+
+use crate::Error;
+use crate::matmul::AxisProduct;
+use crate::mlp::Frame;
+use crate::packing::Axis;
+use crate::program::{LayerCache, Pass};
+use crate::refresh::{drop_to, refresh};
+use crate::rope::{Angles, HeadRows};
+use crate::softmax::WeightFrame;
+use undertone_he::Evaluator;
+use undertone_model::{LayerWeights, Matrix};
+
+/// Where the output projection puts its result.
+enum Target<'a, V> {
+    /// Every row of the block.
+    Block,
+    /// One token in the dense frame.
+    Dense { residual: &'a [V], factor: f64 },
+}
+
+/// The projections of one layer, with bounds folded in.
+pub(crate) struct Projections<'a> {
+    pub query: HeadRows<'a>,
+    pub key: HeadRows<'a>,
+    pub value: HeadRows<'a>,
+}
+
+impl<'a, E: Evaluator> Pass<'a, E> {
+    pub(crate) fn weights(&self, layer: usize) -> Option<&'a LayerWeights> {
+        self.model.map(|m| &m.layers[layer])
+    }
+
+    pub(crate) fn projections(&self, layer: usize) -> Projections<'a> {
+        let (layout, plan) = (&self.program.layout, &self.program.layers[layer]);
+        let weights = self.weights(layer);
+        let rows = |matrix: fn(&LayerWeights) -> &Matrix, per_head, bound: f64| HeadRows {
+            matrix: weights.map(matrix),
+            gain: weights.map_or(&[], |w| &w.attention_norm),
+            per_head,
+            head_dim: layout.head_dim,
+            scale: 1.0 / bound,
+        };
+        Projections {
+            query: rows(|w| &w.q, 1, plan.query_bound),
+            key: rows(|w| &w.k, layout.heads_per_key, plan.key_bound),
+            value: rows(|w| &w.v, layout.heads_per_key, plan.value_bound),
+        }
+    }
+
+    /// The attention norm of `x` in `frame`.
+    pub(crate) fn attention_norm(
+        &mut self,
+        layer: usize,
+        x: &[E::Value],
+        frame: Frame,
+    ) -> Result<Vec<E::Value>, Error> {
+        let program = self.program;
+        let plan = &program.layers[layer];
+        let axis = self.channels(frame, program.layout.hidden);
+        let normed = self.norm(x, axis, &plan.attention_norm, plan.attention_start)?;
+        self.steps.done("attention norm", layer)?;
+        Ok(normed)
+    }
+
+    /// A per-head tensor in the block frame from normed activations in the block frame.
+    pub(crate) fn block_rows(
+        &self,
+        normed: &[E::Value],
+        entry: impl Fn(usize, usize, usize, usize) -> f64 + Sync,
+    ) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let input = layout.block_axis(layout.hidden);
+        let full = |token: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
+            layout.head_channel(o, p).map_or(0.0, |(head, j)| entry(token, head, j, i * input.len + b))
+        };
+        Ok(AxisProduct::new(layout.slot_count, input, layout.head_axis(), &full).apply(self.ev, normed)?)
+    }
+
+    /// A per-head tensor of one token in the dense frame from normed activations in the dense frame.
+    pub(crate) fn dense_rows(
+        &self,
+        normed: &[E::Value],
+        entry: impl Fn(usize, usize, usize) -> f64 + Sync,
+    ) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let full = |_: usize, (_, p): (usize, usize), (_, c): (usize, usize)| {
+            dense_channel(p, layout.heads_padded, layout.heads, layout.head_dim)
+                .map_or(0.0, |(head, j)| entry(head, j, c))
+        };
+        let input = layout.dense_axis(layout.hidden);
+        Ok(AxisProduct::new(layout.slot_count, input, layout.dense_head_axis(), &full).apply(self.ev, normed)?)
+    }
+
+    /// A per-head tensor of the last row of the block, in the dense frame, from normed activations of the block.
+    pub(crate) fn last_row(
+        &self,
+        normed: &[E::Value],
+        entry: impl Fn(usize, usize, usize) -> f64 + Sync,
+    ) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let (input, per_count) = self.slot_axis(layout.block_axis(layout.hidden));
+        let last = layout.shape.private_tokens - 1;
+        let full = |_: usize, (_, p): (usize, usize), (i, slot): (usize, usize)| {
+            if slot % layout.block != last {
+                return 0.0;
+            }
+            dense_channel(p, layout.heads_padded, layout.heads, layout.head_dim)
+                .map_or(0.0, |(head, j)| entry(head, j, i * per_count + slot / layout.block))
+        };
+        Ok(AxisProduct::new(layout.slot_count, input, layout.dense_head_axis(), &full).apply(self.ev, normed)?)
+    }
+
+    /// A per-head tensor of one token in the block frame, in every row for which `row` holds, from the dense frame.
+    pub(crate) fn to_rows(
+        &self,
+        x: &[E::Value],
+        input: Axis,
+        row: impl Fn(usize) -> bool + Sync,
+        entry: impl Fn(usize, usize, usize) -> f64 + Sync,
+    ) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let (output, _) = self.slot_axis(layout.head_axis());
+        let full = |_: usize, (o, slot): (usize, usize), (_, c): (usize, usize)| {
+            if !row(slot % layout.block) {
+                return 0.0;
+            }
+            layout.head_channel(o, slot / layout.block).map_or(0.0, |(head, j)| entry(head, j, c))
+        };
+        Ok(AxisProduct::new(layout.slot_count, input, output, &full).apply(self.ev, x)?)
+    }
+
+    /// Spreads dense head channels to the rows of a block for which `row` holds, times `factor`.
+    pub(crate) fn spread_rows(
+        &self,
+        x: &[E::Value],
+        row: impl Fn(usize) -> bool + Sync,
+        factor: f64,
+    ) -> Result<Vec<E::Value>, Error> {
+        let heads = self.program.layout.heads_padded;
+        self.to_rows(x, self.program.layout.dense_head_axis(), row, |head, j, c| {
+            if c == head + heads * j { factor } else { 0.0 }
+        })
+    }
+
+    /// Bootstraps queries, keys and, where the plan says so, values; returns them in that order.
+    pub(crate) fn refresh_heads(
+        &self,
+        layer: usize,
+        tensors: [Vec<E::Value>; 3],
+        period: usize,
+    ) -> Result<[Vec<E::Value>; 3], Error> {
+        let [queries, keys, values] = tensors;
+        let (query_count, key_count) = (queries.len(), keys.len());
+        let both: Vec<E::Value> = queries.into_iter().chain(keys).collect();
+        let mut all = drop_to(self.ev, &both, self.program.chain.boot_level)?;
+        let refreshed = self.program.layers[layer].refresh_values;
+        if refreshed {
+            all.extend(drop_to(self.ev, &values, self.program.chain.boot_level)?);
+        }
+        let mut fresh = refresh(self.ev, &all, period)?;
+        let fresh_values = if refreshed { fresh.split_off(query_count + key_count) } else { values };
+        let keys = fresh.split_off(query_count);
+        Ok([fresh, keys, fresh_values])
+    }
+
+    /// Attention of all rows of a block, from bootstrapped queries and keys; returns the new residual stream.
+    pub(crate) fn attend_block(
+        &mut self,
+        layer: usize,
+        x: &[E::Value],
+        [queries, keys, values]: [&[E::Value]; 3],
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, program) = (self.ev, self.program);
+        let levels = &program.layers[layer].softmax.block;
+        let queries = drop_to(ev, queries, levels.start)?;
+        let keys = drop_to(ev, keys, levels.start)?;
+        let values = drop_to(ev, values, levels.last_square)?;
+        let u = self.block_scores(layer, &queries, &keys)?;
+        self.steps.done("scores", layer)?;
+        let (squares, inverse) = self.softmax(layer, &u, WeightFrame::Block)?;
+        self.steps.done("softmax", layer)?;
+        let mixed = self.block_values(layer, &squares, &values)?;
+        let layout = &program.layout;
+        let axis = Axis { len: layout.heads_padded * layout.lanes * layout.head_len, ..layout.head_axis() };
+        self.output(layer, &mixed, &inverse, axis, x, Target::Block)
+    }
+
+    /// Attention of one token over the cache, which holds `cached` tokens with its own; `query` is bootstrapped and
+    /// dense. Returns the new residual stream; `x` is `(dense or block activations, frame)`.
+    pub(crate) fn attend_token(
+        &mut self,
+        layer: usize,
+        (x, frame): (&[E::Value], Frame),
+        query: &[E::Value],
+        cache: &LayerCache<E>,
+        cached: usize,
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, program) = (self.ev, self.program);
+        let plan = &program.layers[layer];
+        let factor = plan.residual[0] / plan.residual[1];
+        // The level that the spread takes is part of the depth of the scores.
+        let query = drop_to(ev, query, plan.softmax.token.start)?;
+        let query = self.spread_rows(&query, |_| true, plan.softmax.product_scale)?;
+        let scores = self.token_scores(layer, &query, &cache.keys, cached)?;
+        self.steps.done("scores", layer)?;
+        let public = scores.public.len();
+        let u: Vec<E::Value> = scores.public.into_iter().chain(scores.private).collect();
+        let (squares, inverse) = self.softmax(layer, &u, WeightFrame::Token { public })?;
+        self.steps.done("softmax", layer)?;
+        let mixed = self.token_values(layer, &squares[..public], &squares[public..], &cache.values)?;
+        let (axis, _) = self.slot_axis(program.layout.head_axis());
+        match frame {
+            Frame::Dense => self.output(layer, &mixed, &inverse, axis, x, Target::Dense { residual: x, factor }),
+            Frame::Block => {
+                let residual = self.select_last(x, factor)?;
+                let target = Target::Dense { residual: &residual, factor: 1.0 };
+                self.output(layer, &mixed, &inverse, axis, x, target)
+            }
+        }
+    }
+
+    /// Normalises, projects, adds the residual stream and bootstraps.
+    fn output(
+        &self,
+        layer: usize,
+        mixed: &[E::Value],
+        inverse: &E::Value,
+        input: Axis,
+        x: &[E::Value],
+        target: Target<'_, E::Value>,
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, layout, plan) = (self.ev, &self.program.layout, &self.program.layers[layer]);
+        let normalised = mixed.iter().map(|m| ev.mul(m, inverse)).collect::<Result<Vec<_>, _>>()?;
+        self.steps.done("values", layer)?;
+        let normalised = drop_to(ev, &normalised, self.program.chain.boot_level + 1)?;
+        let scale = plan.value_bound / plan.residual[1];
+        let weights = self.weights(layer);
+        let frame = match target {
+            Target::Block => Frame::Block,
+            Target::Dense { .. } => Frame::Dense,
+        };
+        let output = self.channels(frame, layout.hidden);
+        // Slots below the coordinate: head and lane in a block; row and head for a token.
+        let (head_stride, coordinate_stride) = match target {
+            Target::Block => (1, layout.heads_padded * layout.lanes),
+            Target::Dense { .. } => (layout.block, layout.block * layout.heads_padded),
+        };
+        let entry = |_: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
+            let row = o * output.len + p;
+            let head = b / head_stride % layout.heads_padded;
+            let j = i * layout.head_len + b / coordinate_stride;
+            match weights {
+                Some(w) if row < layout.hidden && head < layout.heads && j < layout.head_dim => {
+                    scale * f64::from(w.o.data[row * w.o.cols + head * layout.head_dim + j])
+                }
+                _ => 0.0,
+            }
+        };
+        let change = AxisProduct::new(layout.slot_count, input, output, &entry).apply(ev, &normalised)?;
+        let x = match target {
+            Target::Block => self.add_residual(x, &change, plan.residual[0] / plan.residual[1])?,
+            Target::Dense { residual, factor } if factor == 1.0 => {
+                residual.iter().zip(&change).map(|(x, c)| ev.add(x, c)).collect::<Result<_, _>>()?
+            }
+            Target::Dense { residual, factor } => self.add_residual(residual, &change, factor)?,
+        };
+        let fresh = self.refresh_residual(&x, frame)?;
+        self.steps.done("output projection", layer)?;
+        Ok(fresh)
+    }
+
+    /// The last row of a block in the dense frame, times `factor`, at the level that a bootstrap needs.
+    fn select_last(&self, x: &[E::Value], factor: f64) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let low = drop_to(self.ev, x, self.program.chain.boot_level + 1)?;
+        let (input, per_count) = self.slot_axis(layout.block_axis(layout.hidden));
+        let last = layout.shape.private_tokens - 1;
+        let entry = |_: usize, (_, p): (usize, usize), (i, slot): (usize, usize)| {
+            let selected = slot % layout.block == last && i * per_count + slot / layout.block == p;
+            if selected && p < layout.hidden { factor } else { 0.0 }
+        };
+        let output = layout.dense_axis(layout.hidden);
+        Ok(AxisProduct::new(layout.slot_count, input, output, &entry).apply(self.ev, &low)?)
+    }
+
+    /// All slots of the ciphertexts of `axis` as one axis of stride 1, and the channels per ciphertext.
+    fn slot_axis(&self, axis: Axis) -> (Axis, usize) {
+        (Axis { stride: 1, count: axis.count, len: axis.period() }, axis.len)
+    }
+}
+
+/// The query head and coordinate of dense head channel h + H_p·j.
+fn dense_channel(channel: usize, padded: usize, heads: usize, head_dim: usize) -> Option<(usize, usize)> {
+    let (head, j) = (channel % padded, channel / padded);
+    (head < heads && j < head_dim).then_some((head, j))
+}
+
+/// The angles of every row of the block.
+pub(crate) fn block_angles<E: Evaluator>(pass: &Pass<'_, E>) -> Vec<Angles> {
+    let layout = &pass.program.layout;
+    (0..layout.block).map(|token| Angles::new(&pass.program.config, layout.position(token))).collect()
+}

@@ -1,0 +1,284 @@
+//! What one layer computes, in numbers: fitted polynomials, scalings and levels, from calibration and layout.
+//!
+//! Everything here is public and is the same for the plan, the server and the client. Scalings follow one rule: a
+//! value is stored divided by its calibrated bound, so that it may enter a bootstrap; the factors live in plaintext
+//! matrices and in polynomials and cost no level.
+
+use crate::approximation;
+use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration};
+use crate::levels::{AttentionDepths, AttentionLevels, schedule};
+use crate::packing::Layout;
+use crate::Error;
+use undertone_he::Chain;
+use undertone_he::circuits::Chebyshev;
+use undertone_model::LlamaConfig;
+
+/// RMSNorm without its gain.
+#[derive(Debug, Clone)]
+pub(crate) struct NormPlan {
+    /// bound / √(mean square + ε), in the affine image of the mean square.
+    pub poly: Chebyshev,
+    /// Factor on the stored activations whose squares then add up to the affine image, less `constant`.
+    pub factor: f64,
+    /// The constant of the affine image.
+    pub constant: f64,
+}
+
+impl NormPlan {
+    fn new(config: &LlamaConfig, norm: &NormCalibration, bound: f64, layer: usize) -> Result<Self, Error> {
+        let Interval { low, high } = norm.mean_square;
+        let usable = low > 0.0 && high > low && high.is_finite() && bound > 0.0 && bound.is_finite();
+        if !usable || norm.degree == 0 || norm.degree > 1023 {
+            return Err(Error::CalibrationRange { what: "the mean square", layer });
+        }
+        let eps = config.rms_norm_eps;
+        let poly = scaled(approximation::norm_polynomial(norm), bound);
+        let factor = bound * (2.0 / (config.hidden_size as f64 * (high - low))).sqrt();
+        // The calibrated interval is that of the mean square plus ε, and the squares do not hold ε.
+        Ok(Self { poly, factor, constant: (2.0 * eps - high - low) / (high - low) })
+    }
+
+    /// Levels from the activations that enter to the normed ones.
+    pub(crate) fn depth(&self) -> usize {
+        2 + self.poly.cost().depth
+    }
+}
+
+/// 1/Σ for one round of a softmax.
+#[derive(Debug, Clone)]
+pub(crate) struct InversePlan {
+    /// The inverse, in the affine image of the sum.
+    pub poly: Chebyshev,
+    /// The affine image is factor · sum + constant.
+    pub factor: f64,
+    /// See `factor`.
+    pub constant: f64,
+}
+
+/// The joint softmax over public and private keys.
+#[derive(Debug, Clone)]
+pub(crate) struct SoftmaxPlan {
+    /// exp(half_span (u − 1)).
+    pub exponential: Chebyshev,
+    /// The inverse of every round.
+    pub inverses: Vec<InversePlan>,
+    /// Per head, u − (scaled product of query and key).
+    pub offsets: Vec<f64>,
+    /// Takes the product of a stored query and a key to u.
+    pub query_scale: f64,
+    /// Takes the product of a stored query and a stored key to u.
+    pub product_scale: f64,
+    /// Levels inside a block.
+    pub block: AttentionLevels,
+    /// Levels for one token.
+    pub token: AttentionLevels,
+}
+
+/// The feed-forward network.
+#[derive(Debug, Clone)]
+pub(crate) struct MlpPlan {
+    /// silu(gate) · up bound / product bound, in gate / gate bound.
+    pub silu: Chebyshev,
+    /// Level of the activations that enter the norm.
+    pub start: usize,
+    /// Whether gate and up are bootstrapped.
+    pub refresh: bool,
+    /// Level of gate and up.
+    pub gate_level: usize,
+}
+
+/// All numbers of one layer.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerPlan {
+    pub attention_norm: NormPlan,
+    pub mlp_norm: NormPlan,
+    pub softmax: SoftmaxPlan,
+    pub mlp: MlpPlan,
+    pub query_bound: f64,
+    pub key_bound: f64,
+    pub value_bound: f64,
+    pub gate_bound: f64,
+    pub up_bound: f64,
+    pub product_bound: f64,
+    /// Bounds of the residual stream before attention, before the feed-forward network and after the layer.
+    pub residual: [f64; 3],
+    /// Level of the activations that enter the attention norm.
+    pub attention_start: usize,
+    /// Whether values are bootstrapped with queries and keys.
+    pub refresh_values: bool,
+    /// Level of the values that the caches and the block hold.
+    pub value_level: usize,
+}
+
+impl LayerPlan {
+    /// Derives layer `layer`.
+    ///
+    /// # Errors
+    /// Unusable ranges, and circuits that do not fit between two bootstraps.
+    pub(crate) fn new(
+        config: &LlamaConfig,
+        calibration: &Calibration,
+        layout: &Layout,
+        chain: Chain,
+        layer: usize,
+    ) -> Result<Self, Error> {
+        let c = &calibration.layers[layer];
+        let points = &calibration.residual_bound[2 * layer..2 * layer + 3];
+        let residual = [points[0], points[1], points[2]];
+        let bounds = [c.query_bound, c.key_bound, c.value_bound, c.gate_bound, c.up_bound, c.product_bound];
+        if bounds.iter().chain(&residual).any(|b| !(b.is_finite() && *b > 0.0)) {
+            return Err(Error::CalibrationRange { what: "an activation", layer });
+        }
+        let attention_norm = NormPlan::new(config, &c.attention_norm, residual[0], layer)?;
+        let mlp_norm = NormPlan::new(config, &c.mlp_norm, residual[1], layer)?;
+        let softmax = softmax_plan(config, c, layout, chain, layer)?;
+        let mlp = mlp_plan(c, &mlp_norm, chain, layer)?;
+
+        let value_level = softmax.block.last_square.max(softmax.token.last_square);
+        let full = (chain.boot_level + 1).max(value_level + 1) + attention_norm.depth();
+        // The norm folds its scaling into a drop of at least one level.
+        let refresh_values = full >= chain.top_level;
+        let attention_start =
+            if refresh_values { chain.boot_level + 1 + attention_norm.depth() } else { full };
+        if attention_start >= chain.top_level {
+            let (have, need) = (chain.top_level - 1 - chain.boot_level, attention_start - chain.boot_level);
+            return Err(Error::Depth { what: "the attention norm", layer, have, need });
+        }
+        Ok(Self {
+            attention_norm,
+            mlp_norm,
+            softmax,
+            mlp,
+            query_bound: c.query_bound,
+            key_bound: c.key_bound,
+            value_bound: c.value_bound,
+            gate_bound: c.gate_bound,
+            up_bound: c.up_bound,
+            product_bound: c.product_bound,
+            residual,
+            attention_start,
+            refresh_values,
+            value_level,
+        })
+    }
+}
+
+/// The numbers of the final norm and the head.
+#[derive(Debug, Clone)]
+pub(crate) struct HeadPlan {
+    pub norm: NormPlan,
+    pub logit_bound: f64,
+    /// Level of the logits.
+    pub out_level: usize,
+}
+
+impl HeadPlan {
+    pub(crate) fn new(config: &LlamaConfig, calibration: &Calibration) -> Result<Self, Error> {
+        let layer = config.num_hidden_layers;
+        let bound = calibration.residual_bound[2 * layer];
+        // The final norm has no degree of its own: it is as deep as the deepest norm of a layer.
+        let degree = calibration.layers.iter().map(|l| l.attention_norm.degree.max(l.mlp_norm.degree)).max();
+        let norm = NormCalibration { mean_square: calibration.final_norm, degree: degree.unwrap_or(31) };
+        if !(calibration.logit_bound.is_finite() && calibration.logit_bound > 0.0) {
+            return Err(Error::CalibrationRange { what: "the logits", layer });
+        }
+        let norm = NormPlan::new(config, &norm, bound, layer)?;
+        Ok(Self { norm, logit_bound: calibration.logit_bound, out_level: 1 })
+    }
+}
+
+fn softmax_plan(
+    config: &LlamaConfig,
+    c: &LayerCalibration,
+    layout: &Layout,
+    chain: Chain,
+    layer: usize,
+) -> Result<SoftmaxPlan, Error> {
+    let s = &c.softmax;
+    let need = s.rounds;
+    for (what, have) in [("softmax sums", s.sums.len()), ("inverse degrees", s.inverse_degree.len())] {
+        if have != need || need == 0 {
+            return Err(Error::Calibration { what, have, need: need.max(1) });
+        }
+    }
+    if s.shift.len() != config.num_attention_heads {
+        let need = config.num_attention_heads;
+        return Err(Error::Calibration { what: "score shifts", have: s.shift.len(), need });
+    }
+    let sums_usable = s.sums.iter().all(|i| i.low > 0.0 && i.high > i.low && i.high.is_finite());
+    let degrees_usable = s.inverse_degree.iter().chain([&s.exp_degree]).all(|&d| (1..=1023).contains(&d));
+    let spans_usable = s.half_span > 0.0 && s.half_span.is_finite() && s.shift.iter().all(|x| x.is_finite());
+    if !(sums_usable && degrees_usable && spans_usable) {
+        return Err(Error::CalibrationRange { what: "the softmax", layer });
+    }
+    // u = score / (2^rounds half) − shift / (2^rounds half) + 1.
+    let span = s.half_span * (s.rounds as f64).exp2();
+    let query_scale = c.query_bound / ((config.head_dim as f64).sqrt() * span);
+    let exponential = approximation::exponential_polynomial(s);
+    let inverses: Vec<InversePlan> = s
+        .sums
+        .iter()
+        .zip(approximation::inverse_polynomials(s))
+        .map(|(sum, poly)| InversePlan {
+            poly,
+            factor: 2.0 / (sum.high - sum.low),
+            constant: -(sum.high + sum.low) / (sum.high - sum.low),
+        })
+        .collect();
+    let inverse_depths: Vec<usize> = inverses.iter().map(|i| i.poly.cost().depth).collect();
+    let plan = |scores, values, extra| {
+        let depths = AttentionDepths {
+            scores,
+            exponential: exponential.cost().depth,
+            direct: inverse_depths.iter().map(|d| 1 + d + extra).collect(),
+            bootstrapped: inverse_depths.iter().map(|d| d + extra).collect(),
+            values,
+        };
+        schedule(chain, &depths).ok_or(Error::Depth {
+            what: "attention",
+            layer,
+            have: chain.top_level - chain.boot_level,
+            need: scores + depths.exponential + 2 * s.rounds + 1 + values,
+        })
+    };
+    Ok(SoftmaxPlan {
+        block: plan(2 + usize::from(layout.lanes > 1), 2, 0)?,
+        // One more level spreads the inverse from one slot per head to all slots of the head.
+        token: plan(2, 1, 1)?,
+        exponential,
+        inverses,
+        offsets: s.shift.iter().map(|shift| 1.0 - shift / span).collect(),
+        query_scale,
+        product_scale: query_scale * c.key_bound,
+    })
+}
+
+fn mlp_plan(c: &LayerCalibration, norm: &NormPlan, chain: Chain, layer: usize) -> Result<MlpPlan, Error> {
+    if c.silu_degree == 0 || c.silu_degree > 1023 {
+        return Err(Error::CalibrationRange { what: "the activation function", layer });
+    }
+    // SiLU(x) is x/2 plus an even function.
+    let mut silu = approximation::silu_polynomial(c);
+    if silu.coefficients.len() < 2 {
+        silu.coefficients.resize(2, 0.0);
+    }
+    silu.coefficients[1] += c.gate_bound / 2.0;
+    let silu = scaled(silu, c.up_bound / c.product_bound);
+    // Activation, product with up, down projection.
+    let gate_level = chain.boot_level + silu.cost().depth + 2;
+    let start = gate_level + 1 + norm.depth();
+    let refresh = start >= chain.top_level;
+    let start = if refresh { chain.boot_level + 1 + norm.depth() } else { start };
+    if start >= chain.top_level || gate_level > chain.top_level {
+        let (have, need) = (chain.top_level - chain.boot_level, gate_level.max(start + 1) - chain.boot_level);
+        return Err(Error::Depth { what: "the feed-forward network", layer, have, need });
+    }
+    Ok(MlpPlan { silu, start, refresh, gate_level })
+}
+
+fn scaled(mut poly: Chebyshev, factor: f64) -> Chebyshev {
+    for c in &mut poly.coefficients {
+        *c *= factor;
+    }
+    poly
+}

@@ -1,0 +1,251 @@
+//! The encrypted forward pass as one object: what client, server and planner share.
+//!
+//! A [`Program`] follows from configuration, calibration and shape alone and holds no weights. The client packs with it
+//! and reads the logits; the server runs it; the planner runs it on the evaluator that only counts. All three must
+//! build it from the same inputs, which the protocol ensures by fingerprints.
+
+use crate::calibration::Calibration;
+use crate::decode;
+use crate::guard::Guard;
+use crate::layer::{HeadPlan, LayerPlan};
+use crate::packing::{Axis, Layout, Shape, check};
+use crate::prefill;
+use crate::progress::{Progress, Steps};
+use crate::public_prefill::PublicCache;
+use crate::Error;
+use undertone_he::{Chain, Evaluator, Slots};
+use undertone_model::{Llama, LlamaConfig};
+
+/// How far the guard may exceed 1, and a logit its bound: noise, no escape reaches less.
+const GUARD_TOLERANCE: f64 = 0.05;
+/// How far slots that must be zero may differ from it, in units of the logit bound.
+const ZERO_TOLERANCE: f64 = 0.02;
+
+/// Layouts, polynomials and levels of one model, calibration and shape.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub(crate) config: LlamaConfig,
+    pub(crate) chain: Chain,
+    pub(crate) layout: Layout,
+    pub(crate) layers: Vec<LayerPlan>,
+    pub(crate) head: HeadPlan,
+}
+
+/// The encrypted key and value caches of one session.
+pub struct ServerState<E: Evaluator> {
+    pub(crate) layers: Vec<LayerCache<E>>,
+    /// Private and generated tokens in the caches.
+    pub(crate) cached: usize,
+}
+
+/// Keys and values of one layer, per block of T positions the ciphertexts of one per-head tensor in the block frame.
+pub(crate) struct LayerCache<E: Evaluator> {
+    pub keys: Vec<Vec<E::Value>>,
+    pub values: Vec<Vec<E::Value>>,
+}
+
+// Derived implementations would ask the evaluator itself to be clonable.
+impl<E: Evaluator> Clone for ServerState<E> {
+    fn clone(&self) -> Self {
+        Self { layers: self.layers.clone(), cached: self.cached }
+    }
+}
+
+impl<E: Evaluator> Clone for LayerCache<E> {
+    fn clone(&self) -> Self {
+        Self { keys: self.keys.clone(), values: self.values.clone() }
+    }
+}
+
+/// What one step sends to the client.
+pub struct StepOutput<E: Evaluator> {
+    /// Logits divided by their bound: vocabulary entry v is slot v mod n of ciphertext v / n.
+    pub logits: Vec<E::Value>,
+    /// The guard; see [`Guard`].
+    pub guard: E::Value,
+}
+
+/// Everything that the stages of one step need.
+pub(crate) struct Pass<'a, E: Evaluator> {
+    pub ev: &'a E,
+    pub program: &'a Program,
+    /// Absent when only costs are counted.
+    pub model: Option<&'a Llama>,
+    /// Absent when only costs are counted.
+    pub public: Option<&'a PublicCache>,
+    pub guard: Guard<E>,
+    pub steps: Steps<'a>,
+}
+
+impl<'a, E: Evaluator> Pass<'a, E> {
+    pub(crate) fn new(
+        ev: &'a E,
+        program: &'a Program,
+        source: Option<(&'a Llama, &'a PublicCache)>,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, Error> {
+        if let Some((model, public)) = source {
+            check("the number of layers", model.layers.len(), program.layers.len(), program.layers.len())?;
+            let tokens = program.layout.shape.public_tokens;
+            check("the number of cached public tokens", public.len(), tokens, tokens)?;
+        }
+        let chain = ev.chain();
+        check("the number of slots", chain.slot_count(), program.layout.slot_count, program.layout.slot_count)?;
+        check("the top level", chain.top_level, program.chain.top_level, program.chain.top_level)?;
+        check("the bootstrapping level", chain.boot_level, program.chain.boot_level, program.chain.boot_level)?;
+        Ok(Self {
+            ev,
+            program,
+            model: source.map(|s| s.0),
+            public: source.map(|s| s.1),
+            guard: Guard::default(),
+            steps: Steps::new(progress, program.layers.len()),
+        })
+    }
+}
+
+impl Program {
+    /// Fits all polynomials and lays out all tensors.
+    ///
+    /// # Errors
+    /// A calibration of another model, unusable ranges, shapes that do not fit, circuits deeper than the chain.
+    pub fn new(config: &LlamaConfig, calibration: &Calibration, shape: Shape, chain: Chain) -> Result<Self, Error> {
+        config.validate()?;
+        let layers = config.num_hidden_layers;
+        for (what, have, need) in [
+            ("layers", calibration.layers.len(), layers),
+            ("residual bounds", calibration.residual_bound.len(), 2 * layers + 1),
+        ] {
+            if have != need {
+                return Err(Error::Calibration { what, have, need });
+            }
+        }
+        let layout = Layout::new(config, shape, chain.slot_count())?;
+        let plans = (0..layers)
+            .map(|layer| LayerPlan::new(config, calibration, &layout, chain, layer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let head = HeadPlan::new(config, calibration)?;
+        Ok(Self { config: config.clone(), chain, layout, layers: plans, head })
+    }
+
+    /// The layouts.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Level at which the client encrypts its input.
+    pub fn input_level(&self) -> usize {
+        self.layers[0].attention_start + 1
+    }
+
+    /// The slots of a packed prompt: ciphertexts, and the period with which they repeat.
+    pub fn prompt_axis(&self) -> Axis {
+        self.layout.block_axis(self.layout.hidden)
+    }
+
+    /// The slots of a packed token: one ciphertext, and the period with which it repeats.
+    pub fn token_axis(&self) -> Axis {
+        self.layout.dense_axis(self.layout.hidden)
+    }
+
+    /// Ciphertexts of a packed prompt.
+    pub fn input_count(&self) -> usize {
+        self.prompt_axis().count
+    }
+
+    /// Slots after which a packed prompt repeats.
+    pub fn input_period(&self) -> usize {
+        self.prompt_axis().period()
+    }
+
+    /// Ciphertexts of logits that a step returns.
+    pub fn logit_count(&self) -> usize {
+        self.logit_axis().count
+    }
+
+    /// Packs the embedded private tokens, `[private_tokens, D]`, for [`Program::prefill`].
+    ///
+    /// # Errors
+    /// `Shape` for any other shape.
+    pub fn pack_prompt(&self, embeddings: &[Vec<f32>]) -> Result<Vec<Slots>, Error> {
+        self.layout.pack_block(embeddings, 1.0 / self.layers[0].residual[0])
+    }
+
+    /// Packs one embedded token, `[D]`, for [`Program::decode`].
+    ///
+    /// # Errors
+    /// `Shape` for any other shape.
+    pub fn pack_token(&self, embedding: &[f32]) -> Result<Vec<Slots>, Error> {
+        Ok(vec![self.layout.pack_dense(embedding, 1.0 / self.layers[0].residual[0])?])
+    }
+
+    /// Runs the private tokens of the prompt and returns the logits of the last one.
+    ///
+    /// `input` is what [`Program::pack_prompt`] packed, encrypted at [`Program::input_level`].
+    ///
+    /// # Errors
+    /// Inputs of the wrong number or level, another model, a cancelled run, missing keys.
+    pub fn prefill<E: Evaluator>(
+        &self,
+        ev: &E,
+        model: &Llama,
+        public: &PublicCache,
+        input: Vec<E::Value>,
+        progress: &dyn Progress,
+    ) -> Result<(StepOutput<E>, ServerState<E>), Error> {
+        prefill::prefill(Pass::new(ev, self, Some((model, public)), progress)?, input)
+    }
+
+    /// Runs one generated token, whose embedding [`Program::pack_token`] packed, and returns the next logits.
+    ///
+    /// # Errors
+    /// As [`Program::prefill`], and `SequenceFull` after the planned number of tokens.
+    pub fn decode<E: Evaluator>(
+        &self,
+        ev: &E,
+        model: &Llama,
+        public: &PublicCache,
+        state: &mut ServerState<E>,
+        input: Vec<E::Value>,
+        progress: &dyn Progress,
+    ) -> Result<StepOutput<E>, Error> {
+        decode::decode(Pass::new(ev, self, Some((model, public)), progress)?, state, input)
+    }
+
+    /// Logits `[V]` from the decrypted slots of a step, after checking that nothing left its calibrated range.
+    ///
+    /// # Errors
+    /// `OutOfCalibratedRange` when the guard, a logit or a slot that must be zero says so; `Shape` for missing slots.
+    pub fn read_logits(&self, logit_slots: &[Vec<f64>], guard: &[f64]) -> Result<Vec<f32>, Error> {
+        let axis = self.logit_axis();
+        check("the number of logit ciphertexts", logit_slots.len(), axis.count, axis.count)?;
+        check("the number of guard slots", guard.len(), 1, self.layout.slot_count)?;
+        within("guard", largest(guard), 1.0 + GUARD_TOLERANCE)?;
+        let mut logits = Vec::with_capacity(self.layout.vocab);
+        for (count, slots) in logit_slots.iter().enumerate() {
+            check("the number of logit slots", slots.len(), axis.len, self.layout.slot_count)?;
+            within("logits relative to their bound", largest(slots), 1.0 + GUARD_TOLERANCE)?;
+            let live = (self.layout.vocab - count * axis.len).min(axis.len);
+            for period in slots.chunks(axis.len) {
+                within("slots that hold no logit", largest(&period[live.min(period.len())..]), ZERO_TOLERANCE)?;
+            }
+            logits.extend(slots[..live].iter().map(|&x| (x * self.head.logit_bound) as f32));
+        }
+        Ok(logits)
+    }
+
+    /// Vocabulary entries over the slots.
+    pub(crate) fn logit_axis(&self) -> Axis {
+        let len = self.layout.vocab.next_power_of_two().min(self.layout.slot_count);
+        Axis { stride: 1, count: self.layout.vocab.div_ceil(len), len }
+    }
+}
+
+/// The largest magnitude; anything that is not a number counts as infinite.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m: f64, v| if v.is_nan() { f64::INFINITY } else { m.max(v.abs()) })
+}
+
+fn within(what: &'static str, have: f64, need: f64) -> Result<(), Error> {
+    if have <= need { Ok(()) } else { Err(Error::OutOfCalibratedRange { what, have, need }) }
+}

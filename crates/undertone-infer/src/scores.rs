@@ -1,0 +1,181 @@
+//! Attention scores against public keys (plaintext) and private keys (encrypted), as the input u of the exponential.
+//!
+//! u = 1 + (score − shift) / (2^rounds half_span) lies in [−1, 1] for every key that the query sees and is exactly −1
+//! for every other slot, so that its exponential vanishes.
+//!
+//! Inside a block private scores are in relative form: S[t, r] = q[t]·k[t − r], R values of r at once in the lanes of
+//! the lane frame. For one token, slot t of a block meets the key cached at t. Scores are laid out as
+//! [`Layout::score_at`] says inside a block, and as t + T·(h + H_p·block) for one token.
+
+use crate::Error;
+use crate::lanes::{for_each_group, score_slots, spread, stagger};
+use crate::layer::SoftmaxPlan;
+use crate::matmul::{AxisProduct, masked_sum};
+use crate::packing::{Axis, Key, Layout};
+use crate::program::Pass;
+use undertone_he::{Evaluator, Slots};
+
+impl<E: Evaluator> Pass<'_, E> {
+    /// u for all queries of the block.
+    ///
+    /// # Levels
+    /// Two below `queries` and `keys`, three with several lanes.
+    pub(crate) fn block_scores(
+        &self,
+        layer: usize,
+        queries: &[E::Value],
+        keys: &[E::Value],
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        let plan = &self.program.layers[layer].softmax;
+        let queries = spread(ev, layout, queries)?;
+        let mut scores: Vec<Option<E::Value>> = vec![None; layout.score_count()];
+        for (count, public) in self.public_block_scores(layer, plan, &queries)?.into_iter().enumerate() {
+            scores[count] = Some(public);
+        }
+        self.private_block_scores(plan, &queries, keys, &mut scores)?;
+        let mut u = Vec::with_capacity(scores.len());
+        for (count, score) in scores.into_iter().enumerate() {
+            let score = score.ok_or(undertone_he::Error::Arity { op: "block_scores", have: 0, need: 1 })?;
+            let offsets = score_slots(layout, |slot| {
+                let at = layout.score_at(count, slot);
+                if at.key == Key::None { -1.0 } else { plan.offsets[at.head] }
+            });
+            u.push(ev.add_slots(&score, &offsets)?);
+        }
+        Ok(u)
+    }
+
+    fn public_block_scores(
+        &self,
+        layer: usize,
+        plan: &SoftmaxPlan,
+        queries: &[E::Value],
+    ) -> Result<Vec<E::Value>, Error> {
+        let layout = &self.program.layout;
+        let entry = |low: usize, (count, p): (usize, usize), (i, b): (usize, usize)| {
+            let at = layout.score_at(count, low + layout.lane_stride() * p);
+            match (at.key, self.public) {
+                (Key::Public(position), Some(cache)) => {
+                    plan.query_scale * cache.key(layer, position, at.head, i * layout.head_len + b)
+                }
+                _ => 0.0,
+            }
+        };
+        let input = layout.lane_coordinate_axis();
+        Ok(AxisProduct::new(layout.slot_count, input, public_score_axis(layout), &entry).apply(self.ev, queries)?)
+    }
+
+    fn private_block_scores(
+        &self,
+        plan: &SoftmaxPlan,
+        queries: &[E::Value],
+        keys: &[E::Value],
+        scores: &mut [Option<E::Value>],
+    ) -> Result<(), Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        let staggered = stagger(ev, layout, keys)?;
+        let positions = layout.lane_positions();
+        let mut waiting: Vec<E::Value> = Vec::new();
+        let mut first = layout.public_groups();
+        for_each_group(ev, layout, &staggered, |group, keys| {
+            let pairs: Vec<_> = queries.iter().zip(&keys).collect();
+            let products = ev.multiply_sum(&pairs)?;
+            // Cyclic, so every coordinate of a lane receives the whole inner product.
+            waiting.push(ev.rotate_sum(&products, layout.lane_stride() as i32, layout.head_len)?);
+            let next = layout.public_groups() + group + 1;
+            if next % positions != 0 && group + 1 != layout.private_groups() {
+                return Ok(());
+            }
+            let count = (next - 1) / positions;
+            let packed = masked_sum(ev, &waiting, &|i| {
+                private_mask(layout, count, (first + i) % positions, plan.product_scale)
+            })?;
+            waiting.clear();
+            first = next;
+            scores[count] = Some(match scores[count].take() {
+                Some(public) => ev.add(&public, &packed)?,
+                None => packed,
+            });
+            Ok(())
+        })
+    }
+
+    /// u for one query against all cached keys: the ciphertexts of public scores, then one per cached block.
+    ///
+    /// `query` is in the block frame, the same in every row; `cached` private tokens are in `keys`.
+    ///
+    /// # Levels
+    /// One below `query` and `keys`.
+    pub(crate) fn token_scores(
+        &self,
+        layer: usize,
+        query: &[E::Value],
+        keys: &[Vec<E::Value>],
+        cached: usize,
+    ) -> Result<TokenScores<E>, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        let plan = &self.program.layers[layer].softmax;
+        let output = layout.public_block_axis();
+        let tokens = layout.shape.public_tokens;
+        let place = |low: usize, count: usize, p: usize| {
+            let position = low % layout.block + layout.block * (count * output.len + p);
+            let head = low / layout.block;
+            (position < tokens && head < layout.heads).then_some((position, head))
+        };
+        // Cached keys are divided by their bound and public ones are not, which `product_scale` in the query undoes.
+        let key_bound = self.program.layers[layer].key_bound;
+        let entry = |low: usize, (count, p): (usize, usize), (i, b): (usize, usize)| {
+            match (place(low, count, p), self.public) {
+                (Some((position, head)), Some(cache)) => {
+                    cache.key(layer, position, head, i * layout.head_len + b) / key_bound
+                }
+                _ => 0.0,
+            }
+        };
+        let product = AxisProduct::new(layout.slot_count, layout.coordinate_axis(), output, &entry);
+        let offset = |live: bool, head: usize| if live { plan.offsets[head] } else { -1.0 };
+        let mut public = Vec::with_capacity(output.count);
+        for (count, score) in product.apply(ev, query)?.into_iter().enumerate() {
+            let values = (0..output.period()).map(|slot| {
+                let found = place(slot % output.stride, count, slot / output.stride);
+                offset(found.is_some(), found.map_or(0, |(_, head)| head))
+            });
+            public.push(ev.add_slots(&score, &Slots::new(values.collect(), layout.slot_count)?)?);
+        }
+        let mut private = Vec::with_capacity(keys.len());
+        for (block, keys) in keys.iter().enumerate() {
+            let pairs: Vec<_> = query.iter().zip(keys).collect();
+            let products = ev.multiply_sum(&pairs)?;
+            let score = ev.rotate_sum(&products, output.stride as i32, layout.head_len)?;
+            let values = (0..output.stride).map(|slot| {
+                let (row, head) = (slot % layout.block, slot / layout.block);
+                offset(head < layout.heads && block * layout.block + row < cached, head)
+            });
+            private.push(ev.add_slots(&score, &Slots::new(values.collect(), layout.slot_count)?)?);
+        }
+        Ok(TokenScores { public, private })
+    }
+}
+
+/// What one query has per key: scores, then weights.
+pub(crate) struct TokenScores<E: Evaluator> {
+    /// Per ciphertext of public positions.
+    pub public: Vec<E::Value>,
+    /// Per cached block.
+    pub private: Vec<E::Value>,
+}
+
+/// The position axis of the score ciphertexts that hold public positions, in the lane frame.
+pub(crate) fn public_score_axis(layout: &Layout) -> Axis {
+    let len = layout.lane_positions();
+    Axis { stride: layout.lane_stride(), count: layout.public_groups().div_ceil(len), len }
+}
+
+/// `factor` at the visible private keys in position `at` of score ciphertext `count`, zero elsewhere.
+pub(crate) fn private_mask(layout: &Layout, count: usize, at: usize, factor: f64) -> Slots {
+    score_slots(layout, |slot| {
+        let visible = matches!(layout.score_at(count, slot).key, Key::Private { .. });
+        if visible && slot / layout.lane_stride() == at { factor } else { 0.0 }
+    })
+}

@@ -1,0 +1,102 @@
+//! The weighted sum of values: public ones as a plaintext product, private ones from the encrypted cache.
+//!
+//! Weights are the squared, not yet normalised ones of the softmax; the inverse of their sum multiplies the result,
+//! which is much smaller than they are.
+
+use crate::Error;
+use crate::lanes::{for_each_group, stagger};
+use crate::matmul::AxisProduct;
+use crate::packing::Key;
+use crate::program::Pass;
+use crate::scores::{private_mask, public_score_axis};
+use crate::softmax::add_all;
+use undertone_he::Evaluator;
+
+/// Products that are kept before they are added up with one relinearization.
+const PRODUCTS: usize = 8;
+
+impl<E: Evaluator> Pass<'_, E> {
+    /// Σ weight · value / value bound for all queries of the block, in the lane frame: the sum over lanes is left to
+    /// the output projection.
+    ///
+    /// # Levels
+    /// Two below `weights`; `values` must be at their level or above, one lower with a single lane.
+    pub(crate) fn block_values(
+        &self,
+        layer: usize,
+        weights: &[E::Value],
+        values: &[E::Value],
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        let bound = self.program.layers[layer].value_bound;
+        let input = public_score_axis(layout);
+        let entry = |low: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
+            let at = layout.score_at(i, low + layout.lane_stride() * b);
+            match (at.key, self.public) {
+                (Key::Public(position), Some(cache)) => {
+                    cache.value(layer, position, at.head, o * layout.head_len + p) / bound
+                }
+                _ => 0.0,
+            }
+        };
+        let product = AxisProduct::new(layout.slot_count, input, layout.lane_coordinate_axis(), &entry);
+        let public = product.apply(ev, &weights[..input.count])?;
+
+        let staggered = stagger(ev, layout, values)?;
+        let positions = layout.lane_positions();
+        let mut sums = public;
+        let mut waiting: Vec<(E::Value, Vec<E::Value>)> = Vec::new();
+        for_each_group(ev, layout, &staggered, |group, values| {
+            let at = layout.public_groups() + group;
+            let (count, position) = (at / positions, at % positions);
+            let masked = ev.mul_slots(&weights[count], &private_mask(layout, count, position, 1.0))?;
+            let weight = ev.rotate_sum(&masked, layout.lane_stride() as i32, positions)?;
+            waiting.push((weight, values));
+            if waiting.len() == PRODUCTS || group + 1 == layout.private_groups() {
+                for (o, sum) in sums.iter_mut().enumerate() {
+                    let pairs: Vec<_> = waiting.iter().map(|(weight, values)| (weight, &values[o])).collect();
+                    *sum = ev.add(sum, &ev.multiply_sum(&pairs)?)?;
+                }
+                waiting.clear();
+            }
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+
+    /// Σ weight · value / value bound for one query, in the block frame, still per row: the sum over rows is left to
+    /// the output projection.
+    ///
+    /// # Levels
+    /// One below `public`, `private` and `values`.
+    pub(crate) fn token_values(
+        &self,
+        layer: usize,
+        public: &[E::Value],
+        private: &[E::Value],
+        values: &[Vec<E::Value>],
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        let bound = self.program.layers[layer].value_bound;
+        let input = layout.public_block_axis();
+        let entry = |low: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
+            let position = low % layout.block + layout.block * (i * input.len + b);
+            let head = low / layout.block;
+            let live = position < layout.shape.public_tokens && head < layout.heads;
+            match self.public.filter(|_| live) {
+                Some(cache) => cache.value(layer, position, head, o * layout.head_len + p) / bound,
+                None => 0.0,
+            }
+        };
+        let product = AxisProduct::new(layout.slot_count, input, layout.coordinate_axis(), &entry);
+        let sums = product.apply(ev, public)?;
+        sums.into_iter()
+            .enumerate()
+            .map(|(o, sum)| {
+                let pairs: Vec<_> = private.iter().zip(values).map(|(w, block)| (w, &block[o])).collect();
+                let private = ev.multiply_sum(&pairs)?;
+                add_all(ev, &[sum, private])
+            })
+            .collect()
+    }
+}
