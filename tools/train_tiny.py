@@ -191,7 +191,11 @@ def train(args, polish):
             language = F.cross_entropy(logits[:, rows.shape[1]:].flatten(0, 1), note.gather(1, extra + 1).flatten())
             logits = logits[:, :rows.shape[1]]
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-        total = loss + args.language * language + (args.penalty * watch.penalty if watch else 0.0) + (0.0 if polish else args.guide * guide.loss)
+        total = loss + args.language * language
+        if watch:
+            total = total + args.penalty * watch.penalty
+        if not polish:
+            total = total + args.guide * guide.loss
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
