@@ -19,6 +19,7 @@ mod evaluator;
 mod keys;
 mod parameters;
 mod slots;
+mod wire;
 
 pub use bootstrap::bootstrap_model;
 pub use chain::Chain;

@@ -53,9 +53,7 @@ fn seal_with(payload: &[u8], passphrase: &[u8], costs: Costs) -> Result<Vec<u8>,
     out[16..20].copy_from_slice(&costs.lanes.to_le_bytes());
     getrandom::fill(&mut out[SALT_AT..]).map_err(|_| Error::Key)?;
     let cipher = cipher(passphrase, &out, costs)?;
-    let sealed = cipher
-        .encrypt(&nonce(&out), Payload { msg: payload, aad: &out })
-        .map_err(|_| Error::Key)?;
+    let sealed = cipher.encrypt(&nonce(&out), Payload { msg: payload, aad: &out }).map_err(|_| Error::Key)?;
     out.extend_from_slice(&sealed);
     Ok(out)
 }
@@ -70,9 +68,8 @@ pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Erro
     }
     let (header, body) = sealed.split_at(HEADER_LEN);
     let costs = Costs { memory_kib: number(header, 8), passes: number(header, 12), lanes: number(header, 16) };
-    let within = costs.memory_kib <= MAX_COSTS.memory_kib
-        && costs.passes <= MAX_COSTS.passes
-        && costs.lanes <= MAX_COSTS.lanes;
+    let within =
+        costs.memory_kib <= MAX_COSTS.memory_kib && costs.passes <= MAX_COSTS.passes && costs.lanes <= MAX_COSTS.lanes;
     if !within {
         return Err(Error::Key);
     }

@@ -51,3 +51,12 @@ fn bootstraps_pairs_and_single_values_at_every_kind_of_period() {
         assert_eq!(ev.counts(), model(period, true).counts, "period {period}");
     }
 }
+
+#[test]
+fn the_conformance_suite_holds_under_encryption() {
+    let client = Client::new(Parameters::insecure_test(LOG_N));
+    let n = client.parameters.chain().slot_count();
+    let periods: Vec<_> = undertone_he::conformance::bootstrap_periods(n).into_iter().map(|p| (p, true)).collect();
+    let ev = client.evaluator(&key_set(&client.parameters, &periods, &undertone_he::conformance::rotations(n)));
+    undertone_he::conformance::run(&ev, |s, level| client.encrypt(s, level), |v| client.decrypt(v), 1e-4).unwrap();
+}

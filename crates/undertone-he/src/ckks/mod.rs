@@ -9,6 +9,7 @@ mod linear;
 
 use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
 use crate::circuits::LinearTransform;
+use crate::cost::MAX_INTEGER;
 use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, Parameters, Slots};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +86,9 @@ impl Evaluator for CkksEvaluator {
     }
 
     fn mul_integer(&self, a: &Ciphertext, b: i64) -> Result<Ciphertext, Error> {
+        if b.unsigned_abs() > MAX_INTEGER {
+            return Err(Error::Range { op: "mul_integer", have: b as f64, need: MAX_INTEGER as f64 });
+        }
         Ok(self.scaled(a, i128::from(b), a.scale))
     }
 

@@ -70,6 +70,12 @@ impl Parameters {
         Self::build(literal, false).expect("the test literal differs from the shipped one in the degree only")
     }
 
+    /// A set for tests of formats, which need no security.
+    #[cfg(test)]
+    pub(crate) fn build_unchecked(literal: ParametersLiteral) -> Self {
+        Self::build(literal, false).expect("the test's literal has primes")
+    }
+
     fn build(literal: ParametersLiteral, secure: bool) -> Result<Self, Error> {
         let (q, scales) = literal.primes_and_scales()?;
         let p = ntt_primes_near(literal.log_n, literal.special_target(), literal.special_count, &q)

@@ -1,0 +1,80 @@
+//! Bytes of ciphertexts.
+
+use super::header::{self, HEADER_BYTES, Kind};
+use super::pack::{poly_bytes, read_poly, write_poly};
+use crate::{Ciphertext, Error, Parameters, SeededCiphertext};
+use undertone_ring::Seed;
+
+const SEED_BYTES: usize = 32;
+
+impl Ciphertext {
+    /// Exact length of a ciphertext at `level`.
+    pub fn byte_len(parameters: &Parameters, level: usize) -> usize {
+        HEADER_BYTES + 2 * poly_bytes(parameters.ring(), parameters.basis(level))
+    }
+
+    /// The canonical encoding. The scale does not travel: a value that leaves a circuit is at its level's canonical one.
+    pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::byte_len(parameters, self.level()));
+        header::write(parameters, Kind::Ciphertext, self.level(), &mut out);
+        write_poly(parameters.ring(), &self.c0, &mut out);
+        write_poly(parameters.ring(), &self.c1, &mut out);
+        out
+    }
+
+    /// Decodes and validates.
+    ///
+    /// # Errors
+    /// `Decode` naming the first thing wrong.
+    pub fn from_bytes(parameters: &Parameters, bytes: &[u8]) -> Result<Self, Error> {
+        const WHAT: &str = "ciphertext";
+        let (kind, level, body) = header::read(parameters, bytes, WHAT)?;
+        if kind != Kind::Ciphertext {
+            return Err(Error::Decode { what: WHAT, cause: "it is another kind of object" });
+        }
+        if bytes.len() != Self::byte_len(parameters, level) {
+            return Err(Error::Decode { what: WHAT, cause: "its length does not fit its level" });
+        }
+        let basis = parameters.basis(level);
+        let (first, second) = body.split_at(poly_bytes(parameters.ring(), basis));
+        let c0 = read_poly(parameters.ring(), basis, first, WHAT)?;
+        let c1 = read_poly(parameters.ring(), basis, second, WHAT)?;
+        Ok(Self { c0, c1, scale: parameters.scale(level) })
+    }
+}
+
+impl SeededCiphertext {
+    /// Exact length of a seeded ciphertext at `level`.
+    pub fn byte_len(parameters: &Parameters, level: usize) -> usize {
+        HEADER_BYTES + SEED_BYTES + poly_bytes(parameters.ring(), parameters.basis(level))
+    }
+
+    /// The canonical encoding.
+    pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::byte_len(parameters, self.level()));
+        header::write(parameters, Kind::SeededCiphertext, self.level(), &mut out);
+        out.extend_from_slice(&self.seed.0);
+        write_poly(parameters.ring(), &self.c0, &mut out);
+        out
+    }
+
+    /// Decodes and validates.
+    ///
+    /// # Errors
+    /// `Decode` naming the first thing wrong.
+    pub fn from_bytes(parameters: &Parameters, bytes: &[u8]) -> Result<Self, Error> {
+        const WHAT: &str = "seeded ciphertext";
+        let (kind, level, body) = header::read(parameters, bytes, WHAT)?;
+        if kind != Kind::SeededCiphertext {
+            return Err(Error::Decode { what: WHAT, cause: "it is another kind of object" });
+        }
+        if bytes.len() != Self::byte_len(parameters, level) {
+            return Err(Error::Decode { what: WHAT, cause: "its length does not fit its level" });
+        }
+        let (seed, packed) = body.split_at(SEED_BYTES);
+        let c0 = read_poly(parameters.ring(), parameters.basis(level), packed, WHAT)?;
+        let mut bytes = [0; SEED_BYTES];
+        bytes.copy_from_slice(seed);
+        Ok(Self { c0, seed: Seed(bytes) })
+    }
+}
