@@ -93,8 +93,9 @@ impl CkksEvaluator {
         if level == a.level() && factor == 1.0 {
             return Ok(a.clone());
         }
-        if level >= a.level() {
-            return Err(Error::LevelTooLow { op: "drop_level", have: a.level(), need: level + 1 });
+        let need = if factor == 1.0 { level } else { level + 1 };
+        if a.level() < need {
+            return Err(Error::LevelTooLow { op: "drop_level", have: a.level(), need });
         }
         let cut = self.truncated(a, level + 1);
         let target = self.scale_before_rescale(level + 1);
@@ -167,11 +168,15 @@ impl CkksEvaluator {
         self.rescaled(out)
     }
 
-    pub(super) fn sum_of_products(&self, pairs: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, Error> {
+    pub(super) fn sum_of_products(
+        &self,
+        op: &'static str,
+        pairs: &[(&Ciphertext, &Ciphertext)],
+    ) -> Result<Ciphertext, Error> {
         let Some(level) = pairs.iter().map(|(a, b)| a.level().min(b.level())).min() else {
-            return Err(Error::Arity { op: "multiply_sum", have: 0, need: 1 });
+            return Err(Error::Arity { op, have: 0, need: 1 });
         };
-        require_depth("mul", level)?;
+        require_depth(op, level)?;
         let ring = self.parameters.ring();
         let basis = self.parameters.basis(level);
         let (mut d0, mut d1, mut d2) = (ring.zero(basis), ring.zero(basis), ring.zero(basis));
@@ -180,7 +185,7 @@ impl CkksEvaluator {
             let (a, b) = (self.dropped(a, level, 1.0)?, self.dropped(b, level, 1.0)?);
             if scale != 0.0 && (a.scale * b.scale / scale - 1.0).abs() > SCALE_TOLERANCE {
                 let (have_log2, need_log2) = ((a.scale * b.scale).log2(), f64::log2(scale));
-                return Err(Error::ScaleMismatch { op: "multiply_sum", have_log2, need_log2 });
+                return Err(Error::ScaleMismatch { op, have_log2, need_log2 });
             }
             scale = a.scale * b.scale;
             ring.mul_add_assign(&mut d0, &a.c0, &b.c0);

@@ -93,11 +93,11 @@ impl Evaluator for CkksEvaluator {
     }
 
     fn mul(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {
-        self.multiply_sum(&[(a, b)])
+        self.sum_of_products("mul", &[(a, b)])
     }
 
     fn multiply_sum(&self, pairs: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, Error> {
-        self.sum_of_products(pairs)
+        self.sum_of_products("multiply_sum", pairs)
     }
 
     fn mul_slots(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {
