@@ -1,6 +1,6 @@
 //! The calibration of a model: the declared range of every nonlinear input and the degree of every polynomial.
 //!
-//! It is made by [`calibrate`](crate::calibrate()), stored as JSON beside the model, bound to it by a fingerprint, and
+//! It is made by [`calibrate`](crate::calibrate::calibrate), stored as JSON beside the model, bound to it by a fingerprint, and
 //! read by everything that builds a circuit. Ranges are a contract: polynomials explode outside, and the client is
 //! told. Files are untrusted input: their size is capped and every number is checked before use.
 

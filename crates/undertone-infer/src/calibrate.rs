@@ -1,0 +1,283 @@
+//! Calibration: runs text through the clear model and declares the range of every nonlinear input.
+//!
+//! Three passes over the prompts: extremes of all activations; the sums inside the softmax for every number of rounds;
+//! a scan that repeats the softmax with the chosen polynomials and counts what leaves its range. A part of the prompts
+//! is held out from the first two. Prompts that escape are added to the fit and everything is chosen again, until a
+//! scan finds nothing.
+//!
+//! Only rows that are encrypted count: private and generated tokens. Rows that fill a block repeat the last private
+//! token at its position, so they add nothing. Public rows never enter; that keeps the first tokens of a sequence,
+//! whose activations are the largest of all, out of the ranges.
+
+mod choose;
+mod extremes;
+mod scan;
+mod sums;
+mod windows;
+
+use crate::Error;
+use crate::calibration::{Calibration, VERSION, hex};
+use choose::Chooser;
+use extremes::Extremes;
+use rayon::prelude::*;
+pub use scan::Escape;
+use scan::Scan;
+use sums::Sums;
+use undertone_model::reference::{self, Block, ForwardOptions, KvCache, LogitRows, Observer, Site, SiteShape};
+use undertone_model::{Accumulation, Llama};
+pub use windows::{WindowOptions, windows};
+
+/// Most tokens of a private part.
+pub const MAX_PRIVATE: usize = 128;
+/// Scans before giving up on finding none that escapes.
+const MAX_SCANS: usize = 8;
+/// Factor on the margin when the fitted prompts themselves escape.
+const WIDENING: f64 = 1.1;
+/// Prompts between two progress events.
+const CHUNK: usize = 8;
+/// Separates this hash from all others.
+const CORPUS_CONTEXT: &str = "undertone calibration corpus, version 1";
+
+/// One calibration prompt.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Tokens that the server reads; the first one starts the sequence.
+    pub public: Vec<u32>,
+    /// Encrypted tokens, 1 to [`MAX_PRIVATE`].
+    pub private: Vec<u32>,
+    /// Tokens that follow, as if generated; may be empty.
+    pub answer: Vec<u32>,
+}
+
+/// Calibration text may be as private as prompts are, so only lengths are shown.
+impl std::fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lengths = [self.public.len(), self.private.len(), self.answer.len()];
+        write!(f, "Prompt{lengths:?}")
+    }
+}
+
+/// How to calibrate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CalibrationOptions {
+    /// Factor by which bounds exceed what was seen; intervals widen in proportion. 1.2 to 1.3 serves.
+    pub margin: f64,
+    /// Part of the prompts that is only scanned, between 0 and 1.
+    pub held_out_fraction: f64,
+    /// Precision of every polynomial in bits. 12 to 13 serves small models.
+    pub target_bits: f64,
+    /// Slots of a ciphertext, which says how many masked columns a softmax sums over.
+    pub slot_count: usize,
+}
+
+impl Default for CalibrationOptions {
+    fn default() -> Self {
+        Self { margin: 1.25, held_out_fraction: 0.25, target_bits: 12.5, slot_count: 1 << 15 }
+    }
+}
+
+/// What a calibration reports while it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CalibrationEvent {
+    /// Prompts done in one pass.
+    Prompts {
+        /// `ranges`, `sums` or `scan`.
+        pass: &'static str,
+        /// Prompts done.
+        done: usize,
+        /// Prompts of the pass.
+        total: usize,
+    },
+    /// A scan is complete.
+    Scanned {
+        /// Everything that left its range.
+        escapes: Vec<Escape>,
+        /// How many of those came from held-out prompts.
+        held_out: usize,
+        /// −log2 of the largest total variation between exact and approximated attention weights.
+        softmax_bits: f64,
+    },
+}
+
+/// Calibrates `model` on `prompts`.
+///
+/// # Errors
+/// `CalibrationText` for unusable prompts or options, `RangeTooWide` when no polynomial fits, and model errors.
+pub fn calibrate(
+    model: &Llama,
+    prompts: &[Prompt],
+    options: CalibrationOptions,
+    progress: &mut dyn FnMut(CalibrationEvent),
+) -> Result<Calibration, Error> {
+    check(prompts, &options)?;
+    let config = &model.config;
+    let mut fitted: Vec<bool> = (0..prompts.len()).map(|i| !is_held_out(i, options.held_out_fraction)).collect();
+    let mut chooser = Chooser::new(config, options, longest_public(prompts));
+    let mut run = Run { model, prompts, progress };
+    let mut extremes = run.pass("ranges", &fitted, || Extremes::new(config))?;
+    for scan_number in 1.. {
+        let spans = chooser.spans(&extremes);
+        let sums = run.pass("sums", &fitted, || Sums::new(&spans, chooser.padded_columns))?;
+        let mut calibration = Calibration {
+            version: VERSION,
+            model_fingerprint: hex(&model.fingerprint()),
+            corpus_hash: corpus_hash(prompts),
+            prompts: prompts.len(),
+            tokens: prompts.iter().map(|p| p.private.len() + p.answer.len()).sum(),
+            held_out_escapes: 0,
+            ..chooser.choose(&extremes, &spans, &sums)?
+        };
+        let scans = run.scan(&calibration, chooser.padded_columns)?;
+        let escaped: Vec<usize> = (0..prompts.len()).filter(|&i| scans[i].escape_count() > 0).collect();
+        let held_out = |i: usize| is_held_out(i, options.held_out_fraction);
+        calibration.held_out_escapes = escaped.iter().filter(|&&i| held_out(i)).map(|&i| scans[i].escape_count()).sum();
+        let all = scans.into_iter().reduce(Scan::merged).map(|scan| scan.report()).unwrap_or_default();
+        (run.progress)(CalibrationEvent::Scanned {
+            escapes: all.0,
+            held_out: calibration.held_out_escapes,
+            softmax_bits: -all.1.log2(),
+        });
+        if escaped.is_empty() || scan_number == MAX_SCANS {
+            return Ok(calibration);
+        }
+        let news: Vec<bool> = (0..prompts.len()).map(|i| !fitted[i] && escaped.contains(&i)).collect();
+        if news.contains(&true) {
+            extremes = extremes.merged(run.pass("ranges", &news, || Extremes::new(config))?);
+            fitted.iter_mut().zip(&news).for_each(|(fitted, new)| *fitted |= new);
+        } else {
+            chooser.widen(WIDENING);
+        }
+    }
+    // The loop returns by its last scan.
+    Err(Error::CalibrationText { what: "scans", have: MAX_SCANS, need: "one without escapes".into() })
+}
+
+/// A collector that a pass fills from several prompts.
+trait Collector: Observer + Send + Sized {
+    /// The union with what another prompt showed.
+    fn merged(self, other: Self) -> Self;
+}
+
+/// The prompts and where to report.
+struct Run<'a> {
+    model: &'a Llama,
+    prompts: &'a [Prompt],
+    progress: &'a mut dyn FnMut(CalibrationEvent),
+}
+
+impl Run<'_> {
+    /// One collector per selected prompt, in order.
+    fn each<C: Collector>(
+        &mut self,
+        pass: &'static str,
+        selected: &[bool],
+        make: impl Fn() -> C + Sync,
+    ) -> Result<Vec<C>, Error> {
+        let chosen: Vec<&Prompt> =
+            self.prompts.iter().zip(selected).filter(|(_, selected)| **selected).map(|(p, _)| p).collect();
+        let mut collectors = Vec::with_capacity(chosen.len());
+        for chunk in chosen.chunks(CHUNK) {
+            let model = self.model;
+            let done: Result<Vec<C>, Error> = chunk
+                .par_iter()
+                .map(|prompt| {
+                    let mut collector = make();
+                    observe(model, prompt, &mut collector)?;
+                    Ok(collector)
+                })
+                .collect();
+            collectors.extend(done?);
+            let (done, total) = (collectors.len(), chosen.len());
+            (self.progress)(CalibrationEvent::Prompts { pass, done, total });
+        }
+        Ok(collectors)
+    }
+
+    /// The union over all selected prompts.
+    fn pass<C: Collector>(
+        &mut self,
+        pass: &'static str,
+        selected: &[bool],
+        make: impl Fn() -> C + Sync,
+    ) -> Result<C, Error> {
+        let collectors = self.each(pass, selected, &make)?;
+        Ok(collectors.into_iter().reduce(C::merged).unwrap_or_else(make))
+    }
+
+    fn scan(&mut self, calibration: &Calibration, padded_columns: f64) -> Result<Vec<Scan>, Error> {
+        let all = vec![true; self.prompts.len()];
+        let blank = Scan::new(calibration, &self.model.config, padded_columns);
+        self.each("scan", &all, || blank.clone())
+    }
+}
+
+/// Runs one prompt and shows the encrypted rows to the observer.
+fn observe(model: &Llama, prompt: &Prompt, observer: &mut dyn Observer) -> Result<(), Error> {
+    let mut cache = KvCache::new(&model.config);
+    let (accumulation, layers) = (Accumulation::default(), model.layers.len());
+    let public = reference::embed(&model.embed, &prompt.public)?;
+    reference::forward_hidden(model, &mut cache, public, accumulation, &mut ())?;
+    let hidden = model.config.hidden_size;
+    for (tokens, logits) in [(&prompt.private, LogitRows::Last), (&prompt.answer, LogitRows::All)] {
+        if tokens.is_empty() {
+            continue;
+        }
+        let position = cache.len();
+        let stream = reference::embed(&model.embed, tokens)?;
+        let stream = reference::forward_hidden(model, &mut cache, stream, accumulation, observer)?;
+        // Every row leaves the last layer through a bootstrap; only some of them enter the head.
+        let shape = SiteShape { block: Block::Final, rows: tokens.len(), cols: hidden, position, head: 0 };
+        observer.record(layers, Site::Residual, &stream, shape);
+        let rows = if logits == LogitRows::Last { &stream[stream.len() - hidden..] } else { &stream[..] };
+        let first = position + tokens.len() - rows.len() / hidden;
+        reference::head(model, rows, first, ForwardOptions { logits, accumulation }, observer);
+    }
+    Ok(())
+}
+
+/// Whether prompt `index` is held out: evenly spread, about `fraction` of all.
+fn is_held_out(index: usize, fraction: f64) -> bool {
+    (fraction * (index + 1) as f64).floor() > (fraction * index as f64).floor()
+}
+
+fn longest_public(prompts: &[Prompt]) -> usize {
+    prompts.iter().map(|p| p.public.len()).max().unwrap_or(0)
+}
+
+fn check(prompts: &[Prompt], options: &CalibrationOptions) -> Result<(), Error> {
+    let refuse = |what, have, need: &str| Err(Error::CalibrationText { what, have, need: need.into() });
+    let fraction = options.held_out_fraction;
+    if !(0.0..1.0).contains(&fraction) || !(1.0..=4.0).contains(&options.margin) {
+        return refuse("per cent of margin or held-out part out of range", 1, "a margin of 1 to 4 and a part below 1");
+    }
+    if !(4.0..=40.0).contains(&options.target_bits) || !options.slot_count.is_power_of_two() {
+        return refuse("precision or slot count out of range", 1, "4 to 40 bits and a power of two");
+    }
+    let held_out = (0..prompts.len()).filter(|&i| is_held_out(i, fraction)).count();
+    if prompts.len() == held_out || (fraction > 0.0 && held_out == 0) {
+        return refuse("prompts", prompts.len(), "enough for a fitted and a held-out part");
+    }
+    for prompt in prompts {
+        if prompt.public.is_empty() {
+            return refuse("public tokens in one prompt", 0, "at least the token that starts the sequence");
+        }
+        if prompt.private.is_empty() || prompt.private.len() > MAX_PRIVATE {
+            return refuse("private tokens in one prompt", prompt.private.len(), "from 1 to 128");
+        }
+    }
+    Ok(())
+}
+
+fn corpus_hash(prompts: &[Prompt]) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key(CORPUS_CONTEXT);
+    for part in prompts.iter().flat_map(|p| [&p.public, &p.private, &p.answer]) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        part.iter().for_each(|token| {
+            hasher.update(&token.to_le_bytes());
+        });
+    }
+    hex(hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
