@@ -88,13 +88,20 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn mul_lazy(self, y: V, w: V, shoup: V) -> V {
+        _mm512_and_si512(self.mul_modulo(y, w, shoup), self.mask)
+    }
+
+    /// [`Lanes::mul_lazy`] plus a small multiple of 2^52: right in the 52 bits that a multiplication reads.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn mul_modulo(self, y: V, w: V, shoup: V) -> V {
         let zero = _mm512_setzero_si512();
         let quotient = _mm512_madd52hi_epu64(zero, y, shoup);
         let low = _mm512_madd52lo_epu64(zero, y, w);
-        _mm512_and_si512(_mm512_madd52lo_epu64(low, quotient, self.minus_q), self.mask)
+        _mm512_madd52lo_epu64(low, quotient, self.minus_q)
     }
 
-    /// x below 2^52 to [0, 2q).
+    /// x below 2^52 (higher bits are ignored) to [0, 2q).
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn reduce_lazy(self, x: V) -> V {

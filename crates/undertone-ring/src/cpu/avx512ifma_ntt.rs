@@ -1,9 +1,10 @@
 //! AVX-512 IFMA NTT: radix-16 passes in registers, blocked for the first-level cache, then four stages inside pairs
 //! of vectors.
 //!
-//! The butterflies are those of the scalar file. Forward values stay below 4q (inverse: 2q); when q < 2^46, forward
-//! skips the correction altogether, since 16 or 17 stages add at most 2q each (36q < 2^52), and inverse corrects
-//! once per pass (32q < 2^52).
+//! The butterflies are those of the scalar file. Forward values stay below 4q, inverse ones below 2q.
+//! Primes below 2^45 leave room to do less: forward adds 34q to every input once, after which at most 17 stages that
+//! add or subtract less than 2q each keep values in 0..69q < 2^52 without any correction; inverse corrects once per
+//! pass (32q < 2^52). Both then carry stray multiples of 2^52, which no multiplication sees and the end removes.
 //!
 //! The last four stages of a run of 16 values keep eight independent butterflies per vector pair. Their lane orders
 //! are chosen so that twiddles need no shuffles: one, two, four or eight factors in order, repeated across lanes.
@@ -16,8 +17,10 @@ use crate::NttTable;
 
 /// Runs of at most 2^12 values (32 KiB) are finished before the next run is touched.
 const LOG_RUN: u32 = 12;
+/// How many runs of 16 values ahead twiddles are fetched.
+const PREFETCH_PAIRS: usize = 32;
 /// Primes below this bound need no correction inside a pass.
-const SMALL: u64 = 1 << 46;
+const SMALL: u64 = 1 << 45;
 
 /// Twiddles with their Shoup quotients, and the constants of the prime.
 #[derive(Clone, Copy)]
@@ -51,6 +54,11 @@ macro_rules! inverse {
         let w = $w;
         $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small);)*
     };
+}
+
+/// Prepares the inputs of the first pass.
+macro_rules! offset {
+    ($c:ident, $v:ident, $small:expr; $($i:literal),*) => { $($v[$i] = $c.offset($v[$i], $small);)* };
 }
 
 /// Brings values below 2^52 to [0, 2q).
@@ -90,9 +98,14 @@ impl Context {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     fn forward(self, x: V, y: V, (w, shoup): (V, V), small: bool) -> (V, V) {
-        let x = if small { x } else { self.lanes.fold(x, self.lanes.two_q) };
-        let t = self.lanes.mul_lazy(y, w, shoup);
-        (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, self.lanes.two_q), t))
+        let m = self.lanes;
+        if small {
+            let t = m.mul_modulo(y, w, shoup);
+            return (_mm512_add_epi64(x, t), _mm512_sub_epi64(x, t));
+        }
+        let x = m.fold(x, m.two_q);
+        let t = m.mul_lazy(y, w, shoup);
+        (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, m.two_q), t))
     }
 
     /// Inputs below `bound`, a multiple of q; the first output is below twice that when `small`, else below 2q.
@@ -101,8 +114,21 @@ impl Context {
     fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool) -> (V, V) {
         let sum = _mm512_add_epi64(x, y);
         let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
-        let sum = if small { sum } else { self.lanes.fold(sum, bound) };
-        (sum, self.lanes.mul_lazy(difference, w, shoup))
+        if small {
+            return (sum, self.lanes.mul_modulo(difference, w, shoup));
+        }
+        (self.lanes.fold(sum, bound), self.lanes.mul_lazy(difference, w, shoup))
+    }
+
+    /// What small primes add to every input, so that no later difference is negative: 34q.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn offset(self, x: V, small: bool) -> V {
+        if !small {
+            return x;
+        }
+        let sixteen = _mm512_slli_epi64::<4>(self.lanes.two_q);
+        _mm512_add_epi64(x, _mm512_add_epi64(sixteen, self.lanes.two_q))
     }
 
     /// One twiddle for all lanes.
@@ -155,6 +181,18 @@ impl Context {
         unsafe { (load(self.twiddle.add(8 * pair)), load(self.shoup.add(8 * pair))) }
     }
 
+    /// Asks for the twiddles of a later pair: streams of twiddles are too many and too short for the hardware.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn prefetch(self, pair: usize) {
+        for p in [self.twiddle, self.shoup] {
+            for step in [8, 4] {
+                // A prefetch never faults, even past the end of the table.
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(step * (pair + PREFETCH_PAIRS)).cast());
+            }
+        }
+    }
+
     /// The last four forward stages of `count` runs of 16 values; ends fully reduced.
     ///
     /// # Safety
@@ -167,6 +205,7 @@ impl Context {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(16 * i);
+                self.prefetch(pair);
                 let (a, b) = self.forward(load(p), load(p.add(8)), self.one(pair), SMALL_Q);
                 let (a, b) = interleave(a, b);
                 let (a, b) = self.forward(a, b, self.two(pair), SMALL_Q);
@@ -201,6 +240,9 @@ impl Context {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(16 * i);
+                self.prefetch(pair);
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS).cast());
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS + 8).cast());
                 let (a, b) = deinterleave(load(p), load(p.add(8)));
                 let (a, b) = self.inverse(a, b, self.eight(pair), bound[0], SMALL_Q);
                 let (a, b) = deinterleave(a, b);
@@ -227,7 +269,7 @@ impl Context {
         }
     }
 
-    /// 1 forward stage on one block of 2^log_len values.
+    /// The first forward stage on a block of 2^log_len values.
     ///
     /// # Safety
     /// `data` holds 2^log_len values, log_len >= 4; the table covers the block's twiddles.
@@ -240,6 +282,7 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1);
+                offset!(self, v, SMALL_Q; 0, 1);
                 forward!(self, v, self.one(index), SMALL_Q; 0 1);
                 keep_rows!(p, stride, v; 0, 1);
             }
@@ -283,7 +326,7 @@ impl Context {
         }
     }
 
-    /// 2 forward stages on one block of 2^log_len values.
+    /// The first 2 forward stages on a block of 2^log_len values.
     ///
     /// # Safety
     /// `data` holds 2^log_len values, log_len >= 5; the table covers the block's twiddles.
@@ -296,6 +339,7 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
+                offset!(self, v, SMALL_Q; 0, 1, 2, 3);
                 forward!(self, v, self.one(index), SMALL_Q; 0 2, 1 3);
                 forward!(self, v, self.one(2 * index), SMALL_Q; 0 1);
                 forward!(self, v, self.one(2 * index + 1), SMALL_Q; 2 3);
@@ -343,7 +387,7 @@ impl Context {
         }
     }
 
-    /// 3 forward stages on one block of 2^log_len values.
+    /// The first 3 forward stages on a block of 2^log_len values.
     ///
     /// # Safety
     /// `data` holds 2^log_len values, log_len >= 6; the table covers the block's twiddles.
@@ -356,6 +400,7 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
+                offset!(self, v, SMALL_Q; 0, 1, 2, 3, 4, 5, 6, 7);
                 forward!(self, v, self.one(index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
                 forward!(self, v, self.one(2 * index), SMALL_Q; 0 2, 1 3);
                 forward!(self, v, self.one(2 * index + 1), SMALL_Q; 4 6, 5 7);
@@ -411,19 +456,22 @@ impl Context {
         }
     }
 
-    /// 4 forward stages on one block of 2^log_len values.
+    /// 4 forward stages on one block of 2^log_len values, the first of all when `FIRST`.
     ///
     /// # Safety
     /// `data` holds 2^log_len values, log_len >= 7; the table covers the block's twiddles.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn forward_16<const SMALL_Q: bool>(self, data: *mut u64, log_len: u32, index: usize) {
+    unsafe fn forward_16<const SMALL_Q: bool, const FIRST: bool>(self, data: *mut u64, log_len: u32, index: usize) {
         let stride = 1usize << (log_len - 4);
         for column in (0..stride).step_by(8) {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                if FIRST {
+                    offset!(self, v, SMALL_Q; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                }
                 forward!(self, v, self.one(index), SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                 forward!(self, v, self.one(2 * index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
                 forward!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12, 9 13, 10 14, 11 15);
@@ -504,7 +552,7 @@ impl Context {
         // SAFETY: every sub-block lies inside the block.
         unsafe {
             if log_len > LOG_RUN {
-                self.forward_16::<SMALL_Q>(data, log_len, index);
+                self.forward_16::<SMALL_Q, false>(data, log_len, index);
                 for b in 0..16 {
                     self.forward_run::<SMALL_Q>(data.add(b << (log_len - 4)), log_len - 4, 16 * index + b);
                 }
@@ -513,7 +561,7 @@ impl Context {
             let (mut log, mut blocks) = (log_len, 1);
             while log > 4 {
                 for b in 0..blocks {
-                    self.forward_16::<SMALL_Q>(data.add(b << log), log, blocks * index + b);
+                    self.forward_16::<SMALL_Q, false>(data.add(b << log), log, blocks * index + b);
                 }
                 (log, blocks) = (log - 4, 16 * blocks);
             }
@@ -578,7 +626,7 @@ unsafe fn forward_all<const SMALL_Q: bool>(context: Context, data: *mut u64, log
             1 => context.forward_2::<SMALL_Q>(data, log_n, 1),
             2 => context.forward_4::<SMALL_Q>(data, log_n, 1),
             3 => context.forward_8::<SMALL_Q>(data, log_n, 1),
-            _ => context.forward_16::<SMALL_Q>(data, log_n, 1),
+            _ => context.forward_16::<SMALL_Q, true>(data, log_n, 1),
         }
         let log_len = log_n - first;
         for b in 0..1 << first {
