@@ -181,6 +181,18 @@ pub enum Error {
         /// Its sentence, cleaned of control characters.
         sentence: String,
     },
+    /// The peer closed the connection between two frames.
+    #[error("the peer closed the connection; connect again")]
+    Closed,
+    /// The peer said nothing for too long.
+    #[error("the peer was silent for longer than the timeout; check the network and connect again")]
+    Silent,
+    /// The connection failed.
+    #[error("the connection failed ({kind}); check the address and the network and connect again")]
+    Connection {
+        /// What the operating system reports.
+        kind: std::io::ErrorKind,
+    },
     /// The computation was given up because nobody waits for it.
     #[error("the computation was cancelled; start it again")]
     Cancelled,
@@ -207,7 +219,7 @@ impl Error {
             Self::OutOfTurn { .. } => ErrorClass::OutOfTurn,
             Self::UnexpectedKey { .. } => ErrorClass::Key,
             Self::Compute { .. } => ErrorClass::Internal,
-            Self::Cancelled => ErrorClass::Cancelled,
+            Self::Cancelled | Self::Closed | Self::Silent | Self::Connection { .. } => ErrorClass::Cancelled,
             _ => ErrorClass::Malformed,
         }
     }

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod message;
 pub mod modes;
 pub mod session;
+mod stream;
 mod wire;
 
 pub use error::Error;
@@ -23,4 +24,5 @@ pub use frame::{Frame, FrameDecoder, FrameHeader, decode_frame, encode_frame};
 pub use ledger::Ledger;
 pub use message::{Message, MessageType, Mode, decode_message};
 pub use session::{Leak, Session, StepSession, Turn};
+pub use stream::MessageStream;
 pub use wire::Wire;

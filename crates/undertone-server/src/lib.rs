@@ -1,1 +1,22 @@
-//! undertone-server: not written yet.
+//! The server: a listening loop, one thread per connection, one computation at a time.
+//!
+//! Stands at steps 2, 6 and 7 of the pipe. It drives sessions of `undertone-protocol` over TCP on this machine and
+//! gives them a model through [`Host`]. Clients are untrusted: the number of sessions, their memory, every message and
+//! every wait are bounded, and a client that goes away frees its session within one stage of the computation.
+//! Absent on purpose: secret keys and anything that could hold one; TLS, therefore loopback addresses only.
+#![forbid(unsafe_code)]
+
+mod compute;
+mod connection;
+mod error;
+mod host;
+mod memory;
+mod options;
+mod server;
+mod sessions;
+mod watch;
+
+pub use error::Error;
+pub use host::{Host, Opening};
+pub use options::Options;
+pub use server::{Handle, Server};

@@ -1,0 +1,1 @@
+//! What both sides of mode clear compute beforehand.

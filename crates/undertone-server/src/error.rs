@@ -1,0 +1,41 @@
+//! The one error type of this crate.
+
+use std::net::SocketAddr;
+
+/// Why the server cannot start or stops.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address is reachable from other machines, and the connection would not be encrypted.
+    #[error(
+        "{address} is not a loopback address and this server has no TLS yet, so the public text, token counts and \
+         timing would be open to the network; listen on 127.0.0.1 and reach it through a tunnel such as ssh -L"
+    )]
+    NotLoopback {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The operating system refused the address.
+    #[error("cannot listen on {address}: {source}; choose another port, or 0 for any free one")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The listening socket failed.
+    #[error("the listening socket failed: {0}; start the server again")]
+    Accept(std::io::Error),
+    /// A number of threads that cannot be had.
+    #[error("a pool of {have} threads cannot be made; give --threads a number from 1 to the number of cores")]
+    Threads {
+        /// The number asked for.
+        have: usize,
+    },
+    /// The model was refused.
+    #[error(transparent)]
+    Model(#[from] undertone_model::Error),
+    /// The calibration was refused.
+    #[error(transparent)]
+    Calibration(#[from] undertone_infer::Error),
+}

@@ -1,0 +1,21 @@
+//! What a server offers: a model, and a session for every client that asks for it.
+
+use undertone_protocol::message::{Hello, Welcome};
+use undertone_protocol::{Error, Session};
+
+/// A session that may begin, and what it will hold.
+pub struct Opening {
+    /// The session, with its welcome queued.
+    pub session: Box<dyn Session>,
+    /// Memory in bytes that the session needs at most; reserved before the first key is accepted.
+    pub memory_bytes: u64,
+}
+
+/// The source of sessions.
+pub trait Host: Send + Sync {
+    /// A session for `hello`, which begins with `welcome`.
+    ///
+    /// # Errors
+    /// `Mismatch`, `ModeRefused`, `Cap`, or what planning the session reports.
+    fn open(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, Error>;
+}

@@ -1,0 +1,202 @@
+//! The listening loop, and one session from connection to end.
+
+use crate::compute::Compute;
+use crate::connection::TimedStream;
+use crate::memory::{Budget, Reservation};
+use crate::sessions::{Place, Sessions};
+use crate::watch::Watch;
+use crate::{Error, Host, Options};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
+use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Session, Turn};
+
+/// How long the end of a session may take at shutdown.
+const GRACE: Duration = Duration::from_millis(200);
+
+struct Shared {
+    options: Options,
+    host: Box<dyn Host>,
+    sessions: Arc<Sessions>,
+    budget: Arc<Budget>,
+    compute: Compute,
+    pool: rayon::ThreadPool,
+    stopping: AtomicBool,
+}
+
+/// A bound server; [`Server::run`] serves until its [`Handle`] stops it.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// Stops a server and watches it, from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// `NotLoopback`, `Listen` or `Threads`.
+    pub fn bind(options: Options, host: Box<dyn Host>) -> Result<Self, Error> {
+        options.check()?;
+        let refused = |source| Error::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let have = options.threads.unwrap_or(0);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(have)
+            .thread_name(|index| format!("compute-{index}"))
+            .build()
+            .map_err(|_| Error::Threads { have })?;
+        let shared = Shared {
+            sessions: Arc::new(Sessions::new(options.max_sessions)),
+            budget: Arc::new(Budget::new(options.memory_bytes)),
+            compute: Compute::default(),
+            pool,
+            stopping: AtomicBool::new(false),
+            options,
+            host,
+        };
+        Ok(Self { listener, address, shared: Arc::new(shared) })
+    }
+
+    /// The bound address, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle to this server.
+    pub fn handle(&self) -> Handle {
+        Handle { address: self.address, shared: self.shared.clone() }
+    }
+
+    /// Serves until stopped, then ends every session and waits for it.
+    ///
+    /// # Errors
+    /// `Accept` when the listening socket fails.
+    pub fn run(self) -> Result<(), Error> {
+        let mut threads: Vec<JoinHandle<()>> = Vec::new();
+        let result = loop {
+            let accepted = self.listener.accept();
+            if self.shared.stopping.load(Ordering::SeqCst) {
+                break Ok(());
+            }
+            threads.retain(|thread| !thread.is_finished());
+            match accepted {
+                // Refused connections occupy a thread as well, for a moment; beyond twice the sessions they are dropped.
+                Ok(_) if threads.len() >= 2 * self.shared.options.max_sessions + 2 => {}
+                Ok((stream, _)) => {
+                    let shared = self.shared.clone();
+                    threads.push(std::thread::spawn(move || serve(&shared, stream)));
+                }
+                Err(error) if passing(&error) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => break Err(Error::Accept(error)),
+            }
+        };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.sessions.disconnect();
+        for thread in threads {
+            // A session that panicked has freed its place already; there is nothing to add.
+            let _ = thread.join();
+        }
+        result
+    }
+}
+
+impl Handle {
+    /// Sessions open now.
+    pub fn session_count(&self) -> usize {
+        self.shared.sessions.count()
+    }
+
+    /// Stops the server: running jobs are cancelled, sessions told and ended.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // The listening loop waits in `accept`; a connection wakes it. If none can be made, it has ended already.
+        let _ = TcpStream::connect_timeout(&self.address, GRACE);
+    }
+}
+
+/// Errors of `accept` that concern one connection or a passing shortage.
+fn passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    // 23 and 24 (ENFILE, EMFILE): out of file descriptors until a session ends.
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+        || matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+/// One connection from beginning to end.
+fn serve(shared: &Shared, stream: TcpStream) {
+    let place = shared.sessions.enter(&stream);
+    let options = &shared.options;
+    let Ok(timed) = TimedStream::new(stream, options.hello_timeout, options.idle_timeout) else { return };
+    let mut stream = MessageStream::new(timed);
+    let ended = place.and_then(|place| converse(shared, &mut stream, &place).map(|()| place));
+    if let Err(error) = &ended {
+        let error = if shared.stopping.load(Ordering::SeqCst) { &ProtocolError::ShuttingDown } else { error };
+        // The peer may be gone; then nobody is left to tell.
+        let _ = stream.send(&Message::Error(report(error)));
+    }
+    stream.get_mut().finish();
+}
+
+fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Place) -> Result<(), ProtocolError> {
+    let Message::Hello(hello) = stream.receive()? else {
+        return Err(ProtocolError::OutOfTurn { message: "another", state: "waiting for hello" });
+    };
+    let (mut session, _reservation) = open(shared, &hello, place.number)?;
+    loop {
+        while let Some(message) = session.next_message() {
+            stream.send(&message)?;
+        }
+        match session.turn() {
+            Turn::Peer => {
+                stream.get_mut().expect_within(shared.options.idle_timeout);
+                session.receive(stream.receive()?)?;
+            }
+            Turn::Work => {
+                let watch = Watch::new(&shared.stopping);
+                watch.run(stream, shared.options.heartbeat, |watch| {
+                    let _slot = shared.compute.enter(watch)?;
+                    shared.pool.install(|| session.work(watch))
+                })?;
+            }
+            Turn::Application | Turn::Closed => return Ok(()),
+        }
+    }
+}
+
+fn open(
+    shared: &Shared,
+    hello: &Hello,
+    number: u64,
+) -> Result<(Box<dyn Session>, Reservation), ProtocolError> {
+    let welcome = Welcome {
+        session: number,
+        idle_timeout_seconds: u32::try_from(shared.options.idle_timeout.as_secs()).unwrap_or(u32::MAX),
+        max_sessions: u32::try_from(shared.sessions.max()).unwrap_or(u32::MAX),
+    };
+    let opening = shared.host.open(hello, welcome)?;
+    let reservation = shared.budget.reserve(opening.memory_bytes)?;
+    Ok((opening.session, reservation))
+}
+
+/// What a client is told; the sentences name public things only.
+fn report(error: &ProtocolError) -> ErrorReport {
+    let mut sentence = error.to_string();
+    let mut end = sentence.len().min(MAX_SENTENCE);
+    while !sentence.is_char_boundary(end) {
+        end -= 1;
+    }
+    sentence.truncate(end);
+    ErrorReport { class: error.class(), sentence }
+}
