@@ -44,7 +44,7 @@ pub fn exponential(half_span: f64, degree: usize) -> Fit {
 pub fn inverse(interval: Interval, degree: usize) -> Fit {
     let order = degree as f64 + 1.0;
     let to_unit = |x: f64| (2.0 * x - interval.low - interval.high) / (interval.high - interval.low);
-    let at_zero = (order * to_unit(0.0).abs().acosh()).cosh() * if degree % 2 == 0 { -1.0 } else { 1.0 };
+    let at_zero = (order * to_unit(0.0).abs().acosh()).cosh() * if degree.is_multiple_of(2) { -1.0 } else { 1.0 };
     let f = |x: f64| (1.0 - (order * to_unit(x).clamp(-1.0, 1.0).acos()).cos() / at_zero) / x;
     let polynomial = Chebyshev::interpolate(f, (interval.low, interval.high), degree);
     Fit { error: polynomial.max_relative_error(|x| 1.0 / x), polynomial }

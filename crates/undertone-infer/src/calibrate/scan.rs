@@ -79,7 +79,7 @@ impl Scan {
     fn check(&mut self, layer: usize, operator: &'static str, value: f64, interval: Interval) {
         if !interval.contains(value) {
             // A value that is not a number counts as too large.
-            let end = usize::from(!(value < interval.low));
+            let end = usize::from(value.is_nan() || value > interval.high);
             self.escapes.entry((layer, operator)).or_default()[end] += 1;
         }
     }
