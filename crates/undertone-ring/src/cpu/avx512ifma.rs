@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
-use super::avx512ifma_ntt;
+use super::avx512ifma_sums::{inner_product, inner_product_pair, lift_combine, lift_quotients};
 use super::scalar::Scalar;
+use super::{avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
 use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx512Ifma::detect`] makes one.
@@ -31,7 +32,7 @@ macro_rules! kernel {
 }
 
 /// Kernels take whole vectors; other lengths are rare and small.
-fn whole(len: usize) -> bool {
+pub(super) fn whole(len: usize) -> bool {
     len.is_multiple_of(8)
 }
 
@@ -140,150 +141,6 @@ fn permute(out: &mut [u64], a: &[u64], permutation: &Permutation) {
 fn permute_add(q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation) {
     let m = Lanes::new(q);
     permuted!(acc, a, permutation; |x, a| m.add(x, a));
-}
-
-/// The most terms of one call.
-const MAX_TERMS: usize = 1 << 10;
-
-/// Products below 2^100 that may be summed, with some small change, before the sum reaches 2^104.
-const GROUP: usize = 15;
-
-/// The sum of a_d[k] * b_d[k] plus the reduced `start`, fully reduced.
-///
-/// # Safety
-/// Every slice holds at least k + 8 words.
-#[inline]
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn dot(m: Lanes, a: &[&[u64]], b: &[&[u64]], k: usize, start: V) -> V {
-    let mut sum = start;
-    for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
-        let (mut high, mut low) = (_mm512_setzero_si512(), sum);
-        for (a, b) in a.iter().zip(b) {
-            // SAFETY: by the contract of this function.
-            let (x, y) = unsafe { (load(a.as_ptr().add(k)), load(b.as_ptr().add(k))) };
-            high = _mm512_madd52hi_epu64(high, x, y);
-            low = _mm512_madd52lo_epu64(low, x, y);
-        }
-        sum = m.reduce_sum(high, low);
-    }
-    sum
-}
-
-fn check_terms(len: usize, a: &[&[u64]], b: &[&[u64]]) {
-    assert!(whole(len) && a.len() == b.len() && a.len() <= MAX_TERMS);
-    assert!(a.iter().chain(b).all(|s| s.len() == len));
-}
-
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inner_product(q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool) {
-    let m = Lanes::new(q);
-    check_terms(acc.len(), a, b);
-    for k in (0..acc.len()).step_by(8) {
-        // SAFETY: k + 8 is at most the common length.
-        unsafe {
-            let start = if accumulate { load(acc.as_ptr().add(k)) } else { _mm512_setzero_si512() };
-            store(acc.as_mut_ptr().add(k), dot(m, a, b, k, start));
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inner_product_pair(q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool) {
-    let m = Lanes::new(q);
-    let zero = _mm512_setzero_si512();
-    let [acc_0, acc_1] = acc;
-    check_terms(acc_0.len(), a, b[0]);
-    check_terms(acc_1.len(), a, b[1]);
-    assert!(acc_0.len() == acc_1.len());
-    for k in (0..acc_0.len()).step_by(8) {
-        // SAFETY: k + 8 is at most the common length.
-        unsafe {
-            let (p_0, p_1) = (acc_0.as_mut_ptr().add(k), acc_1.as_mut_ptr().add(k));
-            let (mut sum_0, mut sum_1) = if accumulate { (load(p_0), load(p_1)) } else { (zero, zero) };
-            for ((a, b_0), b_1) in a.chunks(GROUP).zip(b[0].chunks(GROUP)).zip(b[1].chunks(GROUP)) {
-                let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
-                for ((a, b_0), b_1) in a.iter().zip(b_0).zip(b_1) {
-                    let x = load(a.as_ptr().add(k));
-                    let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
-                    high_0 = _mm512_madd52hi_epu64(high_0, x, y_0);
-                    low_0 = _mm512_madd52lo_epu64(low_0, x, y_0);
-                    high_1 = _mm512_madd52hi_epu64(high_1, x, y_1);
-                    low_1 = _mm512_madd52lo_epu64(low_1, x, y_1);
-                }
-                (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
-            }
-            store(p_0, sum_0);
-            store(p_1, sum_1);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn lift_quotients(out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]) {
-    assert!(whole(out.len()) && y.len() == reciprocals.len() && y.iter().all(|y| y.len() == out.len()));
-    for k in (0..out.len()).step_by(8) {
-        let mut sum = _mm512_setzero_pd();
-        for (y, r) in y.iter().zip(reciprocals) {
-            // SAFETY: k + 8 is at most the common length.
-            let y = unsafe { load(y.as_ptr().add(k)) };
-            sum = _mm512_add_pd(sum, _mm512_mul_pd(_mm512_cvtepu64_pd(y), _mm512_set1_pd(*r)));
-        }
-        // The default rounding mode is to nearest, ties to even.
-        let quotient = _mm512_cvtpd_epu64(sum);
-        // SAFETY: as above.
-        unsafe { store(out.as_mut_ptr().add(k), quotient) };
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn lift_combine(y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]) {
-    let len = quotients.len();
-    assert!(whole(len) && y.len() < MAX_TERMS && y.iter().all(|y| y.len() == len));
-    assert!(targets.iter().all(|t| t.out.len() == len && t.weights.len() == y.len()));
-    let (fours, rest) = targets.as_chunks_mut::<4>();
-    fours.iter_mut().for_each(|four| lift_to(y, quotients, four));
-    let (twos, rest) = rest.as_chunks_mut::<2>();
-    twos.iter_mut().for_each(|two| lift_to(y, quotients, two));
-    rest.as_chunks_mut::<1>().0.iter_mut().for_each(|one| lift_to(y, quotients, one));
-}
-
-/// `lift_combine` for a few targets at once; the caller has checked all lengths.
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn lift_to<const T: usize>(y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>; T]) {
-    let zero = _mm512_setzero_si512();
-    let mut lanes = [Lanes::new(targets[0].q); T];
-    let mut correction = [zero; T];
-    for t in 0..T {
-        lanes[t] = Lanes::new(targets[t].q);
-        correction[t] = splat(targets[t].correction);
-    }
-    for k in (0..quotients.len()).step_by(8) {
-        // SAFETY: k + 8 is at most the common length; every target has one weight per term.
-        unsafe {
-            let quotient = load(quotients.as_ptr().add(k));
-            let (mut high, mut low) = ([zero; T], [zero; T]);
-            for t in 0..T {
-                high[t] = _mm512_madd52hi_epu64(zero, quotient, correction[t]);
-                low[t] = _mm512_madd52lo_epu64(zero, quotient, correction[t]);
-            }
-            for (i, y) in y.iter().enumerate() {
-                if i > 0 && i % GROUP == 0 {
-                    for t in 0..T {
-                        (high[t], low[t]) = (zero, lanes[t].reduce_sum(high[t], low[t]));
-                    }
-                }
-                let y = load(y.as_ptr().add(k));
-                for t in 0..T {
-                    let w = splat(*targets[t].weights.as_ptr().add(i));
-                    high[t] = _mm512_madd52hi_epu64(high[t], y, w);
-                    low[t] = _mm512_madd52lo_epu64(low[t], y, w);
-                }
-            }
-            for t in 0..T {
-                store(targets[t].out.as_mut_ptr().add(k), lanes[t].reduce_sum(high[t], low[t]));
-            }
-        }
-    }
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
@@ -403,11 +260,11 @@ impl Backend for Avx512Ifma {
     }
 
     fn ntt(&self, table: &NttTable, data: &mut [u64]) {
-        kernel!(avx512ifma_ntt::forward(table, data))
+        kernel!(avx512ifma_ntt_forward::forward(table, data))
     }
 
     fn intt(&self, table: &NttTable, data: &mut [u64], scale: u64) {
-        kernel!(avx512ifma_ntt::inverse(table, data, scale))
+        kernel!(avx512ifma_ntt_inverse::inverse(table, data, scale))
     }
 
     fn add(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {

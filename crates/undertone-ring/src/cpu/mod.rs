@@ -10,6 +10,12 @@ mod avx512ifma;
 mod avx512ifma_lane;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_ntt;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_ntt_forward;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_ntt_inverse;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_sums;
 mod scalar;
 mod scalar_ntt;
 

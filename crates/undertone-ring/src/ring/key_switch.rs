@@ -256,6 +256,6 @@ impl Ring {
 }
 
 /// The limb of a key that has the same prime as limb `limb` of `basis`.
-fn key_limb<'a>(key: &'a Poly<Ntt>, basis: Basis, limb: usize) -> &'a [u64] {
+fn key_limb(key: &Poly<Ntt>, basis: Basis, limb: usize) -> &[u64] {
     key.limb(if limb < basis.q { limb } else { key.basis().q + limb - basis.q })
 }
