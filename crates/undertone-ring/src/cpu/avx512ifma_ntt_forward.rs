@@ -15,6 +15,14 @@ macro_rules! forward {
     };
 }
 
+/// Forward butterflies inside a radix-16 pass; each tells whether x is signed and what comes next.
+macro_rules! forward_inner {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $signed:literal $next:ident),*) => {
+        let w = $w;
+        $(($v[$a], $v[$b]) = $c.forward_inner($v[$a], $v[$b], w, $small, $signed, Next::$next);)*
+    };
+}
+
 /// Prepares the inputs of the first pass.
 macro_rules! offset {
     ($c:ident, $v:ident, $small:expr; $($i:literal),*) => { $($v[$i] = $c.offset($v[$i], $small);)* };
@@ -29,6 +37,17 @@ fn interleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, low, b), _mm512_permutex2var_epi64(a, high, b))
 }
 
+/// What the next stage does with both outputs of a butterfly.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Adds to them.
+    Added,
+    /// Multiplies them by a twiddle.
+    Multiplied,
+    /// They leave the pass.
+    Stored,
+}
+
 impl Context {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
@@ -41,6 +60,29 @@ impl Context {
         let x = m.fold(x, m.two_q);
         let t = m.mul_lazy(y, w, shoup);
         (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, m.two_q), t))
+    }
+
+    /// [`Context::forward`] inside a pass, where it is known what each value does next.
+    ///
+    /// A coming multiplier needs only its low 52 bits, so its mask is saved; a coming addend may be negative, so the
+    /// 2q that keeps a difference positive is saved. `signed` tells that x is such a difference, in (-2q, 2q).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn forward_inner(self, x: V, y: V, twiddle: (V, V), small: bool, signed: bool, next: Next) -> (V, V) {
+        let m = self.lanes;
+        if small || (!signed && matches!(next, Next::Stored)) {
+            return self.forward(x, y, twiddle, small);
+        }
+        let x = if signed { _mm512_min_epu64(x, _mm512_add_epi64(x, m.two_q)) } else { m.fold(x, m.two_q) };
+        let t = match next {
+            Next::Multiplied => m.mul_modulo(y, twiddle.0, twiddle.1),
+            Next::Added | Next::Stored => m.mul_lazy(y, twiddle.0, twiddle.1),
+        };
+        let lifted = match next {
+            Next::Added => x,
+            Next::Multiplied | Next::Stored => _mm512_add_epi64(x, m.two_q),
+        };
+        (_mm512_add_epi64(x, t), _mm512_sub_epi64(lifted, t))
     }
 
     /// What small primes add to every input, so that no later difference is negative: 34q.
@@ -172,21 +214,21 @@ impl Context {
                 if FIRST {
                     offset!(self, v, SMALL_Q; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
                 }
-                forward!(self, v, self.one(index), SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12, 9 13, 10 14, 11 15);
-                forward!(self, v, self.one(4 * index), SMALL_Q; 0 2, 1 3);
-                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6, 5 7);
-                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10, 9 11);
-                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14, 13 15);
-                forward!(self, v, self.one(8 * index), SMALL_Q; 0 1);
-                forward!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3);
-                forward!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5);
-                forward!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7);
-                forward!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9);
-                forward!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11);
-                forward!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13);
-                forward!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15);
+                forward_inner!(self, v, self.one(index), SMALL_Q; 0 8 false Added, 1 9 false Added, 2 10 false Added, 3 11 false Added, 4 12 false Multiplied, 5 13 false Multiplied, 6 14 false Multiplied, 7 15 false Multiplied);
+                forward_inner!(self, v, self.one(2 * index), SMALL_Q; 0 4 false Added, 1 5 false Added, 2 6 false Multiplied, 3 7 false Multiplied);
+                forward_inner!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12 true Added, 9 13 true Added, 10 14 true Multiplied, 11 15 true Multiplied);
+                forward_inner!(self, v, self.one(4 * index), SMALL_Q; 0 2 false Added, 1 3 false Multiplied);
+                forward_inner!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6 true Added, 5 7 true Multiplied);
+                forward_inner!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10 false Added, 9 11 false Multiplied);
+                forward_inner!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14 true Added, 13 15 true Multiplied);
+                forward_inner!(self, v, self.one(8 * index), SMALL_Q; 0 1 false Stored);
+                forward_inner!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3 true Stored);
+                forward_inner!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5 false Stored);
+                forward_inner!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7 true Stored);
+                forward_inner!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9 false Stored);
+                forward_inner!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11 true Stored);
+                forward_inner!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13 false Stored);
+                forward_inner!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15 true Stored);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             }
         }
