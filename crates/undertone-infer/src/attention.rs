@@ -179,9 +179,9 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let queries = drop_to(ev, queries, levels.start)?;
         let keys = drop_to(ev, keys, levels.start)?;
         let values = drop_to(ev, values, levels.last_square)?;
-        let u = self.block_scores(layer, &queries, &keys)?;
+        let scores = self.block_scores(layer, &queries, &keys)?;
         self.steps.done("scores", layer)?;
-        let (squares, inverse) = self.softmax(layer, &u, WeightFrame::Block)?;
+        let (squares, inverse) = self.softmax(layer, &scores, WeightFrame::Block)?;
         self.steps.done("softmax", layer)?;
         let mixed = self.block_values(layer, &squares, &values)?;
         let layout = &program.layout;
@@ -208,8 +208,8 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let scores = self.token_scores(layer, &query, &cache.keys, cached)?;
         self.steps.done("scores", layer)?;
         let public = scores.public.len();
-        let u: Vec<E::Value> = scores.public.into_iter().chain(scores.private).collect();
-        let (squares, inverse) = self.softmax(layer, &u, WeightFrame::Token { public })?;
+        let scores: Vec<_> = scores.public.into_iter().chain(scores.private).collect();
+        let (squares, inverse) = self.softmax(layer, &scores, WeightFrame::Token { public })?;
         self.steps.done("softmax", layer)?;
         let mixed = self.token_values(layer, &squares[..public], &squares[public..], &cache.values)?;
         let (axis, _) = self.slot_axis(program.layout.head_axis());

@@ -8,6 +8,7 @@
 pub mod approximation;
 mod attention;
 mod cache;
+pub mod calibrate;
 pub mod calibration;
 mod decode;
 mod error;

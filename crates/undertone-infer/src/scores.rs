@@ -1,7 +1,7 @@
 //! Attention scores against public keys (plaintext) and private keys (encrypted), as the input u of the exponential.
 //!
 //! u = 1 + (score − shift) / (2^rounds half_span) lies in [−1, 1] for every key that the query sees and is exactly −1
-//! for every other slot, so that its exponential vanishes.
+//! for every other slot; the exponential there is a known constant, which is subtracted.
 //!
 //! Inside a block private scores are in relative form: S[t, r] = q[t]·k[t − r], R values of r at once in the lanes of
 //! the lane frame. For one token, slot t of a block meets the key cached at t. Scores are laid out as
@@ -25,7 +25,7 @@ impl<E: Evaluator> Pass<'_, E> {
         layer: usize,
         queries: &[E::Value],
         keys: &[E::Value],
-    ) -> Result<Vec<E::Value>, Error> {
+    ) -> Result<Vec<Scored<E>>, Error> {
         let (ev, layout) = (self.ev, &self.program.layout);
         let plan = &self.program.layers[layer].softmax;
         let queries = spread(ev, layout, queries)?;
@@ -37,13 +37,31 @@ impl<E: Evaluator> Pass<'_, E> {
         let mut u = Vec::with_capacity(scores.len());
         for (count, score) in scores.into_iter().enumerate() {
             let score = score.ok_or(undertone_he::Error::Arity { op: "block_scores", have: 0, need: 1 })?;
-            let offsets = score_slots(layout, |slot| {
+            u.push(self.scored(plan, &score, layout.slot_count, |slot| {
                 let at = layout.score_at(count, slot);
-                if at.key == Key::None { -1.0 } else { plan.offsets[at.head] }
-            });
-            u.push(ev.add_slots(&score, &offsets)?);
+                (at.key != Key::None).then_some(at.head)
+            })?);
         }
         Ok(u)
+    }
+
+    /// Adds the offset of the head where `head` names one, and marks the other slots, of which there is one `period`.
+    fn scored(
+        &self,
+        plan: &SoftmaxPlan,
+        score: &E::Value,
+        period: usize,
+        head: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Scored<E>, Error> {
+        let slot_count = self.program.layout.slot_count;
+        let heads: Vec<Option<usize>> = (0..period).map(head).collect();
+        let offsets = heads.iter().map(|head| head.map_or(-1.0, |head| plan.offsets[head])).collect();
+        let hidden = -plan.exponential.eval_unit(-1.0);
+        let correction = heads.iter().map(|head| if head.is_some() { 0.0 } else { hidden }).collect();
+        Ok(Scored {
+            u: self.ev.add_slots(score, &Slots::new(offsets, slot_count)?)?,
+            correction: Slots::new(correction, slot_count)?,
+        })
     }
 
     fn public_block_scores(
@@ -134,36 +152,40 @@ impl<E: Evaluator> Pass<'_, E> {
             }
         };
         let product = AxisProduct::new(layout.slot_count, layout.coordinate_axis(), output, &entry);
-        let offset = |live: bool, head: usize| if live { plan.offsets[head] } else { -1.0 };
         let mut public = Vec::with_capacity(output.count);
         for (count, score) in product.apply(ev, query)?.into_iter().enumerate() {
-            let values = (0..output.period()).map(|slot| {
-                let found = place(slot % output.stride, count, slot / output.stride);
-                offset(found.is_some(), found.map_or(0, |(_, head)| head))
-            });
-            public.push(ev.add_slots(&score, &Slots::new(values.collect(), layout.slot_count)?)?);
+            public.push(self.scored(plan, &score, output.period(), |slot| {
+                place(slot % output.stride, count, slot / output.stride).map(|(_, head)| head)
+            })?);
         }
         let mut private = Vec::with_capacity(keys.len());
         for (block, keys) in keys.iter().enumerate() {
             let pairs: Vec<_> = query.iter().zip(keys).collect();
             let products = ev.multiply_sum(&pairs)?;
             let score = ev.rotate_sum(&products, output.stride as i32, layout.head_len)?;
-            let values = (0..output.stride).map(|slot| {
+            private.push(self.scored(plan, &score, output.stride, |slot| {
                 let (row, head) = (slot % layout.block, slot / layout.block);
-                offset(head < layout.heads && block * layout.block + row < cached, head)
-            });
-            private.push(ev.add_slots(&score, &Slots::new(values.collect(), layout.slot_count)?)?);
+                (head < layout.heads && block * layout.block + row < cached).then_some(head)
+            })?);
         }
         Ok(TokenScores { public, private })
     }
 }
 
-/// What one query has per key: scores, then weights.
+/// The scores of one ciphertext.
+pub(crate) struct Scored<E: Evaluator> {
+    /// The input of the exponential.
+    pub u: E::Value,
+    /// What brings the exponential to zero where there is no key; zero elsewhere.
+    pub correction: Slots,
+}
+
+/// The scores of one query.
 pub(crate) struct TokenScores<E: Evaluator> {
     /// Per ciphertext of public positions.
-    pub public: Vec<E::Value>,
+    pub public: Vec<Scored<E>>,
     /// Per cached block.
-    pub private: Vec<E::Value>,
+    pub private: Vec<Scored<E>>,
 }
 
 /// The position axis of the score ciphertexts that hold public positions, in the lane frame.

@@ -14,6 +14,7 @@ use crate::matmul::AxisProduct;
 use crate::packing::Axis;
 use crate::program::Pass;
 use crate::refresh::{drop_one, refresh, refresh_one};
+use crate::scores::Scored;
 use undertone_he::circuits::evaluate_chebyshev;
 use undertone_he::{Evaluator, Slots};
 
@@ -40,7 +41,7 @@ impl<E: Evaluator> Pass<'_, E> {
     pub(crate) fn softmax(
         &mut self,
         layer: usize,
-        u: &[E::Value],
+        scores: &[Scored<E>],
         frame: WeightFrame,
     ) -> Result<(Vec<E::Value>, E::Value), Error> {
         let (ev, program) = (self.ev, self.program);
@@ -49,11 +50,11 @@ impl<E: Evaluator> Pass<'_, E> {
             WeightFrame::Block => &plan.block,
             WeightFrame::Token { .. } => &plan.token,
         };
-        let mut weights = Vec::with_capacity(u.len());
-        for u in u {
-            let (weight, top) = evaluate_chebyshev(ev, u, &plan.exponential)?;
+        let mut weights = Vec::with_capacity(scores.len());
+        for score in scores {
+            let (weight, top) = evaluate_chebyshev(ev, &score.u, &plan.exponential)?;
             self.guard.push(ev, &top)?;
-            weights.push(weight);
+            weights.push(ev.add_slots(&weight, &score.correction)?);
         }
         let rounds = plan.inverses.len();
         for round in 0..rounds {

@@ -1,0 +1,82 @@
+//! The program over the clear evaluator against the reference forward pass: prefill and decoding, many shapes.
+
+mod common;
+
+use common::{FIT_BITS, Session, chain, config, measure, tokens, top};
+use undertone_infer::{Plan, Shape};
+use undertone_model::reference::{ForwardOptions, forward_observed};
+use undertone_model::{Accumulation, KvCache, synthetic};
+use undertone_he::{CostEvaluator, Evaluator};
+
+/// Logits of every step agree with the reference, and so do the counters with the plan.
+///
+/// Every polynomial errs by at most 2^-18 of its output, which a network whose sublayers have gains of order one passes
+/// on; a layer has about six polynomials, so logits err by less than 32 · layers · 2^-18 of their bound.
+fn agrees(dims: [usize; 7], public: usize, private: usize, new: usize, rounds: usize, log_n: u32) {
+    let model = synthetic(config(dims), 7);
+    let ids = tokens(public + private + new, dims[6], 3);
+    let calibration = measure(&model, &ids, rounds, 1.05);
+    let shape = Shape { public_tokens: public, private_tokens: private, max_new_tokens: new };
+    let mut session = Session::new(&model, &calibration, shape, &ids[..public], log_n);
+    let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
+    let expected = forward_observed(&model, &mut KvCache::new(&model.config), &ids, options, &mut ()).unwrap();
+    let tolerance = (32 * dims[2]) as f64 * (-FIT_BITS).exp2() * calibration.logit_bound;
+    for step in 0..new {
+        let at = public + private + step;
+        let output =
+            if step == 0 { session.prefill(&ids[public..at]) } else { session.decode(ids[at - 1]) };
+        let found = session.read(&output).unwrap();
+        let expected = &expected[at - 1];
+        assert_eq!(found.len(), expected.len());
+        let error = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        println!("step {step}: error {error:.2e}, tolerance {tolerance:.2e}");
+        assert!(error <= tolerance, "step {step}: {error} exceeds {tolerance}");
+        assert_eq!(top(&found), top(expected), "step {step}");
+    }
+    let cost = CostEvaluator::new(chain(log_n));
+    let plan = Plan::new(&model.config, Some(&calibration), shape, &cost).unwrap();
+    assert!(!plan.estimate && plan.steps.len() == new);
+    assert_eq!(cost.counts(), session.ev.counts());
+    assert_eq!(plan.keys, session.ev.key_set());
+}
+
+#[test]
+fn small_model_with_grouped_heads() {
+    agrees([24, 40, 2, 4, 2, 8, 50], 5, 11, 4, 2, 12);
+}
+
+#[test]
+fn one_layer_one_head_and_one_private_token() {
+    agrees([16, 20, 1, 1, 1, 16, 30], 1, 1, 3, 1, 12);
+}
+
+#[test]
+fn six_heads_of_width_48_cross_ciphertexts() {
+    // Six heads pad to eight, 48 coordinates to 64: 512 channels of 16 rows in 2048 slots are four ciphertexts.
+    agrees([96, 172, 2, 6, 3, 48, 70], 9, 13, 3, 2, 12);
+}
+
+#[test]
+fn hidden_width_288_crosses_ciphertexts() {
+    agrees([288, 768, 1, 6, 6, 48, 64], 4, 16, 2, 2, 12);
+}
+
+#[test]
+fn decoding_fills_the_block_and_opens_another() {
+    agrees([24, 40, 2, 4, 2, 8, 50], 20, 14, 6, 2, 12);
+}
+
+#[test]
+fn the_vocabulary_exceeds_the_slots() {
+    agrees([24, 40, 1, 4, 4, 8, 2500], 3, 9, 2, 2, 11);
+}
+
+#[test]
+fn many_public_positions_and_many_rounds() {
+    agrees([24, 40, 2, 4, 2, 8, 50], 150, 21, 3, 4, 12);
+}
+
+#[test]
+fn more_rounds_than_the_chain_has_levels_for() {
+    agrees([24, 40, 2, 4, 2, 8, 50], 12, 21, 2, 6, 12);
+}
