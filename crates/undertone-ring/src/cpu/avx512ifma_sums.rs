@@ -8,6 +8,9 @@ use super::avx512ifma::whole;
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
 use crate::{LiftTarget, Modulus};
 
+/// How far ahead the operands of inner products are fetched: they are too many streams for the hardware.
+const PREFETCH_WORDS: usize = 48;
+
 /// The most terms of one call.
 const MAX_TERMS: usize = 1 << 10;
 
@@ -25,6 +28,9 @@ unsafe fn dot(m: Lanes, a: &[&[u64]], b: &[&[u64]], k: usize, start: V) -> V {
     for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
         let (mut high, mut low) = (_mm512_setzero_si512(), sum);
         for (a, b) in a.iter().zip(b) {
+            for s in [a, b] {
+                _mm_prefetch::<_MM_HINT_T0>(s.as_ptr().wrapping_add(k + PREFETCH_WORDS).cast());
+            }
             // SAFETY: by the contract of this function.
             let (x, y) = unsafe { (load(a.as_ptr().add(k)), load(b.as_ptr().add(k))) };
             high = _mm512_madd52hi_epu64(high, x, y);
@@ -69,6 +75,9 @@ pub(super) fn inner_product_pair(q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]],
             for ((a, b_0), b_1) in a.chunks(GROUP).zip(b[0].chunks(GROUP)).zip(b[1].chunks(GROUP)) {
                 let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
                 for ((a, b_0), b_1) in a.iter().zip(b_0).zip(b_1) {
+                    for s in [a, b_0, b_1] {
+                        _mm_prefetch::<_MM_HINT_T0>(s.as_ptr().wrapping_add(k + PREFETCH_WORDS).cast());
+                    }
                     let x = load(a.as_ptr().add(k));
                     let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
                     high_0 = _mm512_madd52hi_epu64(high_0, x, y_0);
