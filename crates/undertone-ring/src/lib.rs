@@ -1,4 +1,4 @@
-//! Arithmetic in R_Q = Z_Q[X]/(X^N + 1) for CKKS, in residue number system form.
+//! Arithmetic in `R_Q = Z_Q[X]/(X^N + 1)` for CKKS, in residue number system form.
 //!
 //! A [`Ring`] owns the primes (each below 2^50), the NTT tables and one [`Backend`]; a [`Poly`] is plain data.
 //! Every residue is fully reduced at every public boundary, so all backends give bit-identical results.

@@ -24,7 +24,7 @@ const POOL_BYTES: usize = 768 << 20;
 /// Below this many words an operation stays on the calling thread.
 const PARALLEL_WORDS: usize = 1 << 15;
 
-/// R = Z[X]/(X^N + 1) modulo the primes q_0.. and p_0.. ; cloning shares everything.
+/// `Z[X]/(X^N + 1)` modulo the primes q_0.. and p_0.. ; cloning shares everything.
 #[derive(Clone)]
 pub struct Ring {
     inner: Arc<Inner>,
