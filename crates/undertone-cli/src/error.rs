@@ -44,6 +44,9 @@ pub enum Error {
     /// The model, its tokenizer or its weights.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),
+    /// The encrypted layers, their calibration and plan.
+    #[error(transparent)]
+    Infer(#[from] undertone_infer::Error),
     /// Ring arithmetic and randomness.
     #[error(transparent)]
     Ring(#[from] undertone_ring::Error),

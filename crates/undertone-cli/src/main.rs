@@ -5,14 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod cleanup;
 mod clear;
 mod context;
 mod error;
+mod estimate;
 mod files;
 mod leakage;
 mod memory;
 mod mode;
+mod plan;
 mod privacy;
 mod progress;
 mod prompt;
@@ -40,8 +43,12 @@ struct Arguments {
 enum Verb {
     /// Micro-benchmarks
     Bench(bench::BenchArguments),
+    /// Record the ranges of every nonlinear input, once per model
+    Calibrate(calibrate::CalibrateArguments),
     /// Run one prompt through the clear reference: the parity check
     Clear(clear::ClearArguments),
+    /// Say what a session will cost, from config.json and the lengths
+    Plan(plan::PlanArguments),
     /// Say what each party sees
     Privacy(privacy::PrivacyArguments),
 }
@@ -62,7 +69,9 @@ fn dispatch(arguments: &Arguments) -> error::Result<()> {
     let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
     let outcome = match &arguments.verb {
         Verb::Bench(arguments) => bench::run(arguments, &context),
+        Verb::Calibrate(arguments) => calibrate::run(arguments, &context),
         Verb::Clear(arguments) => clear::run(arguments, &context),
+        Verb::Plan(arguments) => plan::run(arguments, &context),
         Verb::Privacy(arguments) => privacy::run(arguments, &context),
     };
     context.progress.finish();

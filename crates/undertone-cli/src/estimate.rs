@@ -1,0 +1,122 @@
+//! Seconds and bytes from counts: how `plan` turns what the cost evaluator counted into what a person waits for.
+
+use crate::error::Result;
+use std::time::Instant;
+use undertone_he::{Counts, KeyId, KeyRequest, Parameters};
+use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
+
+/// Time of a key switch over that of its transforms alone: base conversion, inner product and memory traffic.
+///
+/// Measured with `bench rotate` against `bench ntt` on one thread; docs/performance.md holds both lines.
+const KEY_SWITCH_RATIO: f64 = 2.5;
+/// Transforms that one encoded diagonal costs: its FFT, a few limbs, and the product.
+const PLAINTEXT_TRANSFORMS: f64 = 8.0;
+/// Speed-up by threads is their number to this power, because key switching streams keys from memory.
+const THREAD_EXPONENT: f64 = 0.8;
+
+/// What matters of the machine that plans.
+pub struct Machine {
+    /// Median of a short transform benchmark.
+    pub ntt_ms: f64,
+    /// Cores.
+    pub threads: usize,
+    /// Physical memory, 0 where the system does not say.
+    pub memory_bytes: u64,
+}
+
+impl Machine {
+    /// Measures a transform for some milliseconds.
+    ///
+    /// # Errors
+    /// None on a supported ring degree.
+    pub fn measure() -> Result<Self> {
+        const LOG_N: u32 = 16;
+        let prime = ntt_primes_near(LOG_N, (1 << 50) - (1 << 22), 1, &[])?[0];
+        let table = NttTable::new(Modulus::new(prime)?, LOG_N)?;
+        let backend = detect_backend();
+        let mut data: Vec<u64> = (0..1u64 << LOG_N).collect();
+        let mut times: Vec<f64> = (0..32)
+            .map(|_| {
+                let start = Instant::now();
+                backend.ntt(&table, std::hint::black_box(&mut data));
+                start.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { ntt_ms: times[times.len() / 2], threads, memory_bytes: memory_bytes() })
+    }
+
+    /// Whether the job is worth starting here: "fits", "just run it locally" or "use permuted".
+    pub fn verdict(&self, peak_bytes: u64, seconds: f64, weight_bytes: u64, patience_seconds: f64) -> &'static str {
+        let memory_fits = self.memory_bytes == 0 || peak_bytes <= self.memory_bytes;
+        if memory_fits && seconds <= patience_seconds {
+            "fits"
+        } else if self.memory_bytes == 0 || weight_bytes <= self.memory_bytes / 2 {
+            // The weights fit this machine, so the model can run here without any server.
+            "just run it locally"
+        } else {
+            "use permuted"
+        }
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// Seconds of the counted operations on this machine.
+pub fn step_seconds(parameters: &Parameters, machine: &Machine, counts: &Counts) -> f64 {
+    let mut transforms = counts.plaintext_products as f64 * PLAINTEXT_TRANSFORMS;
+    for (level, &count) in counts.key_switches_by_level.iter().enumerate() {
+        transforms += count as f64 * key_switch_transforms(parameters, level) * KEY_SWITCH_RATIO;
+    }
+    transforms * machine.ntt_ms / 1e3 / (machine.threads as f64).powf(THREAD_EXPONENT)
+}
+
+/// Transforms of one key switch: limbs down, digits up into the extended basis, both halves back.
+fn key_switch_transforms(parameters: &Parameters, level: usize) -> f64 {
+    let basis = parameters.key_basis(level);
+    let extended = basis.q + basis.p;
+    (basis.q + parameters.digits(level).len() * extended + 2 * extended) as f64
+}
+
+/// Memory of one expanded key.
+pub fn key_memory(parameters: &Parameters, request: KeyRequest) -> u64 {
+    let limb = 8u64 << parameters.chain().log_n;
+    let basis = parameters.key_basis(request.level);
+    match request.id {
+        KeyId::ToSparse => 4 * limb,
+        _ => 2 * limb * (parameters.digits(request.level).len() * (basis.q + basis.p)) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_memory_and_time() {
+        let machine = Machine { ntt_ms: 0.2, threads: 2, memory_bytes: 16 << 30 };
+        assert_eq!(machine.verdict(8 << 30, 100.0, 1 << 20, 3600.0), "fits");
+        assert_eq!(machine.verdict(32 << 30, 100.0, 1 << 20, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 1e6, 1 << 20, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 1e6, 12 << 30, 3600.0), "use permuted");
+    }
+
+    #[test]
+    fn more_key_switches_take_longer_and_higher_ones_more_so() {
+        let parameters = Parameters::default_preset();
+        let machine = Machine { ntt_ms: 0.2, threads: 1, memory_bytes: 0 };
+        let seconds = |level, count| {
+            let mut counts = Counts::default();
+            counts.key_switch(level, count);
+            step_seconds(&parameters, &machine, &counts)
+        };
+        assert!(seconds(20, 10) > 9.9 * seconds(20, 1));
+        assert!(seconds(20, 1) > seconds(4, 1));
+    }
+}

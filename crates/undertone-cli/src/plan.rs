@@ -1,0 +1,222 @@
+//! `undertone plan`: what a session will cost, from `config.json` and the lengths alone.
+//!
+//! Counts, keys and bytes come from the cost evaluator, which runs the layers' own code. Times come from a short
+//! transform benchmark on this machine, multiplied by the number of transforms and by measured ratios.
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::estimate::{Machine, key_memory, step_seconds};
+use crate::mode::Mode;
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use undertone_he::{
+    Ciphertext, CostEvaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model, key_requests,
+};
+use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
+use undertone_model::LlamaConfig;
+
+/// Longest job that "fits", in seconds.
+const PATIENCE_SECONDS: f64 = 3600.0;
+
+/// Worst-slot bits of a full bootstrap of the shipped set, from `bench bootstrap`; docs/numerics.md holds the line.
+const EXPECTED_PRECISION_BITS: f64 = 17.0;
+
+/// Flags of `undertone plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
+  undertone plan --model DIR/config.json --compare --json")]
+pub struct PlanArguments {
+    /// Hugging Face model directory, or its config.json alone
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Public tokens, BOS included
+    #[arg(long, value_name = "P", default_value_t = 256)]
+    pub public: usize,
+
+    /// Private tokens
+    #[arg(long, value_name = "T", default_value_t = 64)]
+    pub private: usize,
+
+    /// Most tokens to generate
+    #[arg(long, value_name = "K", default_value_t = 16)]
+    pub max_new_tokens: usize,
+
+    /// Show every mode
+    #[arg(long)]
+    pub compare: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever the configuration, the calibration or the lengths give rise to.
+pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
+    let (config, calibration) = read(&arguments.model)?;
+    let shape = Shape {
+        public_tokens: arguments.public,
+        private_tokens: arguments.private,
+        max_new_tokens: arguments.max_new_tokens,
+    };
+    let planned = Planned::new(&config, calibration.as_ref(), shape)?;
+    let object = planned.object(&config)?;
+    context.result(&object, || text(&object));
+    if arguments.compare {
+        for mode in [Mode::Permuted, Mode::Adapter] {
+            let object = json!({ "mode": mode.name(), "offered": false, "verdict": "not part of this release" });
+            context.result(&object, || format!("mode {}: not part of this release", mode.name()));
+        }
+    }
+    Ok(())
+}
+
+/// The configuration, and the calibration beside it when there is one.
+fn read(path: &Path) -> Result<(LlamaConfig, Option<Calibration>)> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let config = LlamaConfig::from_dir(folder)?;
+    match Calibration::load(folder) {
+        Ok(calibration) => {
+            calibration.check_shape(&config)?;
+            Ok((config, Some(calibration)))
+        }
+        Err(InferError::CalibrationMissing { .. }) => Ok((config, None)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A session's costs in bytes and seconds.
+pub struct Planned {
+    plan: Plan,
+    parameters: Parameters,
+    requests: Vec<KeyRequest>,
+    machine: Machine,
+}
+
+impl Planned {
+    /// Plans a session on the shipped parameters and this machine.
+    ///
+    /// # Errors
+    /// What the planner refuses.
+    pub fn new(config: &LlamaConfig, calibration: Option<&Calibration>, shape: Shape) -> Result<Self> {
+        let parameters = Parameters::default_preset();
+        let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
+        let plan = Plan::new(config, calibration, shape, &ev)?;
+        let requests = key_requests(&parameters, &plan.keys);
+        Ok(Self { plan, parameters, requests, machine: Machine::measure()? })
+    }
+
+    /// Bytes of the seeded keys on the wire.
+    ///
+    /// # Errors
+    /// `Decode` when the plan asks for a key that cannot exist, a defect of the planner.
+    pub fn key_bytes(&self) -> Result<usize> {
+        let lengths = self.requests.iter().map(|request| SeededKey::byte_len(&self.parameters, *request));
+        Ok(lengths.sum::<std::result::Result<usize, _>>()?)
+    }
+
+    /// Memory of the server: expanded keys, encoded bootstrap matrices and working ciphertexts, and the weights.
+    pub fn peak_rss_bytes(&self, config: &LlamaConfig) -> u64 {
+        let keys: u64 = self.requests.iter().map(|request| key_memory(&self.parameters, *request)).sum();
+        let limb = 8u64 << self.parameters.chain().log_n;
+        let top = self.parameters.chain().top_level as u64 + 1;
+        // The inputs, intermediates and caches of a layer: a generous multiple of its input.
+        let working = 64 * 2 * limb * top * self.plan.prompt_ciphertexts.max(1) as u64;
+        keys + working + 4 * config.parameter_count()
+    }
+
+    /// Seconds of the prefill and of each later token.
+    pub fn seconds(&self) -> Vec<f64> {
+        self.plan.steps.iter().map(|step| step_seconds(&self.parameters, &self.machine, &step.counts)).collect()
+    }
+
+    /// Bootstraps of the whole session.
+    pub fn bootstraps(&self) -> u64 {
+        self.plan.steps.iter().map(|step| step.counts.bootstraps).sum()
+    }
+
+    /// Key switches of the whole session.
+    pub fn key_switches(&self) -> u64 {
+        self.plan.steps.iter().map(|step| step.counts.key_switches).sum()
+    }
+
+    fn object(&self, config: &LlamaConfig) -> Result<Value> {
+        let (parameters, plan) = (&self.parameters, &self.plan);
+        let chain = parameters.chain();
+        let seconds = self.seconds();
+        let total: f64 = seconds.iter().sum();
+        let key_bytes = self.key_bytes()?;
+        let steps = plan.steps.len();
+        let input = SeededCiphertext::byte_len(parameters, plan.input_level);
+        let output = Ciphertext::byte_len(parameters, plan.output_level);
+        let peak = self.peak_rss_bytes(config);
+        let verdict = self.machine.verdict(peak, total, 4 * config.parameter_count(), PATIENCE_SECONDS);
+        let prefill = plan.steps.first();
+        Ok(json!({
+            "mode": "fhe",
+            "parameters": parameters.name(),
+            "security_bits": parameters.security_bits(),
+            "ring_degree": 1u64 << chain.log_n,
+            "log_qp": parameters.log_qp(),
+            "failure_log2": parameters.failure_log2(),
+            "job_failure_log2": parameters.failure_log2() + (self.bootstraps().max(1) as f64).log2(),
+            "levels": chain.top_level - chain.boot_level,
+            "public_tokens": plan.shape.public_tokens,
+            "private_tokens": plan.shape.private_tokens,
+            "max_new_tokens": plan.shape.max_new_tokens,
+            "estimate": plan.estimate,
+            "bootstraps": self.bootstraps(),
+            "key_switches": self.key_switches(),
+            "prefill_bootstraps": prefill.map(|step| step.counts.bootstraps),
+            "prefill_key_switches": prefill.map(|step| step.counts.key_switches),
+            "keys": self.requests.len(),
+            "key_bytes": key_bytes,
+            "peak_rss_bytes": peak,
+            "bytes_up": key_bytes + input * (plan.prompt_ciphertexts + steps.saturating_sub(1)),
+            "bytes_down": output * (plan.logit_ciphertexts + 1) * steps,
+            "rounds": steps,
+            "prefill_seconds": seconds.first(),
+            "seconds_per_token": seconds.get(1),
+            "seconds": total,
+            "derived_from": { "name": "ntt", "median_ms": self.machine.ntt_ms, "threads": self.machine.threads },
+            "expected_precision_bits": EXPECTED_PRECISION_BITS,
+            "verdict": verdict,
+        }))
+    }
+}
+
+/// The object as lines.
+fn text(object: &Value) -> String {
+    let number = |name: &str| object[name].as_f64().unwrap_or(0.0);
+    let gib = |name: &str| number(name) / (1u64 << 30) as f64;
+    let mut lines = vec![
+        format!(
+            "parameters   {} ({} bits of security, log QP {:.0}, 2^{:.0} failures per bootstrap)",
+            object["parameters"].as_str().unwrap_or(""),
+            object["security_bits"],
+            number("log_qp"),
+            number("failure_log2")
+        ),
+        format!("levels       {} between bootstraps", object["levels"]),
+        format!("bootstraps   {} ({} in the prefill)", object["bootstraps"], object["prefill_bootstraps"]),
+        format!("key switches {} ({} in the prefill)", object["key_switches"], object["prefill_key_switches"]),
+        format!("keys         {} of {:.2} GiB on the wire, sent once", object["keys"], gib("key_bytes")),
+        format!("memory       {:.1} GiB at the server", gib("peak_rss_bytes")),
+        format!("traffic      {:.2} GiB up, {:.3} GiB down, {} rounds", gib("bytes_up"), gib("bytes_down"), object["rounds"]),
+        format!(
+            "time         {:.0} s for the prompt, {:.0} s per further token on {} threads (from a transform of {:.3} ms)",
+            number("prefill_seconds"),
+            number("seconds_per_token"),
+            object["derived_from"]["threads"],
+            object["derived_from"]["median_ms"].as_f64().unwrap_or(0.0)
+        ),
+        format!("precision    about {:.1} bits at the worst slot of a bootstrap", number("expected_precision_bits")),
+        format!("verdict      {}", object["verdict"].as_str().unwrap_or("")),
+    ];
+    if object["estimate"] == true {
+        lines.push("This is an estimate: the model has no calibration, so typical ranges were assumed.".into());
+    }
+    lines.join("\n")
+}

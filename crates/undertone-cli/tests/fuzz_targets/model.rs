@@ -1,0 +1,62 @@
+//! Files of a model directory.
+
+use std::sync::LazyLock;
+use undertone_infer::Calibration;
+use undertone_model::safetensors_file::read_header;
+use undertone_model::tokenizer::Tokenizer;
+use undertone_model::weights::parse_index;
+use undertone_model::LlamaConfig;
+
+/// A small configuration that every tokenizer of the corpus fits.
+static CONFIG: LazyLock<LlamaConfig> = LazyLock::new(|| {
+    let text = br#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 1024, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 1}"#;
+    LlamaConfig::from_json(text, None).expect("the configuration is valid")
+});
+
+/// `undertone-calibration.json`.
+pub fn calibration(data: &[u8]) {
+    if let Ok(first) = Calibration::from_json(data, "fuzzed") {
+        let again = Calibration::from_json(&first.to_json(), "fuzzed").expect("what was accepted is accepted again");
+        assert_eq!(first, again);
+    }
+}
+
+/// `config.json`, with the part after a zero byte as `generation_config.json`.
+pub fn config(data: &[u8]) {
+    let mut parts = data.splitn(2, |&byte| byte == 0);
+    let Some(config) = parts.next() else { return };
+    if let Ok(first) = LlamaConfig::from_json(config, parts.next()) {
+        let again = LlamaConfig::from_json(first.to_json().as_bytes(), None).expect("what was accepted is accepted again");
+        assert_eq!(first, again);
+    }
+}
+
+/// The header of a safetensors file and the place of every tensor in it.
+pub fn safetensors(data: &[u8]) {
+    if let Ok(entries) = read_header("fuzzed", data) {
+        assert!(entries.len() <= data.len(), "more tensors than bytes");
+    }
+}
+
+/// `model.safetensors.index.json`.
+pub fn shard_index(data: &[u8]) {
+    if let Ok(shards) = parse_index(data) {
+        for shard in shards.values() {
+            assert!(!shard.contains(['/', '\\']) && !shard.starts_with('.'), "a shard outside the folder");
+        }
+    }
+}
+
+/// `tokenizer.json`; an accepted one is used on a short text.
+pub fn tokenizer(data: &[u8]) {
+    if let Ok(tokenizer) = Tokenizer::from_json(data, &CONFIG)
+        && let Ok(ids) = tokenizer.encode("Two words, 12 °C\n", true)
+    {
+        assert!(ids.iter().all(|&id| (id as usize) < CONFIG.vocab_size), "an id outside the vocabulary");
+        // The text need not come back (normalizers may change it), but decoding must not fail hard.
+        let _ = tokenizer.decode(&ids);
+    }
+}
