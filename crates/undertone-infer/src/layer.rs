@@ -13,6 +13,9 @@ use undertone_he::Chain;
 use undertone_he::circuits::Chebyshev;
 use undertone_model::LlamaConfig;
 
+/// Precision of the final norm, above that of any bootstrap.
+const FINAL_NORM_BITS: f64 = 18.0;
+
 /// RMSNorm without its gain.
 #[derive(Debug, Clone)]
 pub(crate) struct NormPlan {
@@ -176,9 +179,11 @@ impl HeadPlan {
     pub(crate) fn new(config: &LlamaConfig, calibration: &Calibration) -> Result<Self, Error> {
         let layer = config.num_hidden_layers;
         let bound = calibration.residual_bound[2 * layer];
-        // The final norm has no degree of its own: it is as deep as the deepest norm of a layer.
-        let degree = calibration.layers.iter().map(|l| l.attention_norm.degree.max(l.mlp_norm.degree)).max();
-        let norm = NormCalibration { mean_square: calibration.final_norm, degree: degree.unwrap_or(31) };
+        // Calibration leaves this degree open, because the head has levels to spare.
+        let interval = calibration.final_norm;
+        let fitted = approximation::degree_for(FINAL_NORM_BITS, |d| approximation::inverse_square_root(interval, d));
+        let degree = fitted.map_or(approximation::DEGREES[approximation::DEGREES.len() - 1], |found| found.0);
+        let norm = NormCalibration { mean_square: interval, degree };
         if !(calibration.logit_bound.is_finite() && calibration.logit_bound > 0.0) {
             return Err(Error::CalibrationRange { what: "the logits", layer });
         }

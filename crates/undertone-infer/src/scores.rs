@@ -1,7 +1,7 @@
 //! Attention scores against public keys (plaintext) and private keys (encrypted), as the input u of the exponential.
 //!
-//! u = 1 + (score − shift) / (2^rounds half_span) lies in [−1, 1] for every key that the query sees and is exactly −1
-//! for every other slot; the exponential there is a known constant, which is subtracted.
+//! u = 1 + (score − shift) / (2^rounds half_span) lies in [−1, 1] for every key that the query sees and is [`HIDDEN`]
+//! in every other slot; the exponential there is a known constant, which is subtracted.
 //!
 //! Inside a block private scores are in relative form: S[t, r] = q[t]·k[t − r], R values of r at once in the lanes of
 //! the lane frame. For one token, slot t of a block meets the key cached at t. Scores are laid out as
@@ -14,6 +14,9 @@ use crate::matmul::{AxisProduct, masked_sum};
 use crate::packing::{Axis, Key, Layout};
 use crate::program::Pass;
 use undertone_he::{Evaluator, Slots};
+
+/// u where there is no key: near the end where the exponential vanishes, but inside by more than the noise.
+const HIDDEN: f64 = -0.98;
 
 impl<E: Evaluator> Pass<'_, E> {
     /// u for all queries of the block.
@@ -55,8 +58,8 @@ impl<E: Evaluator> Pass<'_, E> {
     ) -> Result<Scored<E>, Error> {
         let slot_count = self.program.layout.slot_count;
         let heads: Vec<Option<usize>> = (0..period).map(head).collect();
-        let offsets = heads.iter().map(|head| head.map_or(-1.0, |head| plan.offsets[head])).collect();
-        let hidden = -plan.exponential.eval_unit(-1.0);
+        let offsets = heads.iter().map(|head| head.map_or(HIDDEN, |head| plan.offsets[head])).collect();
+        let hidden = -plan.exponential.eval_unit(HIDDEN);
         let correction = heads.iter().map(|head| if head.is_some() { 0.0 } else { hidden }).collect();
         Ok(Scored {
             u: self.ev.add_slots(score, &Slots::new(offsets, slot_count)?)?,

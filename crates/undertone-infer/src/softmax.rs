@@ -15,6 +15,7 @@ use crate::packing::Axis;
 use crate::program::Pass;
 use crate::refresh::{drop_one, refresh, refresh_one};
 use crate::scores::Scored;
+use rayon::prelude::*;
 use undertone_he::circuits::evaluate_chebyshev;
 use undertone_he::{Evaluator, Slots};
 
@@ -51,8 +52,9 @@ impl<E: Evaluator> Pass<'_, E> {
             WeightFrame::Token { .. } => &plan.token,
         };
         let mut weights = Vec::with_capacity(scores.len());
-        for score in scores {
-            let (weight, top) = evaluate_chebyshev(ev, &score.u, &plan.exponential)?;
+        let exponentials: Vec<_> =
+            scores.par_iter().map(|s| evaluate_chebyshev(ev, &s.u, &plan.exponential)).collect::<Result<_, _>>()?;
+        for (score, (weight, top)) in scores.iter().zip(exponentials) {
             self.guard.push(ev, &top)?;
             weights.push(ev.add_slots(&weight, &score.correction)?);
         }
@@ -61,12 +63,12 @@ impl<E: Evaluator> Pass<'_, E> {
             if levels.refresh[round] {
                 weights = self.refresh_weights(&weights)?;
             }
-            let squares = weights.iter().map(|w| ev.square(w)).collect::<Result<Vec<_>, _>>()?;
+            let squares = weights.par_iter().map(|w| ev.square(w)).collect::<Result<Vec<_>, _>>()?;
             let inverse = self.inverse_sum(plan, levels, round, &squares, frame)?;
             if round + 1 == rounds {
                 return Ok((squares, inverse));
             }
-            weights = squares.iter().map(|s| ev.mul(s, &inverse)).collect::<Result<_, _>>()?;
+            weights = squares.par_iter().map(|s| ev.mul(s, &inverse)).collect::<Result<_, _>>()?;
         }
         // A plan has at least one round.
         Err(Error::Calibration { what: "softmax rounds", have: 0, need: 1 })

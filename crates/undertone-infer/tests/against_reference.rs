@@ -80,3 +80,8 @@ fn many_public_positions_and_many_rounds() {
 fn more_rounds_than_the_chain_has_levels_for() {
     agrees([24, 40, 2, 4, 2, 8, 50], 12, 21, 2, 6, 12);
 }
+
+#[test]
+fn the_bundled_shape_at_the_full_ring() {
+    agrees([64, 176, 2, 4, 2, 16, 1024], 100, 40, 3, 2, 16);
+}

@@ -173,9 +173,19 @@ pub struct Session<'m> {
 
 impl<'m> Session<'m> {
     pub fn new(model: &'m Llama, calibration: &Calibration, shape: Shape, public: &[u32], log_n: u32) -> Self {
-        let program = Program::new(&model.config, calibration, shape, chain(log_n)).unwrap();
+        Self::on(ClearEvaluator::new(chain(log_n)), model, calibration, shape, public)
+    }
+
+    pub fn on(
+        ev: ClearEvaluator,
+        model: &'m Llama,
+        calibration: &Calibration,
+        shape: Shape,
+        public: &[u32],
+    ) -> Self {
+        let program = Program::new(&model.config, calibration, shape, ev.chain()).unwrap();
         Self {
-            ev: ClearEvaluator::new(chain(log_n)),
+            ev,
             program,
             model,
             public: PublicCache::new(model, public).unwrap(),
