@@ -207,6 +207,17 @@ pub enum Error {
     },
 }
 
+impl From<undertone_infer::Error> for Error {
+    fn from(error: undertone_infer::Error) -> Self {
+        match error {
+            undertone_infer::Error::Cancelled { .. } => Self::Cancelled,
+            undertone_infer::Error::Evaluator(error) => Self::He(error),
+            // These sentences name shapes, layers and files, nothing of a client.
+            error => Self::Compute { cause: error.to_string() },
+        }
+    }
+}
+
 impl Error {
     /// The class under which a peer hears of this error.
     pub fn class(&self) -> ErrorClass {

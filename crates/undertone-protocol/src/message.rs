@@ -126,6 +126,21 @@ impl WireShape {
     }
 }
 
+impl From<WireShape> for undertone_infer::Shape {
+    fn from(shape: WireShape) -> Self {
+        Self {
+            public_tokens: shape.public_tokens as usize,
+            private_tokens: shape.private_tokens as usize,
+            max_new_tokens: shape.max_new_tokens as usize,
+        }
+    }
+}
+
+/// The digest of a calibration, as [`Hello`] carries it.
+pub fn calibration_digest(calibration: &undertone_infer::Calibration) -> [u8; 32] {
+    *blake3::hash(&calibration.to_json()).as_bytes()
+}
+
 /// What the client wants; every digest is compared with what the server holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -141,6 +156,30 @@ pub struct Hello {
     pub calibration: [u8; 32],
     /// Token counts.
     pub shape: WireShape,
+}
+
+impl Hello {
+    /// A hello of this version.
+    pub fn new(mode: Mode, parameters: [u8; 32], model: [u8; 32], calibration: [u8; 32], shape: WireShape) -> Self {
+        Self { version: frame::PROTOCOL_VERSION.into(), mode, parameters, model, calibration, shape }
+    }
+
+    /// Compares the hello of a client with what this server holds.
+    ///
+    /// # Errors
+    /// `Version`, or `Mismatch` naming the first object that differs.
+    pub fn expect(&self, parameters: [u8; 32], model: [u8; 32], calibration: [u8; 32]) -> Result<(), Error> {
+        let need = u16::from(frame::PROTOCOL_VERSION);
+        if self.version != need {
+            return Err(Error::Version { have: self.version, need });
+        }
+        let same = |what, have: [u8; 32], need: [u8; 32]| {
+            if have == need { Ok(()) } else { Err(Error::Mismatch { what }) }
+        };
+        same("parameters", self.parameters, parameters)?;
+        same("model", self.model, model)?;
+        same("calibration", self.calibration, calibration)
+    }
 }
 
 /// What the server accepts.

@@ -24,12 +24,12 @@ impl<S> MessageStream<S> {
     }
 
     /// The stream itself.
-    pub fn get_ref(&self) -> &S {
+    pub fn inner(&self) -> &S {
         &self.stream
     }
 
     /// The stream itself, for settings.
-    pub fn get_mut(&mut self) -> &mut S {
+    pub fn inner_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 

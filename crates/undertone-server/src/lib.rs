@@ -11,6 +11,7 @@ mod connection;
 mod error;
 mod host;
 mod memory;
+mod model_host;
 mod options;
 mod server;
 mod sessions;
@@ -18,5 +19,6 @@ mod watch;
 
 pub use error::Error;
 pub use host::{Host, Opening};
+pub use model_host::ModelHost;
 pub use options::Options;
 pub use server::{Handle, Server};

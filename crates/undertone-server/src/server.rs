@@ -146,10 +146,14 @@ fn serve(shared: &Shared, stream: TcpStream) {
         // The peer may be gone; then nobody is left to tell.
         let _ = stream.send(&Message::Error(report(error)));
     }
-    stream.get_mut().finish();
+    stream.inner_mut().finish();
 }
 
 fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Place) -> Result<(), ProtocolError> {
+    if shared.stopping.load(Ordering::SeqCst) {
+        // This session may have entered after the last look at the open ones; nobody else would end it.
+        return Err(ProtocolError::ShuttingDown);
+    }
     let Message::Hello(hello) = stream.receive()? else {
         return Err(ProtocolError::OutOfTurn { message: "another", state: "waiting for hello" });
     };
@@ -160,7 +164,7 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
         }
         match session.turn() {
             Turn::Peer => {
-                stream.get_mut().expect_within(shared.options.idle_timeout);
+                stream.inner_mut().expect_within(shared.options.idle_timeout);
                 session.receive(stream.receive()?)?;
             }
             Turn::Work => {

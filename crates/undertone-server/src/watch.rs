@@ -34,7 +34,11 @@ pub(crate) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub(crate) fn new(stopping: &'a AtomicBool) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), cancelled: AtomicBool::new(false), stopping }
+        let watch =
+            Self { state: Mutex::default(), changed: Condvar::new(), cancelled: AtomicBool::new(false), stopping };
+        // A heartbeat needs something to say before the first stage is done.
+        watch.step("starting", 0, 1, 0.0);
+        watch
     }
 
     /// Runs `work` while a second thread watches `stream`.
@@ -67,7 +71,7 @@ impl<'a> Watch<'a> {
             });
             drop(state);
             // The lock is free here: neither a look at the connection nor a slow write holds up the job.
-            let mut gone = stream.has_pending() || stream.get_ref().stirred();
+            let mut gone = stream.has_pending() || stream.inner().stirred();
             if let (false, Some(Some(report))) = (gone, report) {
                 sent = Instant::now();
                 gone = stream.send(&Message::Progress(report)).is_err();

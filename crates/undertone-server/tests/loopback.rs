@@ -223,8 +223,8 @@ fn stopping_cancels_the_running_job_and_tells_the_client() {
 /// The error that the server reports for these bytes.
 fn reported(server: &Running, bytes: &[u8]) -> (ErrorClass, String) {
     let mut stream = server.connect();
-    stream.get_mut().write_all(bytes).unwrap();
-    stream.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+    stream.inner_mut().write_all(bytes).unwrap();
+    stream.inner_mut().shutdown(std::net::Shutdown::Write).unwrap();
     loop {
         match stream.receive().unwrap() {
             Message::Error(report) => return (report.class, report.sentence),

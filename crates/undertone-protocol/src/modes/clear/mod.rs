@@ -4,6 +4,7 @@
 //! minutes. A server offers it only when its library is told to; the program `undertone-server` never is.
 
 pub mod client;
+mod engine;
 pub mod message;
 pub mod plan;
 pub mod server;
@@ -11,6 +12,8 @@ pub mod server;
 use crate::session::Leak;
 
 pub use client::Client;
+pub use engine::ClearEngine;
+pub use plan::{Prepared, chain_digest, prepare};
 pub use server::Server;
 
 /// What the server learns in this mode: everything.

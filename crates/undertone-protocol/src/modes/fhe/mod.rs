@@ -4,6 +4,7 @@
 //! further token is one encrypted embedding up and one set of encrypted logits down.
 
 pub mod client;
+mod engine;
 pub mod message;
 pub mod plan;
 pub mod server;
@@ -12,7 +13,8 @@ use crate::message::WireShape;
 use crate::session::Leak;
 
 pub use client::Client;
-pub use plan::FhePlan;
+pub use engine::CkksSetup;
+pub use plan::{FhePlan, Prepared, prepare};
 pub use server::{KeySink, Server};
 
 /// What the server learns in this mode, and what the mode does not protect.

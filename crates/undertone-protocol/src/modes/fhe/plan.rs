@@ -1,8 +1,20 @@
-//! What both sides of mode fhe compute beforehand from parameters, model, calibration and shape: every key in its
-//! order, and every length in bytes.
+//! What both sides of mode fhe compute beforehand from parameters, model, calibration and shape: the circuit, every
+//! key in its order, and every length in bytes.
 
+use crate::Error;
 use crate::exchange::StepLengths;
-use undertone_he::KeyRequest;
+use crate::message::WireShape;
+use undertone_he::{
+    Ciphertext, CostEvaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model, key_requests,
+};
+use undertone_infer::{Calibration, Plan, Program};
+use undertone_model::LlamaConfig;
+
+/// Bits of a residue on the wire, at most, and in memory: expanded keys hold whole words, and both halves.
+const WIRE_BITS: u64 = 50;
+const MEMORY_BITS: u64 = 2 * 64;
+/// Ciphertexts at the top level that a session may hold besides its caches (inputs, temporaries of a product).
+const WORKING_CIPHERTEXTS: u64 = 256;
 
 /// One key of the upload.
 #[derive(Debug, Clone, Copy)]
@@ -18,10 +30,21 @@ pub struct PlannedKey {
 pub struct FhePlan {
     /// The keys, in the order of the upload.
     pub keys: Vec<PlannedKey>,
-    /// The blobs of each step.
+    /// The blobs of each step: logits, then the guard, in results.
     pub lengths: StepLengths,
-    /// Bytes of memory that the server needs for this session.
+    /// Bytes of memory that the server needs for this session, estimated from above.
     pub memory_bytes: u64,
+}
+
+/// The circuit of a session, its costs, and what travels.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Packs inputs, runs, and reads results.
+    pub program: Program,
+    /// Counts per step and levels.
+    pub costs: Plan,
+    /// Keys and lengths.
+    pub plan: FhePlan,
 }
 
 impl FhePlan {
@@ -29,4 +52,34 @@ impl FhePlan {
     pub fn key_bytes(&self) -> u64 {
         self.keys.iter().map(|key| key.len as u64).sum()
     }
+}
+
+/// Plans a session; both sides get the same from the same inputs.
+///
+/// # Errors
+/// Shapes, calibrations and circuits that do not fit, as [`Plan::new`] and [`Program::new`] say.
+pub fn prepare(
+    parameters: &Parameters,
+    config: &LlamaConfig,
+    calibration: &Calibration,
+    shape: WireShape,
+) -> Result<Prepared, Error> {
+    shape.check()?;
+    let evaluator = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
+    let costs = Plan::new(config, Some(calibration), shape.into(), &evaluator)?;
+    let program = Program::new(config, calibration, shape.into(), parameters.chain())?;
+    let keys = key_requests(parameters, &costs.keys)
+        .into_iter()
+        .map(|request| Ok(PlannedKey { request, len: SeededKey::byte_len(parameters, request)? }))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let input = SeededCiphertext::byte_len(parameters, costs.input_level);
+    let lengths = StepLengths {
+        prefill: vec![input; costs.prompt_ciphertexts],
+        decode: vec![input; program.token_axis().count],
+        result: vec![Ciphertext::byte_len(parameters, costs.output_level); costs.logit_ciphertexts + 1],
+    };
+    let wire: u64 = keys.iter().map(|key| key.len as u64).sum();
+    let top = Ciphertext::byte_len(parameters, parameters.chain().top_level) as u64;
+    let memory_bytes = wire.saturating_mul(MEMORY_BITS) / WIRE_BITS + (WORKING_CIPHERTEXTS * top) * 64 / WIRE_BITS;
+    Ok(Prepared { program, costs, plan: FhePlan { keys, lengths, memory_bytes } })
 }

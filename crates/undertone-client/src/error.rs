@@ -1,0 +1,99 @@
+//! The one error type of this crate. No prompt, token or key appears in a message.
+
+use std::net::SocketAddr;
+
+/// Why a run was refused or broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody listens at the address.
+    #[error("cannot connect to {address} ({kind}); start undertone-server there or check the address")]
+    Connect {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system reports.
+        kind: std::io::ErrorKind,
+    },
+    /// The address is on another machine, and the connection would not be encrypted.
+    #[error(
+        "{address} is not a loopback address and this client has no TLS yet; connect through a tunnel to 127.0.0.1, \
+         such as ssh -L"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The conversation with the server failed.
+    #[error(transparent)]
+    Protocol(#[from] undertone_protocol::Error),
+    /// Keys, encryption or key files failed.
+    #[error(transparent)]
+    Secret(#[from] undertone_secret::Error),
+    /// The scheme refused an object.
+    #[error(transparent)]
+    Scheme(#[from] undertone_he::Error),
+    /// The calibration is missing or foreign, or a result shows that a value left its calibrated range.
+    #[error(transparent)]
+    Infer(#[from] undertone_infer::Error),
+    /// The model or tokenizer was refused.
+    #[error(transparent)]
+    Model(#[from] undertone_model::Error),
+    /// A part of the prompt is too long.
+    #[error("the {what} has {have} tokens where at most {need} fit; {remedy}")]
+    TooLong {
+        /// The part.
+        what: &'static str,
+        /// Its tokens.
+        have: usize,
+        /// The limit.
+        need: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A part of the prompt, or the number of new tokens, is empty.
+    #[error("the {what} is empty; {remedy}")]
+    Empty {
+        /// The part.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The model directory has no tokenizer.
+    #[error("the model has no tokenizer; put its tokenizer.json into the model directory")]
+    TokenizerMissing,
+    /// Decrypted values have imaginary parts that an honest computation does not leave.
+    #[error("the result has imaginary parts of {have:.4} where at most {need:.4} is noise; the server computed something else")]
+    Imaginary {
+        /// The largest one.
+        have: f64,
+        /// The tolerance.
+        need: f64,
+    },
+    /// A key name that cannot be a file name.
+    #[error("\"{name}\" is no key name; use 1 to 64 letters, digits, - and _")]
+    KeyName {
+        /// The name, escaped.
+        name: String,
+    },
+    /// A key exists already.
+    #[error("a key named {name} exists; choose another name or remove that key")]
+    KeyExists {
+        /// The name.
+        name: String,
+    },
+    /// No key has this name.
+    #[error("there is no key named {name}; list the keys or make one with `undertone keys new {name}`")]
+    KeyMissing {
+        /// The name.
+        name: String,
+    },
+    /// The user has no place for configuration.
+    #[error("there is no folder for keys; set HOME or XDG_CONFIG_HOME")]
+    NoConfigFolder,
+    /// The key folder cannot be used.
+    #[error("the key folder cannot be used: {0}; check its permissions")]
+    KeyFolder(std::io::Error),
+    /// The user stopped the run.
+    #[error("the run was stopped; start it again")]
+    Stopped,
+}

@@ -1,0 +1,183 @@
+//! One private generation, from text to text: the table of the architecture page, top to bottom.
+//!
+//! 1 tokenize, 3 embed, 4 pack and encrypt, 5 send, 8 receive, 9 decrypt, round and sample, 10 detokenize and loop are
+//! here; 2 (the public prefill), 6 and 7 (layers and head) are the server's.
+
+use crate::open::{Opened, Way, open};
+use crate::report::{RunReport, TokenReport};
+use crate::twin::ClearTwin;
+use crate::{Error, LocalModel, Prompt};
+use std::net::SocketAddr;
+use std::time::Instant;
+use undertone_he::Slots;
+use undertone_model::Sampler;
+use undertone_model::tokenizer::DecodeStream;
+use undertone_protocol::message::ProgressReport;
+
+/// Follows a run, and may stop it.
+pub trait Observer {
+    /// `done` of `total` keys, and as many bytes of them, are sent.
+    fn key(&mut self, done: usize, total: usize, done_bytes: u64, total_bytes: u64) {
+        let _ = (done, total, done_bytes, total_bytes);
+    }
+
+    /// News of the server about step `step`; 0 is the prompt.
+    fn progress(&mut self, step: usize, report: &ProgressReport) {
+        let _ = (step, report);
+    }
+
+    /// A token is known.
+    fn token(&mut self, report: &TokenReport) {
+        let _ = report;
+    }
+
+    /// Whether to stop at the next occasion.
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Follows nothing.
+impl Observer for () {}
+
+/// What to generate, and with whom.
+pub struct Request<'a> {
+    /// The client's side of the model.
+    pub model: &'a LocalModel,
+    /// The prompt.
+    pub prompt: &'a Prompt,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Chooses tokens from logits.
+    pub sampler: &'a mut Sampler,
+    /// The server.
+    pub server: SocketAddr,
+    /// How the private part travels.
+    pub way: Way<'a>,
+}
+
+/// Runs a request to its end.
+///
+/// # Errors
+/// Prompts that do not fit, servers that refuse, results that left the calibrated ranges, and `Stopped`.
+pub fn generate(request: Request<'_>, observer: &mut dyn Observer) -> Result<RunReport, Error> {
+    let Request { model, prompt, max_new_tokens, sampler, server, way } = request;
+    // 1: the prompt is tokenized and split; its lengths are all that the session is opened with.
+    let shape = prompt.shape(max_new_tokens, &model.config)?;
+    let started = Instant::now();
+    let mut opened = open(way, server, model, shape, prompt.padded_from, observer)?;
+    let setup_seconds = started.elapsed().as_secs_f64();
+    let mut twin = ClearTwin::of(model);
+    let mut decoder = model.tokenizer.as_ref().map(|tokenizer| tokenizer.decode_stream());
+    let mut tokens: Vec<TokenReport> = Vec::new();
+    let mut text = String::new();
+    let mut fed: Vec<u32> = prompt.public.iter().chain(prompt.private.iter()).copied().collect();
+    loop {
+        let step = tokens.len();
+        let step_started = Instant::now();
+        // 3, 4: embed, pack, encode, encrypt.
+        let packed = pack(&opened, model, prompt, tokens.last())?;
+        let blobs = packed.iter().map(|slots| opened.codec.seal(slots)).collect::<Result<Vec<_>, _>>()?;
+        // 5: send.
+        match step {
+            0 => opened.session.prefill(prompt.public.clone(), shape.private_tokens, blobs)?,
+            _ => opened.session.decode(blobs)?,
+        }
+        // 2, 6, 7 happen at the server; 8: wait and receive.
+        opened.connection.pump(opened.session.as_mut(), step, observer)?;
+        // 9: decrypt, round, sample.
+        let logits = read(&mut opened)?;
+        let id = sampler.sample(&logits)?;
+        let seconds = step_started.elapsed().as_secs_f64();
+        // 10: compare, detokenize, append, loop.
+        let compared = twin.as_mut().map(|twin| twin.compare(&fed, &logits)).transpose()?;
+        let ended = tokens.len() + 1 == max_new_tokens || model.config.eos_token_ids.contains(&id);
+        let piece = detokenize(&mut decoder, id, ended)?;
+        text.push_str(&piece);
+        tokens.push(TokenReport {
+            id,
+            text: piece,
+            clear_id: compared.map(|c| c.clear_id),
+            top1_agrees: compared.map(|c| c.top1_agrees),
+            kl: compared.map(|c| c.kl),
+            max_logit_error: compared.map(|c| c.max_logit_error),
+            seconds,
+        });
+        tokens.iter().last().into_iter().for_each(|token| observer.token(token));
+        if ended {
+            break;
+        }
+        fed = vec![id];
+    }
+    opened.session.close();
+    // The answer is complete; a server that is gone already needs no goodbye.
+    let _ = opened.connection.flush(opened.session.as_mut());
+    Ok(report(way, prompt, &opened, tokens, text, setup_seconds))
+}
+
+/// The slots of the prompt, or of the token that was generated last.
+fn pack(
+    opened: &Opened<'_>,
+    model: &LocalModel,
+    prompt: &Prompt,
+    last: Option<&TokenReport>,
+) -> Result<Vec<Slots>, Error> {
+    match last {
+        None => Ok(opened.program.pack_prompt(&model.embed_rows(&prompt.private)?)?),
+        Some(token) => Ok(opened.program.pack_token(&model.embed_rows(&[token.id])?.concat())?),
+    }
+}
+
+/// The logits of the step, after the checks that `Program::read_logits` makes.
+fn read(opened: &mut Opened<'_>) -> Result<Vec<f32>, Error> {
+    let blobs = opened.session.take_result().unwrap_or_default();
+    let mut slots = blobs.iter().map(|blob| opened.codec.open(blob)).collect::<Result<Vec<_>, _>>()?;
+    let guard = slots.pop().unwrap_or_default();
+    Ok(opened.program.read_logits(&slots, &guard)?)
+}
+
+fn detokenize(decoder: &mut Option<DecodeStream<'_>>, id: u32, ended: bool) -> Result<String, Error> {
+    let Some(stream) = decoder.as_mut() else { return Ok(String::new()) };
+    let mut piece = stream.push(id)?;
+    if ended && let Some(stream) = decoder.take() {
+        piece.push_str(&stream.finish()?);
+    }
+    Ok(piece)
+}
+
+fn report(
+    way: Way<'_>,
+    prompt: &Prompt,
+    opened: &Opened<'_>,
+    tokens: Vec<TokenReport>,
+    text: String,
+    setup_seconds: f64,
+) -> RunReport {
+    let (mode, log_n, parameters) = match way {
+        Way::Fhe { parameters, .. } => ("fhe", parameters.chain().log_n, Some(parameters)),
+        Way::Clear { chain } => ("clear", chain.log_n, None),
+    };
+    let ran = &opened.steps[..tokens.len().min(opened.steps.len())];
+    let ledger = opened.connection.ledger();
+    RunReport {
+        mode,
+        security_bits: parameters.map_or(0, |p| p.security_bits()),
+        ring_degree: 1 << log_n,
+        log_qp: parameters.map_or(0.0, |p| p.log_qp()),
+        failure_log2: parameters.map_or(0.0, |p| p.failure_log2()),
+        public_tokens: prompt.public.len(),
+        private_tokens: prompt.private.len(),
+        prefill_seconds: tokens.first().map_or(0.0, |token| token.seconds),
+        tokens,
+        text,
+        setup_seconds,
+        bootstraps: ran.iter().map(|step| step.counts.bootstraps).sum(),
+        key_switches: ran.iter().map(|step| step.counts.key_switches).sum(),
+        bytes_up: ledger.bytes_sent(),
+        bytes_down: ledger.bytes_received(),
+        key_bytes: opened.key_bytes,
+        rounds: ledger.rounds(),
+        peak_rss_bytes: None,
+        leakage: opened.leakage.iter().map(|leak| leak.sentence.clone()).collect(),
+    }
+}

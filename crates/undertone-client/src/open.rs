@@ -1,0 +1,123 @@
+//! Everything before the prompt: plan, connect, agree, and in mode fhe upload the keys.
+
+use crate::codec::{ClearCodec, Codec, FheCodec, Key};
+use crate::{Connection, Error, LocalModel, Observer};
+use std::net::SocketAddr;
+use undertone_he::{Chain, Parameters};
+use undertone_infer::{Program, StepCost};
+use undertone_protocol::message::{Hello, WireShape, calibration_digest};
+use undertone_protocol::modes::{clear, fhe};
+use undertone_protocol::{Leak, Mode, StepSession};
+use undertone_secret::{KeyGenerator, SecretKey, SecretRng};
+
+/// How the private part travels.
+#[derive(Clone, Copy)]
+pub enum Way<'a> {
+    /// Encrypted; under a fresh key that is forgotten after the run unless one is given.
+    Fhe {
+        /// The parameter set, which the server must share.
+        parameters: &'a Parameters,
+        /// A stored key.
+        key: Option<&'a SecretKey>,
+    },
+    /// In the clear, for tests.
+    Clear {
+        /// The chain of the server's parameter set.
+        chain: Chain,
+    },
+}
+
+/// A session that is ready for the prompt.
+pub(crate) struct Opened<'a> {
+    pub(crate) connection: Connection,
+    pub(crate) session: Box<dyn StepSession>,
+    pub(crate) codec: Box<dyn Codec + 'a>,
+    pub(crate) program: Program,
+    pub(crate) key_bytes: u64,
+    /// Costs per step; empty where nothing is encrypted.
+    pub(crate) steps: Vec<StepCost>,
+    pub(crate) leakage: Vec<Leak>,
+}
+
+/// Opens a session of `shape` with the server at `address`.
+pub(crate) fn open<'a>(
+    way: Way<'a>,
+    address: SocketAddr,
+    model: &LocalModel,
+    shape: WireShape,
+    padded_from: Option<usize>,
+    observer: &mut dyn Observer,
+) -> Result<Opened<'a>, Error> {
+    let hello = |mode, parameters| {
+        Hello::new(mode, parameters, model.fingerprint, calibration_digest(&model.calibration), shape)
+    };
+    match way {
+        Way::Clear { chain } => {
+            let prepared = clear::prepare(chain, &model.config, &model.calibration, shape)?;
+            let mut session = clear::Client::new(hello(Mode::Clear, clear::chain_digest(chain)), prepared.lengths);
+            let mut connection = Connection::open(address)?;
+            connection.pump(&mut session, 0, observer)?;
+            Ok(Opened {
+                connection,
+                session: Box::new(session),
+                codec: Box::new(ClearCodec),
+                program: prepared.program,
+                key_bytes: 0,
+                steps: Vec::new(),
+                leakage: clear::leakage(),
+            })
+        }
+        Way::Fhe { parameters, key } => {
+            let prepared = fhe::prepare(parameters, &model.config, &model.calibration, shape)?;
+            let key_bytes = prepared.plan.key_bytes();
+            let mut session = fhe::Client::new(hello(Mode::Fhe, parameters.digest()), prepared.plan);
+            let mut connection = Connection::open(address)?;
+            connection.pump(&mut session, 0, observer)?;
+            let mut rng = SecretRng::from_os().map_err(undertone_secret::Error::from)?;
+            let key = match key {
+                Some(key) => Key::Stored(key),
+                None => Key::Ephemeral(Box::new(SecretKey::generate(parameters, &mut rng))),
+            };
+            upload(parameters, key.secret(), key_bytes, &mut session, &mut connection, &mut rng, observer)?;
+            let input_level = prepared.costs.input_level;
+            Ok(Opened {
+                connection,
+                session: Box::new(session),
+                codec: Box::new(FheCodec { parameters, key, rng, input_level }),
+                program: prepared.program,
+                key_bytes,
+                steps: prepared.costs.steps,
+                leakage: fhe::leakage(&shape, padded_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
+            })
+        }
+    }
+}
+
+/// Makes, sends and forgets one key after the other.
+fn upload(
+    parameters: &Parameters,
+    secret: &SecretKey,
+    total_bytes: u64,
+    session: &mut fhe::Client,
+    connection: &mut Connection,
+    rng: &mut SecretRng,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let generator = KeyGenerator::new(parameters, secret);
+    let mut sent_bytes = 0;
+    while let Some(request) = session.wanted_key() {
+        let bytes = generator.generate(&request, rng)?.to_bytes(parameters);
+        sent_bytes += bytes.len() as u64;
+        session.send_key(bytes)?;
+        connection.flush(session)?;
+        let (done, total) = session.key_progress();
+        observer.key(done, total, sent_bytes, total_bytes);
+        if observer.stopped() {
+            session.close();
+            // The server may be gone already; the run ends either way.
+            let _ = connection.flush(session);
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(())
+}

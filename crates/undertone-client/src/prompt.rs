@@ -1,0 +1,113 @@
+//! The prompt as token ids, split into what the server reads and what it must not.
+//!
+//! The two parts are tokenized independently: a merge across the boundary would make a public token depend on private
+//! text. The public part starts with BOS, which is the same for everybody.
+
+use crate::{Error, LocalModel};
+use undertone_model::{LlamaConfig, Tokenizer};
+use undertone_protocol::message::{MAX_PRIVATE_TOKENS, WireShape};
+use zeroize::Zeroizing;
+
+/// Most private tokens of one prompt.
+pub const PRIVATE_LIMIT: usize = MAX_PRIVATE_TOKENS as usize;
+
+/// A prompt as token ids; the private ones are erased when dropped and never printed.
+pub struct Prompt {
+    /// BOS and the public part.
+    pub public: Vec<u32>,
+    /// The private part, filler included.
+    pub private: Zeroizing<Vec<u32>>,
+    /// Private tokens before filling up, if it was filled up.
+    pub padded_from: Option<usize>,
+}
+
+impl Prompt {
+    /// Tokenizes both parts, each on its own.
+    ///
+    /// # Errors
+    /// `TokenizerMissing`, or text that the tokenizer refuses.
+    pub fn tokenize(model: &LocalModel, public: &str, private: &str) -> Result<Self, Error> {
+        let tokenizer = model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?;
+        let private = Zeroizing::new(tokenizer.encode(private, false)?);
+        Ok(Self { public: tokenizer.encode(public, true)?, private, padded_from: None })
+    }
+
+    /// Takes token ids; `public` starts with BOS.
+    pub fn from_ids(public: Vec<u32>, private: Vec<u32>) -> Self {
+        Self { public, private: Zeroizing::new(private), padded_from: None }
+    }
+
+    /// Fills the private part up to `len` tokens with line breaks before it, so that its length says less.
+    ///
+    /// The filler is part of the prompt that the model reads.
+    ///
+    /// # Errors
+    /// `TooLong` when the private part is longer than `len`, `TokenizerMissing`.
+    pub fn pad_private_to(mut self, len: usize, model: &LocalModel) -> Result<Self, Error> {
+        let have = self.private.len();
+        if have > len {
+            return Err(Error::TooLong {
+                what: "private part",
+                have,
+                need: len,
+                remedy: "fill up to a larger number or shorten it",
+            });
+        }
+        let filler = filler(model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?)?;
+        let mut padded = Zeroizing::new(vec![filler; len - have]);
+        padded.extend_from_slice(&self.private);
+        self.private = padded;
+        self.padded_from = Some(have);
+        Ok(self)
+    }
+
+    /// Checks all lengths and returns what the session will be opened for.
+    ///
+    /// # Errors
+    /// `Empty` or `TooLong`.
+    pub fn shape(&self, max_new_tokens: usize, config: &LlamaConfig) -> Result<WireShape, Error> {
+        let (public, private) = (self.public.len(), self.private.len());
+        if public == 0 {
+            return Err(Error::Empty { what: "public part", remedy: "use a model with a beginning-of-sequence token" });
+        }
+        if private == 0 {
+            return Err(Error::Empty { what: "private part", remedy: "give it with --private-file" });
+        }
+        if max_new_tokens == 0 {
+            return Err(Error::Empty { what: "continuation", remedy: "ask for at least one new token" });
+        }
+        if private > PRIVATE_LIMIT {
+            return Err(Error::TooLong {
+                what: "private part",
+                have: private,
+                need: PRIVATE_LIMIT,
+                remedy: "shorten it or move what is not secret to the public part",
+            });
+        }
+        // The last generated token is never fed back, so it needs no position.
+        let have = (public + private).saturating_add(max_new_tokens - 1);
+        let need = config.max_position_embeddings;
+        if have > need {
+            return Err(Error::TooLong {
+                what: "prompt with its continuation",
+                have,
+                need,
+                remedy: "shorten the public part or ask for fewer new tokens",
+            });
+        }
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let shape = WireShape {
+            public_tokens: number(public),
+            private_tokens: number(private),
+            max_new_tokens: number(max_new_tokens),
+        };
+        shape.check()?;
+        Ok(shape)
+    }
+}
+
+/// The last token of a line break: neutral, and one that every vocabulary has.
+fn filler(tokenizer: &Tokenizer) -> Result<u32, Error> {
+    let ids = tokenizer.encode("\n", false)?;
+    ids.last().copied().ok_or(Error::Empty { what: "filler", remedy: "use a model whose vocabulary has a line break" })
+}
