@@ -62,7 +62,9 @@ pub enum Error {
     #[error("the model has no tokenizer; put its tokenizer.json into the model directory")]
     TokenizerMissing,
     /// Decrypted values have imaginary parts that an honest computation does not leave.
-    #[error("the result has imaginary parts of {have:.4} where at most {need:.4} is noise; the server computed something else")]
+    #[error(
+        "the result has imaginary parts of {have:.4} where at most {need:.4} is noise; the server computed something else"
+    )]
     Imaginary {
         /// The largest one.
         have: f64,

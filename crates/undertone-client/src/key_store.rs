@@ -81,9 +81,7 @@ impl KeyStore {
         let path = self.existing(name)?;
         let payload = sealed::open(&sealed::read_file(&path)?, passphrase)?;
         match payload.split_at_checked(DIGEST_LEN) {
-            Some((digest, secret)) if digest == parameters.digest() => {
-                Ok(SecretKey::from_payload(parameters, secret)?)
-            }
+            Some((digest, secret)) if digest == parameters.digest() => Ok(SecretKey::from_payload(parameters, secret)?),
             _ => Err(undertone_secret::Error::Key.into()),
         }
     }

@@ -37,12 +37,11 @@ impl LocalModel {
         }
         let half = load_client_half(dir)?;
         calibration.check_shape(&half.config)?;
-        let fingerprint = from_hex(&calibration.model_fingerprint).ok_or_else(|| {
-            undertone_infer::Error::CalibrationFile {
+        let fingerprint =
+            from_hex(&calibration.model_fingerprint).ok_or_else(|| undertone_infer::Error::CalibrationFile {
                 file: dir.display().to_string(),
                 cause: "its model fingerprint is not 64 hexadecimal digits".to_owned(),
-            }
-        })?;
+            })?;
         let tokenizer = Some(Tokenizer::load(dir, &half.config)?);
         Ok(Self { config: half.config, tokenizer, embed: half.embed, weights: None, calibration, fingerprint })
     }

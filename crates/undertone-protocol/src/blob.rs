@@ -3,9 +3,9 @@
 //! The receiver knows the exact length of every blob beforehand, from parameters, never from the peer alone. All
 //! chunks of a blob but the last are full, so that there is one way to send it, and memory grows with what arrived.
 
+use crate::Error;
 use crate::frame::MAX_PAYLOAD;
 use crate::message::Message;
-use crate::Error;
 use std::collections::VecDeque;
 
 /// Puts a list of blobs together from chunks.

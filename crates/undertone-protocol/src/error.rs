@@ -17,7 +17,9 @@ pub enum Error {
     )]
     InsecurePeer,
     /// The protocol versions differ.
-    #[error("the peer speaks protocol version {have} and this program speaks {need}; use the same release on both sides")]
+    #[error(
+        "the peer speaks protocol version {have} and this program speaks {need}; use the same release on both sides"
+    )]
     Version {
         /// Version of the peer.
         have: u16,
@@ -48,7 +50,9 @@ pub enum Error {
         have: u16,
     },
     /// A frame claims a payload longer than its type allows.
-    #[error("a {message} frame claims {have} bytes where at most {need} are accepted; use the same release on both sides")]
+    #[error(
+        "a {message} frame claims {have} bytes where at most {need} are accepted; use the same release on both sides"
+    )]
     TooLong {
         /// The message type.
         message: &'static str,
@@ -157,7 +161,9 @@ pub enum Error {
         mode: &'static str,
     },
     /// The server has not the memory for the session.
-    #[error("the keys of this session need {need} bytes of memory and {have} are free; use a shorter prompt or a larger machine")]
+    #[error(
+        "the keys of this session need {need} bytes of memory and {have} are free; use a shorter prompt or a larger machine"
+    )]
     Memory {
         /// Bytes free for sessions.
         have: u64,

@@ -3,10 +3,10 @@
 //! A mode adds what comes before (mode fhe: the keys) and says what the blobs are. Both halves know every count and
 //! length beforehand from [`StepLengths`], so that neither can make the other allocate or compute anything unplanned.
 
+use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
 use crate::message::{Blobs, Hello, Message, Prefill, ProgressReport, Welcome, WireShape};
 use crate::session::Turn;
-use crate::Error;
 use undertone_infer::Progress;
 
 /// Lengths in bytes of the blobs of each kind of step.

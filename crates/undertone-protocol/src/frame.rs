@@ -131,12 +131,7 @@ fn checksum<const K: usize>(bytes: &[u8]) -> [u8; K] {
 ///
 /// # Errors
 /// `TooLong` when the payload exceeds the cap of its type.
-pub fn encode_frame(
-    message_type: MessageType,
-    session: u64,
-    sequence: u64,
-    payload: &[u8],
-) -> Result<Vec<u8>, Error> {
+pub fn encode_frame(message_type: MessageType, session: u64, sequence: u64, payload: &[u8]) -> Result<Vec<u8>, Error> {
     let need = message_type.max_payload();
     if payload.len() > need {
         return Err(Error::TooLong { message: message_type.name(), have: payload.len(), need });

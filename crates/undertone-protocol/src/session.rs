@@ -7,8 +7,8 @@
 //! loop { write every next_message(); match turn() { Peer => receive(read), Work => work(), _ => break } }
 //! ```
 
-use crate::message::{Message, Mode, ProgressReport};
 use crate::Error;
+use crate::message::{Message, Mode, ProgressReport};
 use undertone_infer::Progress;
 
 /// What a session waits for once its outgoing messages are sent.

@@ -1,9 +1,9 @@
 //! One end of a connection without the connection: messages in and out of bytes, with the ledger.
 
+use crate::Error;
 use crate::frame::{FrameDecoder, HEADER_LEN, encode_frame};
 use crate::ledger::Ledger;
 use crate::message::Message;
-use crate::Error;
 
 /// Turns messages into frames and bytes into messages, and counts both.
 #[derive(Debug, Default)]

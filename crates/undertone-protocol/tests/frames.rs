@@ -21,9 +21,7 @@ fn sample(message_type: MessageType) -> Message {
             calibration: [9; 32],
             shape,
         }),
-        MessageType::Welcome => {
-            Message::Welcome(Welcome { session: 0, idle_timeout_seconds: 600, max_sessions: 4 })
-        }
+        MessageType::Welcome => Message::Welcome(Welcome { session: 0, idle_timeout_seconds: 600, max_sessions: 4 }),
         MessageType::Progress => Message::Progress(ProgressReport {
             stage: "output projection".to_owned(),
             layer: 3,
@@ -243,7 +241,10 @@ fn oversized_frames_are_refused_on_both_sides() {
         forged[36..40].copy_from_slice(&check.as_bytes()[..4]);
         let error = decode_frame(&forged).unwrap_err();
         assert!(
-            matches!(error, Error::MessageType { have: 200 } | Error::Flags { have: 1 } | Error::Version { have: 2, .. }),
+            matches!(
+                error,
+                Error::MessageType { have: 200 } | Error::Flags { have: 1 } | Error::Version { have: 2, .. }
+            ),
             "{error}"
         );
     }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use undertone_he::{KeyId, KeyRequest};
 use undertone_infer::Progress;
 use undertone_protocol::message::{Blobs, ErrorClass, ErrorReport, Hello, Prefill, Welcome, WireShape};
+use undertone_protocol::modes::clear;
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd};
 use undertone_protocol::modes::fhe::{self, FhePlan, KeySink, plan::PlannedKey};
-use undertone_protocol::modes::clear;
 use undertone_protocol::{Engine, Error, Message, Mode, Session, StepLengths, StepSession, Turn, Wire};
 
 const SHAPE: WireShape = WireShape { public_tokens: 3, private_tokens: 2, max_new_tokens: 3 };
@@ -304,11 +304,7 @@ fn prompts_other_than_planned_are_refused() {
 fn cancelled_work_closes_the_session() {
     let mut server = ready_server();
     server
-        .receive(Message::Prefill(Prefill {
-            public_tokens: vec![1, 2, 3],
-            private_tokens: 2,
-            blobs: vec![3 << 20, 5],
-        }))
+        .receive(Message::Prefill(Prefill { public_tokens: vec![1, 2, 3], private_tokens: 2, blobs: vec![3 << 20, 5] }))
         .unwrap();
     for _ in 0..3 {
         server.receive(Message::Chunk(vec![0; 1 << 20])).unwrap();

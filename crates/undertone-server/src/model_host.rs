@@ -1,7 +1,7 @@
 //! The host of a real server: one model, its calibration, one parameter set.
 
-use crate::host::{Host, Opening};
 use crate::Error;
+use crate::host::{Host, Opening};
 use std::path::Path;
 use std::sync::Arc;
 use undertone_he::Parameters;
@@ -70,8 +70,7 @@ impl ModelHost {
         hello.expect(clear::chain_digest(chain), self.fingerprint, self.calibration_digest)?;
         let prepared = clear::prepare(chain, &self.model.config, &self.calibration, hello.shape)?;
         let engine = clear::ClearEngine::new(chain, self.model.clone(), prepared.program);
-        let session =
-            clear::Server::new(hello.shape, self.vocab_size(), prepared.lengths, welcome, Box::new(engine));
+        let session = clear::Server::new(hello.shape, self.vocab_size(), prepared.lengths, welcome, Box::new(engine));
         Ok(Opening { session: Box::new(session), memory_bytes: CLEAR_MEMORY })
     }
 }

@@ -179,11 +179,7 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
     }
 }
 
-fn open(
-    shared: &Shared,
-    hello: &Hello,
-    number: u64,
-) -> Result<(Box<dyn Session>, Reservation), ProtocolError> {
+fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Box<dyn Session>, Reservation), ProtocolError> {
     let welcome = Welcome {
         session: number,
         idle_timeout_seconds: u32::try_from(shared.options.idle_timeout.as_secs()).unwrap_or(u32::MAX),

@@ -71,8 +71,7 @@ impl Host for SlowHost {
         if hello.mode != Mode::Clear {
             return Err(Error::ModeRefused { mode: hello.mode.name() });
         }
-        let engine =
-            Slow { stages: self.stages, cancelled: self.cancelled.clone(), inside: self.inside.clone() };
+        let engine = Slow { stages: self.stages, cancelled: self.cancelled.clone(), inside: self.inside.clone() };
         let session = clear::Server::new(hello.shape, 100, lengths(), welcome, Box::new(engine));
         Ok(Opening { session: Box::new(session), memory_bytes: self.memory_bytes })
     }
@@ -271,7 +270,10 @@ fn too_many_sessions_modes_and_memory_are_refused_with_a_reason() {
     let mut second = server.connect();
     let mut other = clear::Client::new(hello(), lengths());
     let error = pump(&mut second, &mut other).unwrap_err();
-    assert!(matches!(&error, Error::Peer { class: ErrorClass::TooLarge, sentence } if sentence.contains("500")), "{error}");
+    assert!(
+        matches!(&error, Error::Peer { class: ErrorClass::TooLarge, sentence } if sentence.contains("500")),
+        "{error}"
+    );
     drop(second);
     server.expect_sessions(1);
 

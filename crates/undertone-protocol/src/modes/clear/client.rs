@@ -1,9 +1,9 @@
 //! Client side of mode clear.
 
+use crate::Error;
 use crate::exchange::{ClientExchange, StepLengths};
 use crate::message::{Hello, Message, Mode, ProgressReport};
 use crate::session::{Session, StepSession, Turn};
-use crate::Error;
 use undertone_infer::Progress;
 
 /// The client session.

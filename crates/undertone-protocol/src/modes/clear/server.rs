@@ -1,9 +1,9 @@
 //! Server side of mode clear.
 
+use crate::Error;
 use crate::exchange::{Engine, ServerExchange, StepLengths};
 use crate::message::{Message, Mode, Welcome, WireShape};
 use crate::session::{Session, Turn};
-use crate::Error;
 use undertone_infer::Progress;
 
 /// The server session.

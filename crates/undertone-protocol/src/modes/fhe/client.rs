@@ -2,10 +2,10 @@
 
 use super::message::{KeyBegin, KeyEnd};
 use super::plan::FhePlan;
+use crate::Error;
 use crate::exchange::ClientExchange;
 use crate::message::{Hello, Message, Mode, ProgressReport, Welcome};
 use crate::session::{Session, StepSession, Turn};
-use crate::Error;
 use undertone_he::KeyRequest;
 use undertone_infer::Progress;
 

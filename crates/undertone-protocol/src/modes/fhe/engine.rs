@@ -70,7 +70,8 @@ struct CkksEngine {
 
 impl CkksEngine {
     fn read(&self, input: &[Vec<u8>]) -> Result<Vec<Ciphertext>, Error> {
-        let read = |bytes: &Vec<u8>| Ok(SeededCiphertext::from_bytes(&self.parameters, bytes)?.expand(&self.parameters));
+        let read =
+            |bytes: &Vec<u8>| Ok(SeededCiphertext::from_bytes(&self.parameters, bytes)?.expand(&self.parameters));
         input.iter().map(read).collect()
     }
 

@@ -33,7 +33,10 @@ pub fn leakage(shape: &WireShape, padded_from: Option<u32>) -> Vec<Leak> {
     vec![
         leak("public_text", format!("The server reads the {} public tokens in the clear.", shape.public_tokens)),
         leak("private_token_count", count),
-        leak("positions", "The server sees that the private part follows the public part and at which positions.".into()),
+        leak(
+            "positions",
+            "The server sees that the private part follows the public part and at which positions.".into(),
+        ),
         leak(
             "answer_length",
             format!("The server sees how many tokens are generated, at most {}.", shape.max_new_tokens),
@@ -46,6 +49,9 @@ pub fn leakage(shape: &WireShape, padded_from: Option<u32>) -> Vec<Leak> {
              private text."
                 .into(),
         ),
-        leak("transport", "The connection is not encrypted by itself; it is meant for this machine or a tunnel.".into()),
+        leak(
+            "transport",
+            "The connection is not encrypted by itself; it is meant for this machine or a tunnel.".into(),
+        ),
     ]
 }

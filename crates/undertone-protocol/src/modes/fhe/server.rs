@@ -6,11 +6,11 @@
 
 use super::message::{KeyBegin, KeyEnd, WireKeyId};
 use super::plan::{FhePlan, PlannedKey};
+use crate::Error;
 use crate::blob::BlobReceiver;
 use crate::exchange::{Engine, ServerExchange};
 use crate::message::{Message, Mode, Welcome, WireShape};
 use crate::session::{Session, Turn};
-use crate::Error;
 use undertone_he::KeyRequest;
 use undertone_infer::Progress;
 
@@ -31,8 +31,16 @@ pub trait KeySink: Send {
 
 enum Setup {
     /// `next` counts the complete keys.
-    Keys { sink: Box<dyn KeySink>, next: usize },
-    Receiving { sink: Box<dyn KeySink>, next: usize, begin: KeyBegin, blob: BlobReceiver },
+    Keys {
+        sink: Box<dyn KeySink>,
+        next: usize,
+    },
+    Receiving {
+        sink: Box<dyn KeySink>,
+        next: usize,
+        begin: KeyBegin,
+        blob: BlobReceiver,
+    },
     Done(Box<dyn Engine>),
     Closed,
 }
@@ -74,11 +82,9 @@ impl Server {
             (Setup::Keys { sink, next }, Message::KeysDone) if next == self.keys.len() => {
                 Ok(Setup::Done(sink.finish()?))
             }
-            (Setup::Keys { next, .. }, Message::KeysDone) => Err(Error::Unexpected {
-                field: "number of keys",
-                have: next as u64,
-                need: self.keys.len() as u64,
-            }),
+            (Setup::Keys { next, .. }, Message::KeysDone) => {
+                Err(Error::Unexpected { field: "number of keys", have: next as u64, need: self.keys.len() as u64 })
+            }
             (_, Message::Bye) => Ok(Setup::Closed),
             (_, Message::Error(report)) => Err(crate::exchange::peer_error(report)),
             (setup, message) => {

@@ -1,0 +1,307 @@
+//! Client and server over a real loopback socket with a synthetic model: in the clear, and under small insecure
+//! parameters.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
+use undertone_he::{KeyId, KeyRequest, Parameters};
+use undertone_infer::Calibration;
+use undertone_infer::calibrate::{CalibrationOptions, WindowOptions, calibrate, windows};
+use undertone_model::sampling::Sampler;
+use undertone_model::{Llama, LlamaConfig, RopeKind, RopeScaling, clear_generate, synthetic};
+use undertone_protocol::message::{ErrorClass, ProgressReport, WireShape};
+use undertone_protocol::modes::fhe::{self, KeySink};
+use undertone_secret::{KeyGenerator, SecretKey, SecretRng};
+use undertone_server::{Handle, ModelHost, Options, Server};
+
+const LOG_N: u32 = 11;
+const NEW: usize = 3;
+
+fn config() -> LlamaConfig {
+    LlamaConfig {
+        hidden_size: 16,
+        intermediate_size: 20,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        vocab_size: 40,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope: RopeScaling { theta: 10_000.0, kind: RopeKind::Default },
+        tie_word_embeddings: false,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![],
+    }
+}
+
+struct Setting {
+    parameters: Parameters,
+    weights: Arc<Llama>,
+    calibration: Calibration,
+    prompt: Prompt,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let weights = Arc::new(synthetic(config(), 5));
+        let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
+        let options = WindowOptions { count: 24, public: 6, private: 8, answer: NEW };
+        let prompts = windows(&tokens, Some(1), options);
+        let prompt = Prompt::from_ids(prompts[0].public.clone(), prompts[0].private.clone());
+        let options = CalibrationOptions { slot_count: 1 << (LOG_N - 1), ..CalibrationOptions::default() };
+        let calibration = calibrate(&weights, &prompts, options, &mut |_| {}).unwrap();
+        Self { parameters: Parameters::insecure_test(LOG_N), weights, calibration, prompt }
+    }
+
+    fn model(&self) -> LocalModel {
+        LocalModel::new(self.weights.clone(), None, self.calibration.clone()).unwrap()
+    }
+
+    fn serve(&self, options: Options) -> Running {
+        let host = ModelHost::new(self.weights.clone(), self.calibration.clone(), self.parameters.clone()).unwrap();
+        let server = Server::bind(options, Box::new(host.offer_clear())).unwrap();
+        let (handle, address) = (server.handle(), server.address());
+        Running { handle, address, thread: Some(std::thread::spawn(move || server.run().unwrap())) }
+    }
+
+    fn clear(&self) -> Way<'static> {
+        Way::Clear { chain: self.parameters.chain() }
+    }
+
+    fn fhe(&self) -> Way<'_> {
+        Way::Fhe { parameters: &self.parameters, key: None }
+    }
+
+    fn run(
+        &self,
+        way: Way<'_>,
+        model: &LocalModel,
+        server: &Running,
+        observer: &mut dyn Observer,
+    ) -> Result<RunReport, Error> {
+        let sampler = &mut Sampler::greedy();
+        let (prompt, server) = (&self.prompt, server.address);
+        generate(Request { model, prompt, max_new_tokens: NEW, sampler, server, way }, observer)
+    }
+}
+
+struct Running {
+    handle: Handle,
+    address: std::net::SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn expect_idle(&self) {
+        let start = Instant::now();
+        while self.handle.session_count() != 0 {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.stop();
+        let joined = self.thread.take().map(JoinHandle::join);
+        assert!(joined.is_some_and(|joined| joined.is_ok()) || std::thread::panicking());
+    }
+}
+
+#[derive(Default)]
+struct Follow {
+    keys: usize,
+    tokens: Vec<u32>,
+    news: usize,
+    stop_after_news: Option<usize>,
+}
+
+impl Observer for Follow {
+    fn key(&mut self, done: usize, total: usize, done_bytes: u64, total_bytes: u64) {
+        assert_eq!(done, self.keys + 1);
+        assert!(done <= total && done_bytes <= total_bytes);
+        assert_eq!(done == total, done_bytes == total_bytes);
+        self.keys = done;
+    }
+
+    fn progress(&mut self, _: usize, report: &ProgressReport) {
+        assert!((0.0..=1.0).contains(&report.fraction));
+        self.news += 1;
+    }
+
+    fn token(&mut self, report: &TokenReport) {
+        self.tokens.push(report.id);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop_after_news.is_some_and(|stop| self.news >= stop)
+    }
+}
+
+fn options() -> Options {
+    Options { threads: Some(2), ..Options::default() }
+}
+
+/// The answer is that of the clear model, and every figure is filled in.
+fn check(setting: &Setting, report: &RunReport, follow: &Follow, largest_kl: f64) {
+    let prompt: Vec<u32> = setting.prompt.public.iter().chain(setting.prompt.private.iter()).copied().collect();
+    let expected = clear_generate(&setting.weights, &prompt, NEW, &mut Sampler::greedy()).unwrap();
+    let found: Vec<u32> = report.tokens.iter().map(|token| token.id).collect();
+    for token in &report.tokens {
+        println!(
+            "{}: kl {:.2e}, max logit error {:.2e}",
+            report.mode,
+            token.kl.unwrap(),
+            token.max_logit_error.unwrap()
+        );
+        assert_eq!(token.clear_id, Some(token.id));
+        assert_eq!(token.top1_agrees, Some(true));
+        assert!(token.kl.unwrap() < largest_kl && token.seconds > 0.0);
+    }
+    assert_eq!(found, expected);
+    assert_eq!(follow.tokens, found);
+    assert_eq!(report.public_tokens + report.private_tokens, prompt.len());
+    assert!(report.bytes_up > 0 && report.bytes_down > 0 && !report.leakage.is_empty());
+    assert_eq!(report.ring_degree, 1 << LOG_N);
+    // Hello and welcome, then one round per token.
+    assert_eq!(report.rounds, 1 + NEW as u64);
+    let json = serde_json::to_string(report).unwrap();
+    for field in ["\"tokens\":[{\"id\":", "\"top1_agrees\":true", "\"key_bytes\":", "\"leakage\":["] {
+        assert!(json.contains(field), "{field}");
+    }
+}
+
+#[test]
+fn the_clear_mode_gives_the_answer_of_the_model() {
+    let setting = Setting::new();
+    let server = setting.serve(options());
+    let mut follow = Follow::default();
+    let report = setting.run(setting.clear(), &setting.model(), &server, &mut follow).unwrap();
+    // Polynomials of 12.5 bits in about ten places move logits by less than 10 · 2^-11 of their bound.
+    check(&setting, &report, &follow, 1e-2);
+    assert_eq!((report.mode, report.key_bytes, report.bootstraps), ("clear", 0, 0));
+    server.expect_idle();
+}
+
+#[test]
+fn the_encrypted_mode_gives_the_answer_of_the_model_to_two_clients() {
+    let setting = Setting::new();
+    let server = setting.serve(options());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut follow = Follow::default();
+                let report = setting.run(setting.fhe(), &setting.model(), &server, &mut follow).unwrap();
+                check(&setting, &report, &follow, 5e-2);
+                assert!(follow.keys > 10 && report.bootstraps > 0);
+                assert!(report.key_bytes > 0 && report.key_bytes < report.bytes_up);
+            });
+        }
+    });
+    server.expect_idle();
+}
+
+#[test]
+fn a_run_that_is_stopped_frees_its_session() {
+    let setting = Setting::new();
+    let server = setting.serve(options());
+    let mut follow = Follow { stop_after_news: Some(1), ..Follow::default() };
+    let error = setting.run(setting.fhe(), &setting.model(), &server, &mut follow).err().unwrap();
+    assert!(matches!(error, Error::Stopped), "{error}");
+    server.expect_idle();
+    assert!(setting.run(setting.clear(), &setting.model(), &server, &mut ()).is_ok());
+}
+
+/// The class and sentence with which the server refused.
+fn refusal(result: Result<RunReport, Error>) -> (ErrorClass, String) {
+    match result.err().unwrap() {
+        Error::Protocol(undertone_protocol::Error::Peer { class, sentence }) => (class, sentence),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn other_parameters_models_calibrations_and_too_little_memory_are_refused() {
+    let setting = Setting::new();
+    let server = setting.serve(options());
+    let model = setting.model();
+
+    let other = Parameters::insecure_test(LOG_N + 1);
+    let way = Way::Fhe { parameters: &other, key: None };
+    let (class, sentence) = refusal(setting.run(way, &model, &server, &mut ()));
+    assert!(class == ErrorClass::Mismatch && sentence.contains("parameters"), "{sentence}");
+
+    let mut calibration = setting.calibration.clone();
+    calibration.logit_bound *= 1.001;
+    let edited = LocalModel::new(setting.weights.clone(), None, calibration).unwrap();
+    let (class, sentence) = refusal(setting.run(setting.clear(), &edited, &server, &mut ()));
+    assert!(class == ErrorClass::Mismatch && sentence.contains("calibration"), "{sentence}");
+
+    let mut renamed = setting.model();
+    renamed.fingerprint[0] ^= 1;
+    let (class, sentence) = refusal(setting.run(setting.clear(), &renamed, &server, &mut ()));
+    assert!(class == ErrorClass::Mismatch && sentence.contains("model"), "{sentence}");
+
+    let foreign = Arc::new(synthetic(config(), 6));
+    assert!(LocalModel::new(foreign.clone(), None, setting.calibration.clone()).is_err());
+    assert!(ModelHost::new(foreign, setting.calibration.clone(), setting.parameters.clone()).is_err());
+
+    let small = setting.serve(Options { memory_bytes: Some(1000), ..options() });
+    let (class, sentence) = refusal(setting.run(setting.fhe(), &model, &small, &mut ()));
+    assert!(class == ErrorClass::TooLarge && sentence.contains("1000 are free"), "{sentence}");
+    server.expect_idle();
+}
+
+#[test]
+fn keys_of_other_parameters_ids_and_levels_are_refused_by_the_engine() {
+    let setting = Setting::new();
+    let shape = WireShape { public_tokens: 3, private_tokens: 4, max_new_tokens: 2 };
+    let prepared = fhe::prepare(&setting.parameters, &setting.weights.config, &setting.calibration, shape).unwrap();
+    let mut setup = fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared);
+    let mut rng = SecretRng::from_os().unwrap();
+    let mut key = |parameters: &Parameters, request: KeyRequest| {
+        let secret = SecretKey::generate(parameters, &mut rng);
+        KeyGenerator::new(parameters, &secret).generate(&request, &mut rng).unwrap().to_bytes(parameters)
+    };
+    let request = KeyRequest { id: KeyId::Galois(5), level: 4 };
+    let good = key(&setting.parameters, request);
+    setup.insert(request, &good).unwrap();
+
+    let other = Parameters::insecure_test(LOG_N + 1);
+    assert!(setup.insert(request, &key(&other, request)).is_err());
+    for wrong in [
+        KeyRequest { level: 5, ..request },
+        KeyRequest { id: KeyId::Galois(25), ..request },
+        KeyRequest { id: KeyId::Relinearization, ..request },
+    ] {
+        let bytes = key(&setting.parameters, wrong);
+        let error = setup.insert(request, &bytes).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Key, "{error}");
+    }
+    let mut damaged = good.clone();
+    damaged[10] ^= 1;
+    assert!(setup.insert(request, &damaged).is_err());
+    assert!(setup.insert(request, &good[..good.len() - 1]).is_err());
+}
+
+#[test]
+fn lengths_are_checked_before_anything_is_sent() {
+    let setting = Setting::new();
+    let config = &setting.weights.config;
+    let shape = |public, private, new| Prompt::from_ids(vec![1; public], vec![2; private]).shape(new, config);
+    assert!(shape(10, 50, 5).is_ok());
+    assert!(matches!(shape(10, 50, 6), Err(Error::TooLong { have: 65, need: 64, .. })));
+    assert!(matches!(shape(1, 129, 1), Err(Error::TooLong { have: 129, need: 128, .. })));
+    assert!(matches!(shape(0, 1, 1), Err(Error::Empty { .. })));
+    assert!(matches!(shape(1, 0, 1), Err(Error::Empty { .. })));
+    assert!(matches!(shape(1, 1, 0), Err(Error::Empty { .. })));
+
+    let sampler = &mut Sampler::greedy();
+    let remote = "192.0.2.1:7411".parse().unwrap();
+    let (model, prompt) = (&setting.model(), &setting.prompt);
+    let request = Request { model, prompt, max_new_tokens: 1, sampler, server: remote, way: setting.clear() };
+    assert!(matches!(generate(request, &mut ()), Err(Error::NotLoopback { .. })));
+}
