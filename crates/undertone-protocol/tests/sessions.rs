@@ -47,8 +47,11 @@ impl Engine for Sums {
     }
 }
 
+/// Requests and lengths of the keys that arrived.
+type SeenKeys = Arc<Mutex<Vec<(KeyRequest, usize)>>>;
+
 #[derive(Default)]
-struct Keys(Arc<Mutex<Vec<(KeyRequest, usize)>>>);
+struct Keys(SeenKeys);
 
 impl KeySink for Keys {
     fn insert(&mut self, request: KeyRequest, bytes: &[u8]) -> Result<(), Error> {
@@ -143,7 +146,7 @@ impl<C: StepSession, S: Session> Pair<C, S> {
     }
 }
 
-fn fhe_pair() -> (Pair<fhe::Client, fhe::Server>, Arc<Mutex<Vec<(KeyRequest, usize)>>>) {
+fn fhe_pair() -> (Pair<fhe::Client, fhe::Server>, SeenKeys) {
     let keys = Keys::default();
     let seen = keys.0.clone();
     let server = fhe::Server::new(SHAPE, VOCAB, plan(), welcome(), Box::new(keys));
