@@ -131,7 +131,8 @@ impl Report<'_> {
             CalibrationEvent::Scanned { held_out, escapes, .. } => {
                 self.scans += 1;
                 self.pass = "";
-                let note = format!("scan {}: {} ranges left, {held_out} times by held-out prompts", self.scans, escapes.len());
+                let note =
+                    format!("scan {}: {} ranges left, {held_out} times by held-out prompts", self.scans, escapes.len());
                 self.progress.note(&note);
             }
         }

@@ -29,18 +29,27 @@ pub enum Error {
     /// Flags that contradict each other or the model; exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// The prompt does not fit the model or the mode.
-    #[error("the {what} has {have} tokens where at most {need} fit; {remedy}")]
-    TooLong {
-        /// Which part.
-        what: &'static str,
-        /// Tokens it has.
-        have: usize,
-        /// Tokens allowed.
-        need: usize,
-        /// What to do.
-        remedy: &'static str,
+    /// The server program is not where it should be.
+    #[error(
+        "{} is not there; name a running server with --server HOST:PORT, or build it with \
+         `cargo build --release --workspace`", path.display()
+    )]
+    ServerMissing {
+        /// Where it was looked for.
+        path: PathBuf,
     },
+    /// The server program ended before it listened.
+    #[error("undertone-server did not start: {cause}")]
+    ServerStart {
+        /// Its own last words.
+        cause: String,
+    },
+    /// The client side of a run.
+    #[error(transparent)]
+    Client(#[from] undertone_client::Error),
+    /// The server half of the demo.
+    #[error(transparent)]
+    Server(#[from] undertone_server::Error),
     /// The model, its tokenizer or its weights.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),

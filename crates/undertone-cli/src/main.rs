@@ -5,13 +5,18 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bundled;
 mod calibrate;
 mod cleanup;
 mod clear;
 mod context;
+mod demo;
 mod error;
 mod estimate;
+mod eval;
 mod files;
+mod key_file;
+mod keys;
 mod leakage;
 mod memory;
 mod mode;
@@ -19,6 +24,9 @@ mod plan;
 mod privacy;
 mod progress;
 mod prompt;
+mod run;
+mod serve;
+mod session;
 
 use clap::{Parser, Subcommand};
 use cleanup::Cleanup;
@@ -41,14 +49,24 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Micro-benchmarks
-    Bench(bench::BenchArguments),
-    /// Record the ranges of every nonlinear input, once per model
-    Calibrate(calibrate::CalibrateArguments),
+    /// Both parties on this machine with the bundled model: start here
+    Demo(demo::DemoArguments),
+    /// Run one prompt whose private part the server cannot read
+    Run(run::RunArguments),
     /// Run one prompt through the clear reference: the parity check
     Clear(clear::ClearArguments),
     /// Say what a session will cost, from config.json and the lengths
     Plan(plan::PlanArguments),
+    /// Record the ranges of every nonlinear input, once per model
+    Calibrate(calibrate::CalibrateArguments),
+    /// Measure encrypted quality over a prompt file, resumable
+    Eval(eval::EvalArguments),
+    /// Make, list, show and revoke stored keys
+    Keys(keys::KeysArguments),
+    /// Start undertone-server
+    Serve(serve::ServeArguments),
+    /// Micro-benchmarks
+    Bench(bench::BenchArguments),
     /// Say what each party sees
     Privacy(privacy::PrivacyArguments),
 }
@@ -68,12 +86,19 @@ fn main() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> error::Result<()> {
     let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
     let outcome = match &arguments.verb {
-        Verb::Bench(arguments) => bench::run(arguments, &context),
-        Verb::Calibrate(arguments) => calibrate::run(arguments, &context),
+        Verb::Demo(arguments) => demo::run(arguments, &context),
+        Verb::Run(arguments) => run::run(arguments, &context),
         Verb::Clear(arguments) => clear::run(arguments, &context),
         Verb::Plan(arguments) => plan::run(arguments, &context),
+        Verb::Calibrate(arguments) => calibrate::run(arguments, &context),
+        Verb::Eval(arguments) => eval::run(arguments, &context),
+        Verb::Keys(arguments) => keys::run(arguments, &context),
+        Verb::Serve(arguments) => serve::run(arguments, &context),
+        Verb::Bench(arguments) => bench::run(arguments, &context),
         Verb::Privacy(arguments) => privacy::run(arguments, &context),
     };
+    // A child process must not outlive the verb that started it.
+    context.cleanup.run();
     context.progress.finish();
     outcome
 }

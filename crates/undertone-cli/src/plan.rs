@@ -204,7 +204,12 @@ fn text(object: &Value) -> String {
         format!("key switches {} ({} in the prefill)", object["key_switches"], object["prefill_key_switches"]),
         format!("keys         {} of {:.2} GiB on the wire, sent once", object["keys"], gib("key_bytes")),
         format!("memory       {:.1} GiB at the server", gib("peak_rss_bytes")),
-        format!("traffic      {:.2} GiB up, {:.3} GiB down, {} rounds", gib("bytes_up"), gib("bytes_down"), object["rounds"]),
+        format!(
+            "traffic      {:.2} GiB up, {:.3} GiB down, {} rounds",
+            gib("bytes_up"),
+            gib("bytes_down"),
+            object["rounds"]
+        ),
         format!(
             "time         {:.0} s for the prompt, {:.0} s per further token on {} threads (from a transform of {:.3} ms)",
             number("prefill_seconds"),

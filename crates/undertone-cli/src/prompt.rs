@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 use undertone_model::sampling::{Sampler, SamplingParameters};
 use undertone_model::tokenizer::Tokenizer;
 
-/// Most private tokens that one prompt may hold.
-pub const PRIVATE_LIMIT: usize = 128;
-
 /// Longest prompt file, in bytes; any context that fits the supported models is far shorter.
 const FILE_LIMIT: u64 = 16 << 20;
 
@@ -121,42 +118,21 @@ impl PromptText {
 }
 
 impl PromptIds {
-    /// Checks the lengths before any work is done.
-    ///
-    /// # Errors
-    /// `TooLong` for the private part or the context, `Usage` for an empty private part.
-    pub fn check_private(&self, max_new_tokens: usize, context: usize) -> Result<()> {
-        if self.private.is_empty() {
-            return Err(Error::Usage(
-                "the private part is empty; give it with --private-file FILE or --private-file -".into(),
-            ));
-        }
-        if self.private.len() > PRIVATE_LIMIT {
-            return Err(Error::TooLong {
-                what: "private part",
-                have: self.private.len(),
-                need: PRIVATE_LIMIT,
-                remedy: "shorten it or move what is not secret to the public part",
-            });
-        }
-        self.check_context(max_new_tokens, context)
-    }
-
     /// Checks that prompt and continuation fit the model.
     ///
     /// # Errors
-    /// `TooLong` when they do not.
+    /// `Client(TooLong)` when they do not.
     pub fn check_context(&self, max_new_tokens: usize, context: usize) -> Result<()> {
         let prompt = self.public.len() + self.private.len();
         // The last generated token is never fed back, so it needs no position.
         let have = prompt.saturating_add(max_new_tokens.saturating_sub(1));
         if have > context {
-            return Err(Error::TooLong {
+            return Err(Error::Client(undertone_client::Error::TooLong {
                 what: "prompt with its continuation",
                 have,
                 need: context,
                 remedy: "shorten the public part or ask for fewer new tokens",
-            });
+            }));
         }
         Ok(())
     }
@@ -195,11 +171,9 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_checked_to_the_token() {
-        assert!(ids(100, 128).check_private(1, 228).is_ok());
-        assert!(matches!(ids(1, 129).check_private(1, 1000), Err(Error::TooLong { have: 129, need: 128, .. })));
-        assert!(matches!(ids(100, 128).check_private(2, 228), Err(Error::TooLong { have: 229, need: 228, .. })));
-        assert!(matches!(ids(1, 0).check_private(1, 1000), Err(Error::Usage(_))));
+    fn the_context_is_checked_to_the_token() {
+        assert!(ids(100, 128).check_context(1, 228).is_ok());
+        assert!(ids(100, 128).check_context(2, 228).is_err());
         assert!(ids(1, 1).check_context(usize::MAX, 1000).is_err());
     }
 }

@@ -27,7 +27,9 @@ pub fn keys(data: &[u8]) {
 
 /// A sealed key file; files that ask for more than 64 KiB or one pass are left to the unit tests of the cap.
 pub fn sealed(data: &[u8]) {
-    let number = |at: usize| data.get(at..at + 4).map_or(u32::MAX, |four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+    let number = |at: usize| {
+        data.get(at..at + 4).map_or(u32::MAX, |four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+    };
     if number(8) <= 64 && number(12) <= 1 {
         let _ = undertone_secret::sealed::open(data, b"passphrase");
     }

@@ -2,10 +2,10 @@
 
 use std::sync::LazyLock;
 use undertone_infer::Calibration;
+use undertone_model::LlamaConfig;
 use undertone_model::safetensors_file::read_header;
 use undertone_model::tokenizer::Tokenizer;
 use undertone_model::weights::parse_index;
-use undertone_model::LlamaConfig;
 
 /// A small configuration that every tokenizer of the corpus fits.
 static CONFIG: LazyLock<LlamaConfig> = LazyLock::new(|| {
@@ -29,7 +29,8 @@ pub fn config(data: &[u8]) {
     let mut parts = data.splitn(2, |&byte| byte == 0);
     let Some(config) = parts.next() else { return };
     if let Ok(first) = LlamaConfig::from_json(config, parts.next()) {
-        let again = LlamaConfig::from_json(first.to_json().as_bytes(), None).expect("what was accepted is accepted again");
+        let again =
+            LlamaConfig::from_json(first.to_json().as_bytes(), None).expect("what was accepted is accepted again");
         assert_eq!(first, again);
     }
 }

@@ -1,0 +1,70 @@
+//! `undertone demo`: both parties on this machine, joined by a socket, with the bundled model.
+
+use crate::bundled;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::memory::peak_rss_bytes;
+use crate::mode::Mode;
+use crate::session::{RunProgress, print};
+use clap::Args;
+use std::sync::Arc;
+use undertone_client::{LocalModel, Prompt, Request, Way, generate};
+use undertone_he::Parameters;
+use undertone_model::{Llama, Sampler};
+use undertone_server::{ModelHost, Options, Server};
+
+/// Flags of `undertone demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "The server half reads a clinic's formulary, the client half holds a note about a patient, and
+the answer depends on both. Everything runs in this process; the two halves talk over a socket.
+
+Examples:
+  undertone demo
+  undertone demo --json")]
+pub struct DemoArguments {
+    /// How the private part is protected
+    #[arg(long, value_enum, default_value_t = Mode::Fhe)]
+    pub mode: Mode,
+
+    /// Most tokens to generate
+    #[arg(long, value_name = "K", default_value_t = 8)]
+    pub max_new_tokens: usize,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever the run gives rise to.
+pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    let mut progress = RunProgress::new(&context.progress);
+    let folder = bundled::unpack(&context.cleanup)?;
+    let model = LocalModel::load(folder.path(), true)?;
+    let prompt = Prompt::tokenize(&model, bundled::PUBLIC_TEXT, bundled::PRIVATE_TEXT)?;
+    let parameters = Parameters::default_preset();
+
+    // The server half loads its own copy: nothing of the client's but the socket connects the two.
+    let served = Arc::new(Llama::load(folder.path())?);
+    let host = ModelHost::new(served, model.calibration.clone(), parameters.clone())?;
+    let server = Server::bind(Options::default(), Box::new(host))?;
+    let (address, handle) = (server.address(), server.handle());
+    let serving = std::thread::spawn(move || server.run());
+
+    let request = Request {
+        model: &model,
+        prompt: &prompt,
+        max_new_tokens: arguments.max_new_tokens,
+        sampler: &mut Sampler::greedy(),
+        server: address,
+        way: Way::Fhe { parameters: &parameters, key: None },
+    };
+    let report = generate(request, &mut progress);
+    handle.stop();
+    let ended = serving.join();
+    let report = report?;
+    if !matches!(ended, Ok(Ok(()))) {
+        let source = std::io::Error::other("it did not end in order");
+        return Err(Error::System { what: "the server half", source });
+    }
+    print(context, report, peak_rss_bytes())
+}

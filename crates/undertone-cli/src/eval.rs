@@ -1,0 +1,154 @@
+//! `undertone eval`: encrypted quality over a prompt file, held against the clear model token by token.
+//!
+//! With `--out`, each finished prompt is one line of that file, and a run that was broken off continues where it
+//! stopped. The first line binds the file to model, calibration, parameters and prompts.
+
+mod journal;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::mode::Mode;
+use crate::prompt::read_text;
+use crate::session::{RunProgress, ServerAddress};
+use clap::Args;
+use journal::{Journal, Outcome};
+use serde::Deserialize;
+use std::path::PathBuf;
+use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
+use undertone_he::Parameters;
+use undertone_infer::Error as InferError;
+use undertone_model::Sampler;
+
+/// Flags of `undertone eval`.
+#[derive(Debug, Args)]
+#[command(after_help = "The prompt file holds lines like
+  {\"public\": \"…\", \"private\": \"…\", \"max_new_tokens\": 8}
+Decoding is greedy. An answer that left the calibrated ranges counts as an escape and gives no tokens.
+
+Examples:
+  undertone eval --model DIR --mode fhe --prompts heldout.jsonl --out results.jsonl --json")]
+pub struct EvalArguments {
+    /// Hugging Face model directory, with its calibration and weights
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// How the private part is protected
+    #[arg(long, value_enum, default_value_t = Mode::Fhe)]
+    pub mode: Mode,
+
+    /// Prompts, one JSON object per line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: PathBuf,
+
+    /// Keep finished prompts here and continue from them
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    /// A running undertone-server; one is started otherwise
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+
+    /// Use only the first prompts of the file
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    public: String,
+    private: String,
+    #[serde(default = "default_new_tokens")]
+    max_new_tokens: usize,
+}
+
+fn default_new_tokens() -> usize {
+    8
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever the model, a prompt or the server gives rise to; finished prompts stay in the `--out` file.
+pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    let text = read_text(&arguments.prompts)?;
+    let mut lines = lines(&text)?;
+    lines.truncate(arguments.limit.unwrap_or(usize::MAX));
+    let model = LocalModel::load(&arguments.model, true)?;
+    let parameters = Parameters::default_preset();
+    let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
+    let identity = identity(&model, &parameters, &text);
+    let mut journal = Journal::open(arguments.out.as_deref(), &identity, prompts.len())?;
+    if journal.done() < prompts.len() {
+        let mut progress = RunProgress::new(&context.progress);
+        let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
+        for (index, (prompt, line)) in prompts.iter().zip(&lines).enumerate().skip(journal.done()) {
+            context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
+            let request = Request {
+                model: &model,
+                prompt,
+                max_new_tokens: line.max_new_tokens,
+                sampler: &mut Sampler::greedy(),
+                server: server.address,
+                way: Way::Fhe { parameters: &parameters, key: None },
+            };
+            progress = progress.next_run();
+            journal.append(outcome(index, generate(request, &mut progress))?)?;
+        }
+        context.progress.finish();
+    }
+    let summary = journal.summary();
+    let object = serde_json::to_value(&summary)
+        .map_err(|error| Error::System { what: "writing the summary", source: std::io::Error::other(error) })?;
+    context.result(&object, || summary.text());
+    Ok(())
+}
+
+fn lines(text: &str) -> Result<Vec<Line>> {
+    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parsed = numbered.map(|(number, line)| {
+        serde_json::from_str(line)
+            .map_err(|error| Error::Usage(format!("line {} of the prompt file is no prompt: {error}", number + 1)))
+    });
+    let lines: Vec<Line> = parsed.collect::<Result<_>>()?;
+    if lines.is_empty() {
+        return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
+    }
+    Ok(lines)
+}
+
+/// Every prompt is checked before the first is run.
+fn prompt(line: &Line, model: &LocalModel) -> Result<Prompt> {
+    let prompt = Prompt::tokenize(model, &line.public, &line.private)?;
+    prompt.shape(line.max_new_tokens, &model.config)?;
+    Ok(prompt)
+}
+
+/// What a result depends on; a digest, so that no prompt stands in the results.
+fn identity(model: &LocalModel, parameters: &Parameters, prompts: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 1");
+    hasher.update(&model.fingerprint);
+    hasher.update(&parameters.digest());
+    hasher.update(blake3::hash(&model.calibration.to_json()).as_bytes());
+    hasher.update(prompts.as_bytes());
+    hasher.finalize().to_hex().to_string()
+}
+
+/// An answer, or an escape; other errors end the evaluation.
+fn outcome(index: usize, result: std::result::Result<RunReport, ClientError>) -> Result<Outcome> {
+    match result {
+        Ok(report) => Ok(Outcome {
+            prompt: index,
+            tokens: report.tokens.len(),
+            agreeing: report.tokens.iter().filter(|token| token.top1_agrees == Some(true)).count(),
+            kl: report.tokens.iter().filter_map(|token| token.kl).collect(),
+            escaped: false,
+            seconds: report.tokens.iter().map(|token| token.seconds).sum(),
+        }),
+        Err(ClientError::Infer(InferError::OutOfCalibratedRange { .. })) => {
+            Ok(Outcome { prompt: index, tokens: 0, agreeing: 0, kl: Vec::new(), escaped: true, seconds: 0.0 })
+        }
+        Err(error) => Err(error.into()),
+    }
+}

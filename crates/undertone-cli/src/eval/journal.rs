@@ -1,0 +1,198 @@
+//! The results of an evaluation as a file that grows by whole lines.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What one prompt gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Its number in the file, from 0.
+    pub prompt: usize,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// Tokens on which private and clear model agree.
+    pub agreeing: usize,
+    /// KL(clear ‖ private) per token.
+    pub kl: Vec<f64>,
+    /// Whether the result had left the calibrated ranges.
+    pub escaped: bool,
+    /// Seconds for all tokens.
+    pub seconds: f64,
+}
+
+/// The figures of a whole evaluation.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Summary {
+    prompts: usize,
+    tokens: usize,
+    top1_agreement: Option<f64>,
+    mean_kl: Option<f64>,
+    max_kl: Option<f64>,
+    escapes: usize,
+    seconds_per_token: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    evaluation: String,
+}
+
+/// Finished prompts, in memory and in the `--out` file if there is one.
+#[derive(Debug)]
+pub struct Journal {
+    file: Option<(PathBuf, File)>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Journal {
+    /// Opens or makes the file and reads what is finished.
+    ///
+    /// A last line without an end was broken off while it was written; it is dropped and its prompt runs again.
+    ///
+    /// # Errors
+    /// `Usage` when the file belongs to another evaluation, `File` when it cannot be read or written.
+    pub fn open(path: Option<&Path>, identity: &str, prompts: usize) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self { file: None, outcomes: Vec::new() }) };
+        let failed = |source| Error::file("opening", path, source);
+        let held = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let whole = &held[..held.rfind('\n').map_or(0, |at| at + 1)];
+        let outcomes = outcomes(path, whole, identity, prompts)?;
+        // The file is only touched once it is known to be ours.
+        let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+        file.set_len(whole.len() as u64).map_err(failed)?;
+        if whole.is_empty() {
+            write_line(&mut file, path, &Head { evaluation: identity.to_owned() })?;
+        }
+        Ok(Self { file: Some((path.to_path_buf(), file)), outcomes })
+    }
+
+    /// Finished prompts.
+    pub fn done(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Adds a finished prompt.
+    ///
+    /// # Errors
+    /// `File` when the line cannot be written.
+    pub fn append(&mut self, outcome: Outcome) -> Result<()> {
+        if let Some((path, file)) = &mut self.file {
+            write_line(file, path, &outcome)?;
+        }
+        self.outcomes.push(outcome);
+        Ok(())
+    }
+
+    /// The figures so far.
+    pub fn summary(&self) -> Summary {
+        let outcomes = &self.outcomes;
+        let tokens: usize = outcomes.iter().map(|outcome| outcome.tokens).sum();
+        let kl: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.kl.iter().copied()).collect();
+        let per_token = |sum: f64| (tokens > 0).then(|| sum / tokens as f64);
+        Summary {
+            prompts: outcomes.len(),
+            tokens,
+            top1_agreement: per_token(outcomes.iter().map(|outcome| outcome.agreeing as f64).sum()),
+            mean_kl: (!kl.is_empty()).then(|| kl.iter().sum::<f64>() / kl.len() as f64),
+            max_kl: kl.iter().copied().reduce(f64::max),
+            escapes: outcomes.iter().filter(|outcome| outcome.escaped).count(),
+            seconds_per_token: per_token(outcomes.iter().map(|outcome| outcome.seconds).sum()),
+        }
+    }
+}
+
+impl Summary {
+    /// As a line for people.
+    pub fn text(&self) -> String {
+        let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3e}"));
+        format!(
+            "{} prompts, {} tokens: top-1 agreement {:.2} %, mean KL {}, largest KL {}, {} escapes, {:.1} s per token",
+            self.prompts,
+            self.tokens,
+            100.0 * self.top1_agreement.unwrap_or(0.0),
+            figure(self.mean_kl),
+            figure(self.max_kl),
+            self.escapes,
+            self.seconds_per_token.unwrap_or(0.0)
+        )
+    }
+}
+
+fn outcomes(path: &Path, text: &str, identity: &str, prompts: usize) -> Result<Vec<Outcome>> {
+    let foreign = || {
+        let file = path.display();
+        Error::Usage(format!("{file} holds results of another model, calibration or prompt file; choose another --out"))
+    };
+    let mut lines = text.lines();
+    if let Some(first) = lines.next() {
+        let head: Head = serde_json::from_str(first).map_err(|_| foreign())?;
+        if head.evaluation != identity {
+            return Err(foreign());
+        }
+    }
+    let outcomes: Vec<Outcome> =
+        lines.map(|line| serde_json::from_str(line).map_err(|_| foreign())).collect::<Result<_>>()?;
+    let in_order = outcomes.iter().enumerate().all(|(index, outcome)| outcome.prompt == index);
+    // Fewer prompts than results means that --limit shrank; then the first ones count.
+    if in_order { Ok(outcomes.into_iter().take(prompts).collect()) } else { Err(foreign()) }
+}
+
+fn write_line(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
+    let failed = |source| Error::file("writing", path, source);
+    let mut line = serde_json::to_vec(value).map_err(|error| failed(std::io::Error::other(error)))?;
+    line.push(b'\n');
+    // One call, so that an interrupt leaves a whole line or a line without an end.
+    file.write_all(&line).and_then(|()| file.sync_data()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cleanup::Cleanup;
+    use crate::files::ScratchFolder;
+
+    fn outcome(prompt: usize, escaped: bool) -> Outcome {
+        let kl = if escaped { vec![] } else { vec![0.25, 0.75] };
+        Outcome { prompt, tokens: kl.len(), agreeing: kl.len() / 2, kl, escaped, seconds: 3.0 }
+    }
+
+    #[test]
+    fn a_broken_off_evaluation_continues() {
+        let folder = ScratchFolder::new(&Cleanup::default(), "test-journal").unwrap();
+        let path = folder.path().join("results.jsonl");
+        let mut journal = Journal::open(Some(&path), "a", 3).unwrap();
+        journal.append(outcome(0, false)).unwrap();
+        journal.append(outcome(1, true)).unwrap();
+        drop(journal);
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.push_str("{\"prompt\":2,\"tok");
+        std::fs::write(&path, &text).unwrap();
+        let mut journal = Journal::open(Some(&path), "a", 3).unwrap();
+        assert_eq!(journal.done(), 2);
+        journal.append(outcome(2, false)).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4);
+        let summary = journal.summary();
+        assert_eq!((summary.prompts, summary.tokens, summary.escapes), (3, 4, 1));
+        assert_eq!((summary.top1_agreement, summary.mean_kl, summary.max_kl), (Some(0.5), Some(0.5), Some(0.75)));
+        assert_eq!(summary.seconds_per_token, Some(2.25));
+    }
+
+    #[test]
+    fn results_of_another_evaluation_are_left_alone() {
+        let folder = ScratchFolder::new(&Cleanup::default(), "test-foreign").unwrap();
+        let path = folder.path().join("results.jsonl");
+        Journal::open(Some(&path), "a", 1).unwrap().append(outcome(0, false)).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(Journal::open(Some(&path), "b", 1), Err(Error::Usage(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::write(&path, "a letter\n").unwrap();
+        assert!(Journal::open(Some(&path), "a", 1).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! `undertone keys`: stored secret keys, each sealed under a passphrase.
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::key_file::passphrase;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use undertone_client::{KeyEntry, KeyStore};
+use undertone_he::Parameters;
+
+/// Flags of `undertone keys`.
+#[derive(Debug, Args)]
+#[command(after_help = "Keys live in the user's configuration folder, readable by their owner only. Without a stored
+key every run makes a fresh one, which is the better choice unless the key itself must be kept.
+
+Examples:
+  undertone keys new clinic --passphrase-file pass.txt
+  undertone keys list --json
+  undertone keys revoke clinic")]
+pub struct KeysArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Draw a key and store it
+    New {
+        /// Name of the key
+        name: String,
+        /// File with the passphrase, or - for standard input
+        #[arg(long, value_name = "FILE|-")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// List the stored keys
+    List,
+    /// Show one key, without opening it
+    Show {
+        /// Name of the key
+        name: String,
+    },
+    /// Evaluation keys travel with each session in this release, so there is nothing to push
+    Push {
+        /// Name of the key
+        name: String,
+    },
+    /// Delete a key; what was encrypted under it can never be opened again
+    Revoke {
+        /// Name of the key
+        name: String,
+    },
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// What the key store refuses.
+pub fn run(arguments: &KeysArguments, context: &Context) -> Result<()> {
+    let store = KeyStore::of_user()?;
+    match &arguments.what {
+        What::New { name, passphrase_file } => {
+            let passphrase = passphrase(passphrase_file.as_ref())?;
+            store.create(name, &Parameters::default_preset(), passphrase.as_bytes())?;
+            let entry = store.show(name)?;
+            context.result(&object(&entry), || line(&entry));
+        }
+        What::List => {
+            for entry in store.list()? {
+                context.result(&object(&entry), || line(&entry));
+            }
+        }
+        What::Show { name } => {
+            let entry = store.show(name)?;
+            context.result(&object(&entry), || line(&entry));
+        }
+        What::Push { name } => {
+            store.show(name)?;
+            let sentence = "keys push is not part of this release: evaluation keys travel with each session";
+            return Err(Error::Usage(sentence.into()));
+        }
+        What::Revoke { name } => {
+            store.remove(name)?;
+            context.result(&json!({ "name": name, "revoked": true }), || format!("{name} is deleted"));
+        }
+    }
+    Ok(())
+}
+
+fn seconds(entry: &KeyEntry) -> Option<u64> {
+    let since = entry.modified?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
+fn object(entry: &KeyEntry) -> Value {
+    json!({
+        "name": entry.name,
+        "file": entry.path.display().to_string(),
+        "size_bytes": entry.size_bytes,
+        "modified_unix_seconds": seconds(entry),
+    })
+}
+
+fn line(entry: &KeyEntry) -> String {
+    format!("{:<24} {:>8} bytes  {}", entry.name, entry.size_bytes, entry.path.display())
+}

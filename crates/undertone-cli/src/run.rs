@@ -1,0 +1,80 @@
+//! `undertone run`: one prompt, whose private part the server cannot read.
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::key_file::KeyArguments;
+use crate::memory::peak_rss_bytes;
+use crate::mode::Mode;
+use crate::prompt::PromptArguments;
+use crate::session::{RunProgress, ServerAddress, print};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use undertone_client::{LocalModel, Prompt, Request, Way, generate};
+use undertone_he::Parameters;
+
+/// Flags of `undertone run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --server, the program undertone-server next to this one is started for the run.
+
+Examples:
+  undertone run --model DIR --public-file policy.txt --private-file note.txt --max-new-tokens 8
+  cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json")]
+pub struct RunArguments {
+    /// Hugging Face model directory, with its calibration; the weights may be absent with --server
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    #[command(flatten)]
+    pub text: PromptArguments,
+
+    /// How the private part is protected
+    #[arg(long, value_enum, default_value_t = Mode::Fhe)]
+    pub mode: Mode,
+
+    /// A running undertone-server
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+
+    /// Fill the private part up to this many tokens with line breaks, so that its length says less
+    #[arg(long, value_name = "N", value_parser = ["32", "64", "128"])]
+    pub pad_private_to: Option<String>,
+
+    #[command(flatten)]
+    pub key: KeyArguments,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever the model, the prompt or the server gives rise to.
+pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    let mut sampler = arguments.text.sampling.sampler()?;
+    let model = LocalModel::load(&arguments.model, has_weights(&arguments.model) || arguments.server.is_none())?;
+    let text = arguments.text.read()?;
+    let mut prompt = Prompt::tokenize(&model, &text.public, &text.private)?;
+    if let Some(length) = arguments.pad_private_to.as_deref().and_then(|length| length.parse().ok()) {
+        prompt = prompt.pad_private_to(length, &model)?;
+    }
+    // Lengths are checked before a server is started or a key is made.
+    prompt.shape(arguments.text.max_new_tokens, &model.config)?;
+    let parameters = Parameters::default_preset();
+    let key = arguments.key.open(&parameters)?;
+    let mut progress = RunProgress::new(&context.progress);
+    let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
+    let request = Request {
+        model: &model,
+        prompt: &prompt,
+        max_new_tokens: arguments.text.max_new_tokens,
+        sampler: &mut sampler,
+        server: server.address,
+        way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
+    };
+    let report = generate(request, &mut progress)?;
+    print(context, report, peak_rss_bytes() + server.peak_rss_bytes())
+}
+
+/// Whether the clear twin can run here.
+pub fn has_weights(model: &Path) -> bool {
+    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| model.join(name).is_file())
+}

@@ -1,0 +1,207 @@
+//! What `run`, `demo` and `eval` share: a server to talk to, progress of a run, and its report.
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::memory::peak_rss_bytes_of;
+use crate::progress::Progress;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use undertone_client::{Observer, RunReport, TokenReport};
+use undertone_protocol::message::ProgressReport;
+
+/// Steps of the progress bar of one computation.
+const FRACTION_STEPS: f64 = 1000.0;
+
+/// Where the computation happens.
+pub struct ServerAddress {
+    /// The address.
+    pub address: SocketAddr,
+    /// The process, when it was started here.
+    process: Option<u32>,
+}
+
+impl ServerAddress {
+    /// The server that the user named, or a child process that serves `model`.
+    ///
+    /// # Errors
+    /// `Usage` for an address that does not resolve, `ServerMissing` or `ServerStart` for a child that does not come up.
+    pub fn of(named: Option<&str>, model: &Path, context: &Context) -> Result<Self> {
+        match named {
+            Some(name) => Ok(Self { address: resolve(name)?, process: None }),
+            None => start(model, context),
+        }
+    }
+
+    /// Peak memory of the child process; 0 when the server is somebody else's.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.process.map_or(0, peak_rss_bytes_of)
+    }
+}
+
+fn resolve(name: &str) -> Result<SocketAddr> {
+    let found = name.to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.ok_or_else(|| Error::Usage(format!("{name} is no address; write HOST:PORT, for example 127.0.0.1:7411")))
+}
+
+/// The program `undertone-server`, next to this one.
+///
+/// # Errors
+/// `ServerMissing` when it is not there.
+pub fn server_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|source| Error::System { what: "finding this program", source })?;
+    let program = own.with_file_name(format!("undertone-server{}", std::env::consts::EXE_SUFFIX));
+    if program.is_file() { Ok(program) } else { Err(Error::ServerMissing { path: program }) }
+}
+
+/// Starts the server and waits until it says where it listens.
+fn start(model: &Path, context: &Context) -> Result<ServerAddress> {
+    let mut child = Command::new(server_program()?)
+        .arg("--model")
+        .arg(model)
+        .args(["--listen", "127.0.0.1:0", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| Error::System { what: "starting undertone-server", source })?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        // An unreadable line is an empty one, which is reported below.
+        let _ = BufReader::new(stdout).read_line(&mut line);
+    }
+    let ready: Option<SocketAddr> =
+        serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|line| line["address"].as_str()?.parse().ok());
+    let Some(address) = ready else {
+        let output =
+            child.wait_with_output().map_err(|source| Error::System { what: "starting undertone-server", source })?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let cause = text.lines().last().unwrap_or("it said nothing").trim_start_matches("undertone-server: ");
+        return Err(Error::ServerStart { cause: cause.to_owned() });
+    };
+    let process = Some(child.id());
+    context.cleanup.adopt(child);
+    Ok(ServerAddress { address, process })
+}
+
+/// Shows a run as progress.
+pub struct RunProgress<'a> {
+    progress: &'a Progress,
+    stage: Option<Stage>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Keys,
+    Step(usize),
+}
+
+impl<'a> RunProgress<'a> {
+    /// Shows the first sign of life.
+    pub fn new(progress: &'a Progress) -> Self {
+        progress.begin("connecting", 1);
+        Self { progress, stage: None }
+    }
+
+    /// The same display for the next run.
+    pub fn next_run(self) -> Self {
+        Self { progress: self.progress, stage: None }
+    }
+
+    fn enter(&mut self, stage: Stage, total: u64) {
+        if self.stage == Some(stage) {
+            return;
+        }
+        self.stage = Some(stage);
+        match stage {
+            Stage::Keys => self.progress.begin("keys", total),
+            Stage::Step(0) => self.progress.begin("prompt", total),
+            Stage::Step(step) => self.progress.begin(&format!("token {}", step + 1), total),
+        }
+    }
+}
+
+impl Observer for RunProgress<'_> {
+    fn key(&mut self, done: usize, total: usize, done_bytes: u64, total_bytes: u64) {
+        self.enter(Stage::Keys, total as u64);
+        let detail = format!("{} of {} MB sent", done_bytes / 1_000_000, total_bytes / 1_000_000);
+        self.progress.advance_to(done as u64, &detail);
+    }
+
+    fn progress(&mut self, step: usize, report: &ProgressReport) {
+        self.enter(Stage::Step(step), FRACTION_STEPS as u64);
+        let detail = if report.layer < report.layers {
+            format!("layer {}/{}, {} done", report.layer + 1, report.layers, report.stage)
+        } else {
+            report.stage.clone()
+        };
+        self.progress.advance_to((f64::from(report.fraction) * FRACTION_STEPS) as u64, &detail);
+    }
+
+    fn token(&mut self, _: &TokenReport) {
+        if let Some(Stage::Step(_)) = self.stage {
+            self.progress.advance_to(FRACTION_STEPS as u64, "token known");
+        }
+    }
+}
+
+/// The report as a table with the leakage statement below.
+pub fn text(report: &RunReport) -> String {
+    let mut lines = vec![
+        report.text.clone(),
+        String::new(),
+        format!(
+            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>9}  text",
+            "token", "id", "clear", "KL (nats)", "logit error", "seconds"
+        ),
+    ];
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3e}"));
+    for (index, token) in report.tokens.iter().enumerate() {
+        lines.push(format!(
+            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>9.1}  {:?}",
+            index + 1,
+            token.id,
+            token.clear_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            figure(token.kl),
+            figure(token.max_logit_error),
+            token.seconds,
+            token.text
+        ));
+    }
+    let mib = |bytes: u64| bytes as f64 / (1u64 << 20) as f64;
+    lines.extend([
+        String::new(),
+        format!(
+            "{} bits of security (N = {}, log QP {:.0}), failure 2^{:.0} per bootstrap",
+            report.security_bits, report.ring_degree, report.log_qp, report.failure_log2
+        ),
+        format!(
+            "{} public and {} private tokens, {} bootstraps, {} key switches",
+            report.public_tokens, report.private_tokens, report.bootstraps, report.key_switches
+        ),
+        format!(
+            "{:.0} MiB up ({:.0} MiB of keys), {:.1} MiB down, {:.1} s for keys, {:.1} s to the first token, peak memory {:.1} GiB",
+            mib(report.bytes_up),
+            mib(report.key_bytes),
+            mib(report.bytes_down),
+            report.setup_seconds,
+            report.prefill_seconds,
+            mib(report.peak_rss_bytes.unwrap_or(0)) / 1024.0
+        ),
+        String::new(),
+        "What the server learns, and what is not protected:".to_owned(),
+    ]);
+    lines.extend(report.leakage.iter().map(|sentence| format!("  - {sentence}")));
+    lines.join("\n")
+}
+
+/// Prints a report, with the memory of all processes that took part.
+pub fn print(context: &Context, mut report: RunReport, peak_rss_bytes: u64) -> Result<()> {
+    context.progress.finish();
+    report.peak_rss_bytes = Some(peak_rss_bytes);
+    let object = serde_json::to_value(&report)
+        .map_err(|error| Error::System { what: "writing the report", source: std::io::Error::other(error) })?;
+    context.result(&object, || text(&report));
+    Ok(())
+}
