@@ -1,0 +1,144 @@
+//! Verbs that need no encryption, from the command line: output rules, JSON fields, exit codes.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny")
+}
+
+fn undertone(arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_undertone")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The one object on standard output; standard error holds objects only when it is piped.
+fn object(arguments: &[&str]) -> Value {
+    let output = undertone(arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for line in String::from_utf8(output.stderr).unwrap().lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
+    }
+    serde_json::from_str(&text).unwrap()
+}
+
+fn has_fields(object: &Value, fields: &[&str]) {
+    for field in fields {
+        assert!(object.get(field).is_some(), "{field} is missing from {object}");
+    }
+}
+
+#[test]
+fn clear_continues_the_demo_prompt_and_writes_logits() {
+    let model = model();
+    let (public, private) = (model.join("prompts/demo.public.txt"), model.join("prompts/demo.private.txt"));
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("logits-{}.safetensors", std::process::id()));
+    let object = object(&[
+        "clear",
+        "--model",
+        model.to_str().unwrap(),
+        "--public-file",
+        public.to_str().unwrap(),
+        "--private-file",
+        private.to_str().unwrap(),
+        "--max-new-tokens",
+        "8",
+        "--json",
+        "--logits",
+        path.to_str().unwrap(),
+    ]);
+    let ids = object["token_ids"].as_array().unwrap();
+    assert!((4..=8).contains(&ids.len()) && object["text"].as_str().unwrap().contains("mg"), "{object}");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    let [positions, vocabulary] = logits.shape()[..] else { panic!("{:?}", logits.shape()) };
+    assert!(positions > 256 + 64 && vocabulary == 1024);
+    // The last row is what the last token was chosen from.
+    let rows: Vec<f32> = logits.data().chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let last = &rows[(positions - 1) * vocabulary..];
+    let best = (0..vocabulary).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+    assert_eq!(best as u64, ids.last().unwrap().as_u64().unwrap());
+}
+
+#[test]
+fn an_empty_prompt_means_bos_alone() {
+    let model = model();
+    let object =
+        object(&["clear", "--model", model.to_str().unwrap(), "--prompt", "", "--max-new-tokens", "3", "--json"]);
+    assert!((1..=3).contains(&object["token_ids"].as_array().unwrap().len()));
+}
+
+#[test]
+fn plan_states_security_cost_and_a_verdict() {
+    let model = model();
+    let object = object(&["plan", "--model", model.to_str().unwrap(), "--public", "256", "--private", "64", "--json"]);
+    has_fields(
+        &object,
+        &[
+            "parameters",
+            "security_bits",
+            "levels",
+            "bootstraps",
+            "key_switches",
+            "key_bytes",
+            "peak_rss_bytes",
+            "bytes_up",
+            "bytes_down",
+            "rounds",
+            "prefill_seconds",
+            "seconds_per_token",
+            "derived_from",
+            "expected_precision_bits",
+            "verdict",
+        ],
+    );
+    assert!(object["security_bits"].as_u64().unwrap() >= 128);
+    assert!(object["failure_log2"].as_f64().unwrap() <= -128.0);
+    assert_eq!(object["estimate"], false, "the bundled model is calibrated");
+    assert!(object["bootstraps"].as_u64().unwrap() > 0 && object["key_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn plan_compares_modes() {
+    let model = model();
+    let output = undertone(&["plan", "--model", model.to_str().unwrap(), "--compare", "--json"]);
+    let modes: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["mode"].clone())
+        .collect();
+    assert_eq!(modes, ["fhe", "permuted", "adapter"]);
+}
+
+#[test]
+fn privacy_states_what_the_server_sees() {
+    let object = object(&["privacy", "--json"]);
+    let text = object["leakage"].to_string();
+    for fact in ["public", "private tokens", "wrong results"] {
+        assert!(text.contains(fact), "{fact}");
+    }
+}
+
+#[test]
+fn bench_ntt_prints_its_figures() {
+    let object = object(&["bench", "ntt", "--runs", "5", "--json"]);
+    has_fields(&object, &["name", "log_n", "limbs", "log_qp", "threads", "runs", "median_ms", "min_ms"]);
+    assert_eq!(
+        (object["name"].as_str(), object["log_n"].as_u64(), object["runs"].as_u64()),
+        (Some("ntt"), Some(16), Some(5))
+    );
+    assert!(object["min_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn every_verb_has_help_with_what_it_does() {
+    for verb in ["demo", "run", "clear", "plan", "calibrate", "eval", "keys", "serve", "bench", "privacy"] {
+        let text = String::from_utf8(undertone(&[verb, "--help"]).stdout).unwrap();
+        assert!(text.contains("Examples:") && text.contains("--json"), "{verb}: {text}");
+    }
+}
