@@ -175,10 +175,11 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         [queries, keys, values]: [&[E::Value]; 3],
     ) -> Result<Vec<E::Value>, Error> {
         let (ev, program) = (self.ev, self.program);
-        let levels = &program.layers[layer].softmax.block;
-        let queries = drop_to(ev, queries, levels.start)?;
-        let keys = drop_to(ev, keys, levels.start)?;
-        let values = drop_to(ev, values, levels.last_square)?;
+        let plan = &program.layers[layer].softmax;
+        // Queries skip the level that a shear takes from the keys.
+        let queries = drop_to(ev, queries, plan.block.start - usize::from(plan.parts > 1))?;
+        let keys = drop_to(ev, keys, plan.block.start)?;
+        let values = drop_to(ev, values, plan.block_value_level)?;
         let scores = self.block_scores(layer, &queries, &keys)?;
         self.steps.done("scores", layer)?;
         let (squares, inverse) = self.softmax(layer, &scores, WeightFrame::Block)?;

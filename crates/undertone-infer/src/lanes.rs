@@ -1,12 +1,27 @@
-//! From the block frame to the lane frame, where R relative positions are worked on at once.
+//! From the block frame to the lane frame, where R · Q relative positions are worked on at once.
+//!
+//! The R lanes hold R consecutive relative positions, a group. Besides, the coordinates j of a head are split into Q
+//! parts j ≡ c mod Q, and part i of a product serves group i of a bundle of Q groups. For that keys are sheared:
+//! C_m holds, at coordinate x, the key of group (x − m) mod Q, so that Σ_m rot(q, m) ⊙ rot(C_m, m) has in part i the
+//! sum of Q coordinates for group i, and log2(d_p / Q) rotations finish all Q inner products together. Values are
+//! sheared the other way round. A shear costs a level, so a layer that has none to spare uses Q = 1.
 
 use crate::Error;
-use crate::matmul::AxisProduct;
-use crate::packing::{Axis, Layout};
+use crate::matmul::{AxisProduct, masked_sum};
+use crate::packing::{Axis, Key, Layout};
 use undertone_he::{Evaluator, Slots};
 
-/// Rotations by multiples of one group that are made from one hoisted value; also bounds the keys that they need.
+/// Rotations by multiples of one bundle that are made from one hoisted value; also bounds the keys that they need.
 const HOISTED: usize = 8;
+
+/// The direction of a shear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shear {
+    /// Part c of C_m holds group c − m, rotated left by m: for keys.
+    Keys,
+    /// Part c of C_m holds group c + m, rotated right by m: for values.
+    Values,
+}
 
 /// Puts the same head coordinates into every lane. Depth 1, or 0 with a single lane.
 pub(crate) fn spread<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> Result<Vec<E::Value>, Error> {
@@ -17,10 +32,45 @@ pub(crate) fn spread<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> R
     Ok(AxisProduct::new(layout.slot_count, layout.coordinate_axis(), lane_axis(layout), &entry).apply(ev, x)?)
 }
 
-/// Puts the row ρ tokens back into lane ρ: row t of lane ρ holds token t − ρ. Depth 1, or 0 with a single lane.
+/// Keys or values in the lane frame, lane ρ moved back by ρ rows, sheared over `parts` groups: `[m][ciphertext]`.
 ///
-/// Rows t < ρ hold rows of a neighbouring channel; whoever uses the result masks them.
-pub(crate) fn stagger<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> Result<Vec<E::Value>, Error> {
+/// The rows t < r of a bundle that starts r rows back hold rows of a neighbouring channel; whoever uses them masks.
+///
+/// # Levels
+/// Depth 1 for several lanes and 1 for several parts.
+pub(crate) fn sheared<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    parts: usize,
+    x: &[E::Value],
+    shear: Shear,
+) -> Result<Vec<Vec<E::Value>>, Error> {
+    let staggered = stagger(ev, layout, x)?;
+    if parts == 1 {
+        return Ok(vec![staggered]);
+    }
+    let by: Vec<i32> = (0..parts).map(|group| -((group * layout.lanes) as i32)).collect();
+    let moved = staggered.iter().map(|x| ev.rotate_many(x, &by)).collect::<Result<Vec<_>, _>>()?;
+    let stride = layout.lane_stride();
+    (0..parts)
+        .map(|m| {
+            let offset = if shear == Shear::Keys { m } else { parts - m };
+            // Rows that wrapped around come from another part and must not mix with this one.
+            let mask = |group: usize| {
+                let values = (0..stride * parts).map(|slot| {
+                    let live = slot % layout.block >= group * layout.lanes;
+                    f64::from(live && slot / stride == (group + offset) % parts)
+                });
+                Slots::new(values.collect(), layout.slot_count).expect("strides and parts are powers of two")
+            };
+            let by = if shear == Shear::Keys { (m * stride) as i32 } else { -((m * stride) as i32) };
+            moved.iter().map(|moved| Ok(ev.rotate(&masked_sum(ev, moved, &mask)?, by)?)).collect()
+        })
+        .collect()
+}
+
+/// Puts row t − ρ into row t of lane ρ. Depth 1, or 0 with a single lane.
+fn stagger<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> Result<Vec<E::Value>, Error> {
     if layout.lanes == 1 {
         return Ok(x.to_vec());
     }
@@ -34,24 +84,29 @@ pub(crate) fn stagger<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> 
     Ok(AxisProduct::new(layout.slot_count, input, lane_axis(layout), &entry).apply(ev, &moved)?)
 }
 
-/// Calls `visit(group, rotated)` for every private group with the staggered tensor moved back by `group` groups.
-pub(crate) fn for_each_group<E: Evaluator>(
+/// Calls `visit(bundle, rotated)` for every bundle of `parts` private groups with `sheared` moved back to it.
+pub(crate) fn for_each_bundle<E: Evaluator>(
     ev: &E,
     layout: &Layout,
-    staggered: &[E::Value],
-    mut visit: impl FnMut(usize, Vec<E::Value>) -> Result<(), Error>,
+    parts: usize,
+    sheared: &[Vec<E::Value>],
+    mut visit: impl FnMut(usize, Vec<Vec<E::Value>>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let groups = layout.private_groups();
-    let back = |count: usize| -((count * layout.lanes) as i32);
-    let mut base = staggered.to_vec();
-    for first in (0..groups).step_by(HOISTED) {
+    let bundles = layout.private_groups() / parts;
+    let back = |count: usize| -((count * parts * layout.lanes) as i32);
+    let mut base = sheared.to_vec();
+    for first in (0..bundles).step_by(HOISTED) {
         if first > 0 {
-            base = base.iter().map(|x| ev.rotate(x, back(HOISTED))).collect::<Result<_, _>>()?;
+            for x in base.iter_mut().flatten() {
+                *x = ev.rotate(x, back(HOISTED))?;
+            }
         }
-        let by: Vec<i32> = (0..HOISTED.min(groups - first)).map(back).collect();
-        let moved = base.iter().map(|x| ev.rotate_many(x, &by)).collect::<Result<Vec<_>, _>>()?;
+        let by: Vec<i32> = (0..HOISTED.min(bundles - first)).map(back).collect();
+        let hoist = |tensor: &Vec<E::Value>| tensor.iter().map(|x| ev.rotate_many(x, &by)).collect();
+        let moved = base.iter().map(hoist).collect::<Result<Vec<Vec<Vec<E::Value>>>, _>>()?;
         for offset in 0..by.len() {
-            visit(first + offset, moved.iter().map(|m| m[offset].clone()).collect())?;
+            let at = |tensor: &Vec<Vec<E::Value>>| tensor.iter().map(|x| x[offset].clone()).collect();
+            visit(first + offset, moved.iter().map(at).collect())?;
         }
     }
     Ok(())
@@ -63,8 +118,27 @@ pub(crate) fn score_slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slot
         .expect("the slot count is a power of two")
 }
 
+/// Score ciphertext and first position in it of a bundle of private groups.
+pub(crate) fn bundle_place(layout: &Layout, parts: usize, bundle: usize) -> (usize, usize) {
+    let group = layout.public_groups() + bundle * parts;
+    (group / layout.lane_positions(), group % layout.lane_positions())
+}
+
+/// `factor` at the visible keys of a bundle in its score ciphertext, zero elsewhere.
+pub(crate) fn bundle_mask(layout: &Layout, parts: usize, bundle: usize, factor: f64) -> Slots {
+    let (count, first) = bundle_place(layout, parts, bundle);
+    let places = first..first + parts;
+    score_slots(layout, |slot| {
+        let visible = matches!(layout.score_at(count, slot).key, Key::Private { .. });
+        if visible && places.contains(&(slot / layout.lane_stride())) { factor } else { 0.0 }
+    })
+}
+
 /// The axis ρ + R·j of a per-head tensor.
 fn lane_axis(layout: &Layout) -> Axis {
     let axis = layout.coordinate_axis();
     Axis { len: axis.len * layout.lanes, ..axis }
 }
+
+#[cfg(test)]
+mod tests;

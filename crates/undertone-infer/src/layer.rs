@@ -71,6 +71,10 @@ pub(crate) struct SoftmaxPlan {
     pub query_scale: f64,
     /// Takes the product of a stored query and a stored key to u.
     pub product_scale: f64,
+    /// Parts of the head coordinates inside a block; see [`crate::lanes`].
+    pub parts: usize,
+    /// Level of the values that a block needs.
+    pub block_value_level: usize,
     /// Levels inside a block.
     pub block: AttentionLevels,
     /// Levels for one token.
@@ -137,7 +141,7 @@ impl LayerPlan {
         let softmax = softmax_plan(config, c, layout, chain, layer)?;
         let mlp = mlp_plan(c, &mlp_norm, chain, layer)?;
 
-        let value_level = softmax.block.last_square.max(softmax.token.last_square);
+        let value_level = softmax.block_value_level.max(softmax.token.last_square);
         let full = (chain.boot_level + 1).max(value_level + 1) + attention_norm.depth();
         // The norm folds its scaling into a drop of at least one level.
         let refresh_values = full >= chain.top_level;
@@ -231,25 +235,34 @@ fn softmax_plan(
         })
         .collect();
     let inverse_depths: Vec<usize> = inverses.iter().map(|i| i.poly.cost().depth).collect();
-    let plan = |scores, values, extra| {
-        let depths = AttentionDepths {
-            scores,
-            exponential: exponential.cost().depth,
-            direct: inverse_depths.iter().map(|d| 1 + d + extra).collect(),
-            bootstrapped: inverse_depths.iter().map(|d| d + extra).collect(),
-            values,
-        };
-        schedule(chain, &depths).ok_or(Error::Depth {
-            what: "attention",
-            layer,
-            have: chain.top_level - chain.boot_level,
-            need: scores + depths.exponential + 2 * s.rounds + 1 + values,
-        })
+    let depths = |scores, values, extra| AttentionDepths {
+        scores,
+        exponential: exponential.cost().depth,
+        direct: inverse_depths.iter().map(|d| 1 + d).collect(),
+        bootstrapped: inverse_depths.iter().map(|d| d + extra).collect(),
+        values,
+    };
+    let too_deep = |d: AttentionDepths| Error::Depth {
+        what: "attention",
+        layer,
+        have: chain.top_level - chain.boot_level,
+        need: d.scores + d.exponential + 2 * s.rounds + 1 + d.values,
+    };
+    // A shear takes a level, which must not cost a bootstrap.
+    let spread = usize::from(layout.lanes > 1);
+    let plain = schedule(chain, &depths(2 + spread, 2, 0)).ok_or_else(|| too_deep(depths(2 + spread, 2, 0)))?;
+    let sheared = (layout.parts() > 1).then(|| schedule(chain, &depths(3 + spread, 2, 0))).flatten();
+    let (parts, block) = match sheared {
+        Some(sheared) if sheared.bootstraps() <= plain.bootstraps() => (layout.parts(), sheared),
+        _ => (1, plain),
     };
     Ok(SoftmaxPlan {
-        block: plan(2 + usize::from(layout.lanes > 1), 2, 0)?,
+        parts,
+        // Values meet the masked weights one level below the squares.
+        block_value_level: block.last_square - 1 + spread + usize::from(parts > 1),
+        block,
         // One more level spreads the inverse from one slot per head to all slots of the head.
-        token: plan(2, 1, 1)?,
+        token: schedule(chain, &depths(2, 1, 1)).ok_or_else(|| too_deep(depths(2, 1, 1)))?,
         exponential,
         inverses,
         offsets: s.shift.iter().map(|shift| 1.0 - shift / span).collect(),

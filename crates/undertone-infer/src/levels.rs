@@ -38,19 +38,27 @@ pub(crate) struct AttentionLevels {
     pub last_square: usize,
 }
 
+impl AttentionLevels {
+    /// Bootstraps of weights and of sums, the dear ones first.
+    pub(crate) fn bootstraps(&self) -> (usize, usize) {
+        let set = |flags: &[bool]| flags.iter().filter(|&&flag| flag).count();
+        (set(&self.refresh), self.direct.len() - set(&self.direct))
+    }
+}
+
 /// The best schedule, if any exists.
 pub(crate) fn schedule(chain: Chain, depths: &AttentionDepths) -> Option<AttentionLevels> {
     let rounds = depths.direct.len();
     if rounds == 0 || rounds > MOST_ROUNDS {
         return None;
     }
-    let mut best: Option<((usize, u32, usize), AttentionLevels)> = None;
+    let mut best: Option<((usize, usize, usize), AttentionLevels)> = None;
     for mask in 0..1u32 << rounds {
         let direct: Vec<bool> = (0..rounds).map(|i| mask >> i & 1 == 1).collect();
         for start in chain.boot_level..=chain.top_level {
             let Some(found) = simulate(chain, depths, start, &direct) else { continue };
-            let refreshes = found.refresh.iter().filter(|&&r| r).count();
-            let key = (refreshes, rounds as u32 - mask.count_ones(), start);
+            let (refreshes, sums) = found.bootstraps();
+            let key = (refreshes, sums, start);
             if best.as_ref().is_none_or(|(least, _)| key < *least) {
                 best = Some((key, found));
             }

@@ -163,9 +163,24 @@ impl Layout {
         self.slot_count / self.lane_stride()
     }
 
-    /// Groups of R positions that hold the public tokens; the private ones follow.
+    /// Groups of R positions that hold the public tokens, a multiple of [`Layout::parts`]; the private ones follow.
     pub fn public_groups(&self) -> usize {
-        self.shape.public_tokens.div_ceil(self.lanes)
+        self.shape.public_tokens.div_ceil(self.lanes).next_multiple_of(self.parts())
+    }
+
+    /// Most private groups Q that one product of queries and keys serves: group i in the coordinates j ≡ i mod Q.
+    ///
+    /// More parts mean fewer sums over coordinates and more masks and rotations of keys; the cheapest number wins.
+    pub fn parts(&self) -> usize {
+        let groups = self.private_groups();
+        let cost = |q: usize| {
+            let bundles = groups / q;
+            let sums = bundles * (1 + (self.head_len / q).ilog2() as usize);
+            // In fifths of a rotation; a mask is about three of them.
+            5 * (3 * (q - 1) + q * (bundles - 1) + sums) + if q > 1 { 3 * q * q } else { 0 }
+        };
+        let most = self.head_len.min(groups);
+        (0..=most.ilog2()).map(|log| 1 << log).min_by_key(|&q| cost(q)).unwrap_or(1)
     }
 
     /// Groups of R relative positions r = 0..T of the private block.

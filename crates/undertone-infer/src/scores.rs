@@ -3,12 +3,12 @@
 //! u = 1 + (score − shift) / (2^rounds half_span) lies in [−1, 1] for every key that the query sees and is [`HIDDEN`]
 //! in every other slot; the exponential there is a known constant, which is subtracted.
 //!
-//! Inside a block private scores are in relative form: S[t, r] = q[t]·k[t − r], R values of r at once in the lanes of
-//! the lane frame. For one token, slot t of a block meets the key cached at t. Scores are laid out as
+//! Inside a block private scores are in relative form: S[t, r] = q[t]·k[t − r], many values of r at once as
+//! [`crate::lanes`] describes. For one token, slot t of a block meets the key cached at t. Scores are laid out as
 //! [`Layout::score_at`] says inside a block, and as t + T·(h + H_p·block) for one token.
 
 use crate::Error;
-use crate::lanes::{for_each_group, score_slots, spread, stagger};
+use crate::lanes::{Shear, bundle_mask, bundle_place, for_each_bundle, sheared, spread};
 use crate::layer::SoftmaxPlan;
 use crate::matmul::{AxisProduct, masked_sum};
 use crate::packing::{Axis, Key, Layout};
@@ -22,7 +22,7 @@ impl<E: Evaluator> Pass<'_, E> {
     /// u for all queries of the block.
     ///
     /// # Levels
-    /// Two below `queries` and `keys`, three with several lanes.
+    /// Two below `queries` and `keys`, one more with several lanes and one more with several parts.
     pub(crate) fn block_scores(
         &self,
         layer: usize,
@@ -95,25 +95,27 @@ impl<E: Evaluator> Pass<'_, E> {
         scores: &mut [Option<E::Value>],
     ) -> Result<(), Error> {
         let (ev, layout) = (self.ev, &self.program.layout);
-        let staggered = stagger(ev, layout, keys)?;
-        let positions = layout.lane_positions();
+        let parts = plan.parts;
+        let stride = layout.lane_stride() as i32;
+        let by: Vec<i32> = (0..parts as i32).map(|m| m * stride).collect();
+        let queries = queries.iter().map(|q| ev.rotate_many(q, &by)).collect::<Result<Vec<_>, _>>()?;
+        let bundles = layout.private_groups() / parts;
         let mut waiting: Vec<E::Value> = Vec::new();
-        let mut first = layout.public_groups();
-        for_each_group(ev, layout, &staggered, |group, keys| {
-            let pairs: Vec<_> = queries.iter().zip(&keys).collect();
+        let mut first = 0;
+        for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, keys, Shear::Keys)?, |bundle, keys| {
+            let pairs: Vec<_> = (0..parts)
+                .flat_map(|m| queries.iter().zip(&keys[m]).map(move |(query, key)| (&query[m], key)))
+                .collect();
             let products = ev.multiply_sum(&pairs)?;
-            // Cyclic, so every coordinate of a lane receives the whole inner product.
-            waiting.push(ev.rotate_sum(&products, layout.lane_stride() as i32, layout.head_len)?);
-            let next = layout.public_groups() + group + 1;
-            if next % positions != 0 && group + 1 != layout.private_groups() {
+            // Cyclic, so every coordinate of a part receives the whole inner product of its group.
+            waiting.push(ev.rotate_sum(&products, stride * parts as i32, layout.head_len / parts)?);
+            let (count, _) = bundle_place(layout, parts, bundle);
+            if bundle + 1 < bundles && bundle_place(layout, parts, bundle + 1).0 == count {
                 return Ok(());
             }
-            let count = (next - 1) / positions;
-            let packed = masked_sum(ev, &waiting, &|i| {
-                private_mask(layout, count, (first + i) % positions, plan.product_scale)
-            })?;
+            let packed = masked_sum(ev, &waiting, &|i| bundle_mask(layout, parts, first + i, plan.product_scale))?;
             waiting.clear();
-            first = next;
+            first = bundle + 1;
             scores[count] = Some(match scores[count].take() {
                 Some(public) => ev.add(&public, &packed)?,
                 None => packed,
@@ -195,12 +197,4 @@ pub(crate) struct TokenScores<E: Evaluator> {
 pub(crate) fn public_score_axis(layout: &Layout) -> Axis {
     let len = layout.lane_positions();
     Axis { stride: layout.lane_stride(), count: layout.public_groups().div_ceil(len), len }
-}
-
-/// `factor` at the visible private keys in position `at` of score ciphertext `count`, zero elsewhere.
-pub(crate) fn private_mask(layout: &Layout, count: usize, at: usize, factor: f64) -> Slots {
-    score_slots(layout, |slot| {
-        let visible = matches!(layout.score_at(count, slot).key, Key::Private { .. });
-        if visible && slot / layout.lane_stride() == at { factor } else { 0.0 }
-    })
 }

@@ -109,13 +109,13 @@ impl<E: Evaluator> Pass<'_, E> {
                 };
                 (scaled, self.program.layout.block * self.program.layout.heads_padded, 0)
             }
+            WeightFrame::Token { public } if direct => (self.sum_rows(squares, public, inverse)?, 0, 0),
             WeightFrame::Token { public } => {
-                let sum = self.token_sum(squares, public)?;
-                let sum = if direct { sum } else { drop_one(ev, &sum, chain.boot_level + 1)? };
+                let sum = drop_one(ev, &self.token_sum(squares, public)?, chain.boot_level + 1)?;
                 (self.gather_heads(&sum, inverse)?, self.program.layout.heads_padded, 1)
             }
         };
-        let unit = ev.add_slots(&sum, &self.sum_constants(inverse, frame)?)?;
+        let unit = ev.add_slots(&sum, &self.sum_constants(inverse, spread == 0)?)?;
         let unit = if direct {
             unit
         } else {
@@ -124,10 +124,7 @@ impl<E: Evaluator> Pass<'_, E> {
         };
         let (value, top) = evaluate_chebyshev(ev, &unit, &inverse.poly)?;
         self.guard.push(ev, &top)?;
-        match frame {
-            WeightFrame::Block => Ok(value),
-            WeightFrame::Token { .. } => self.spread_heads(&value),
-        }
+        if spread == 0 { Ok(value) } else { self.spread_heads(&value) }
     }
 
     /// Σ over ciphertexts, positions and lanes, in every slot of the query and head.
@@ -146,6 +143,16 @@ impl<E: Evaluator> Pass<'_, E> {
         let (public, private) = squares.split_at(public);
         let sum = ev.rotate_sum(&add_all(ev, public)?, axis.stride as i32, axis.len)?;
         private.iter().try_fold(sum, |sum, square| Ok(ev.add(&sum, square)?))
+    }
+
+    /// The scaled sum over ciphertexts, blocks and rows, in every row of a block. Depth 1.
+    fn sum_rows(&self, squares: &[E::Value], public: usize, inverse: &InversePlan) -> Result<E::Value, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
+        // Rows are not cyclic: only row 0 receives the sum of its own head, and from there it spreads.
+        let sum = ev.rotate_sum(&self.token_sum(squares, public)?, 1, layout.block)?;
+        let mask = (0..self.row_axis().len).map(|slot| if slot % layout.block == 0 { inverse.factor } else { 0.0 });
+        let masked = ev.mul_slots(&sum, &Slots::new(mask.collect(), layout.slot_count)?)?;
+        Ok(ev.rotate_sum(&masked, -1, layout.block)?)
     }
 
     /// The scaled sum over the rows of a block, as one slot per head. Depth 1.
@@ -179,9 +186,11 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// The constant of the affine image of a sum, and 0 for padding heads, whose sum is nearly 0.
-    fn sum_constants(&self, inverse: &InversePlan, frame: WeightFrame) -> Result<Slots, Error> {
+    ///
+    /// One slot per row and head, or only per head.
+    fn sum_constants(&self, inverse: &InversePlan, per_row: bool) -> Result<Slots, Error> {
         let layout = &self.program.layout;
-        let rows = if frame == WeightFrame::Block { layout.block } else { 1 };
+        let rows = if per_row { layout.block } else { 1 };
         let values = (0..rows * layout.heads_padded)
             .map(|slot| if slot / rows < layout.heads { inverse.constant } else { 0.0 });
         Ok(Slots::new(values.collect(), layout.slot_count)?)

@@ -4,11 +4,11 @@
 //! which is much smaller than they are.
 
 use crate::Error;
-use crate::lanes::{for_each_group, stagger};
+use crate::lanes::{Shear, bundle_mask, bundle_place, for_each_bundle, sheared};
 use crate::matmul::AxisProduct;
 use crate::packing::Key;
 use crate::program::Pass;
-use crate::scores::{private_mask, public_score_axis};
+use crate::scores::public_score_axis;
 use crate::softmax::add_all;
 use undertone_he::Evaluator;
 
@@ -20,7 +20,7 @@ impl<E: Evaluator> Pass<'_, E> {
     /// the output projection.
     ///
     /// # Levels
-    /// Two below `weights`; `values` must be at their level or above, one lower with a single lane.
+    /// Two below `weights`; `values` start at the level that the plan of the layer names.
     pub(crate) fn block_values(
         &self,
         layer: usize,
@@ -42,26 +42,54 @@ impl<E: Evaluator> Pass<'_, E> {
         let product = AxisProduct::new(layout.slot_count, input, layout.lane_coordinate_axis(), &entry);
         let public = product.apply(ev, &weights[..input.count])?;
 
-        let staggered = stagger(ev, layout, values)?;
+        let private = self.private_block_values(self.program.layers[layer].softmax.parts, weights, values)?;
+        public.iter().zip(&private).map(|(public, private)| Ok(ev.add(public, private)?)).collect()
+    }
+
+    fn private_block_values(
+        &self,
+        parts: usize,
+        weights: &[E::Value],
+        values: &[E::Value],
+    ) -> Result<Vec<E::Value>, Error> {
+        let (ev, layout) = (self.ev, &self.program.layout);
         let positions = layout.lane_positions();
-        let mut sums = public;
-        let mut waiting: Vec<(E::Value, Vec<E::Value>)> = Vec::new();
-        for_each_group(ev, layout, &staggered, |group, values| {
-            let at = layout.public_groups() + group;
-            let (count, position) = (at / positions, at % positions);
-            let masked = ev.mul_slots(&weights[count], &private_mask(layout, count, position, 1.0))?;
-            let weight = ev.rotate_sum(&masked, layout.lane_stride() as i32, positions)?;
+        let stride = layout.lane_stride() as i32;
+        let bundles = layout.private_groups() / parts;
+        // Per part and ciphertext.
+        let mut sums: Vec<Vec<Option<E::Value>>> = vec![vec![None; layout.head_count]; parts];
+        let mut waiting: Vec<(E::Value, Vec<Vec<E::Value>>)> = Vec::new();
+        for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, values, Shear::Values)?, |bundle, values| {
+            let (count, _) = bundle_place(layout, parts, bundle);
+            let masked = ev.mul_slots(&weights[count], &bundle_mask(layout, parts, bundle, 1.0))?;
+            let weight = ev.rotate_sum(&masked, stride * parts as i32, positions / parts)?;
             waiting.push((weight, values));
-            if waiting.len() == PRODUCTS || group + 1 == layout.private_groups() {
-                for (o, sum) in sums.iter_mut().enumerate() {
-                    let pairs: Vec<_> = waiting.iter().map(|(weight, values)| (weight, &values[o])).collect();
-                    *sum = ev.add(sum, &ev.multiply_sum(&pairs)?)?;
-                }
-                waiting.clear();
+            if waiting.len() < PRODUCTS && bundle + 1 < bundles {
+                return Ok(());
             }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                for (o, sum) in sums.iter_mut().enumerate() {
+                    let pairs: Vec<_> = waiting.iter().map(|(weight, values)| (weight, &values[m][o])).collect();
+                    let products = ev.multiply_sum(&pairs)?;
+                    *sum = Some(match sum.take() {
+                        Some(sum) => ev.add(&sum, &products)?,
+                        None => products,
+                    });
+                }
+            }
+            waiting.clear();
             Ok(())
         })?;
-        Ok(sums)
+        (0..layout.head_count)
+            .map(|o| {
+                let moved = sums
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(m, sums)| sums[o].as_ref().map(|sum| ev.rotate(sum, m as i32 * stride)))
+                    .collect::<Result<Vec<_>, _>>()?;
+                add_all(ev, &moved)
+            })
+            .collect()
     }
 
     /// Σ weight · value / value bound for one query, in the block frame, still per row: the sum over rows is left to
