@@ -235,7 +235,8 @@ impl Error {
             Self::Peer { class, .. } => *class,
             Self::OutOfTurn { .. } => ErrorClass::OutOfTurn,
             Self::UnexpectedKey { .. } => ErrorClass::Key,
-            Self::Compute { .. } => ErrorClass::Internal,
+            Self::He(undertone_he::Error::Decode { .. }) => ErrorClass::Malformed,
+            Self::Compute { .. } | Self::He(_) => ErrorClass::Internal,
             Self::Cancelled | Self::Closed | Self::Silent | Self::Connection { .. } => ErrorClass::Cancelled,
             _ => ErrorClass::Malformed,
         }
