@@ -108,6 +108,16 @@ impl Planned {
         Ok(Self { plan, parameters, requests, machine: Machine::measure()? })
     }
 
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.plan.shape
+    }
+
+    /// Every key of the session.
+    pub fn requests(&self) -> &[KeyRequest] {
+        &self.requests
+    }
+
     /// Bytes of the seeded keys on the wire.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-server",
         ],
     ),
-    ("xtask", &["undertone-he"]),
+    ("xtask", &["undertone-ring", "undertone-he"]),
 ];
 
 /// The crate that must never reach the one with secret keys.

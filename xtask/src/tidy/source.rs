@@ -11,7 +11,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Where `unsafe` may stand: SIMD kernels, the GPU backend, and the one memory map.
 const UNSAFE_PLACES: &[&str] =
-    &["crates/undertone-ring/src/cpu/", "crates/undertone-cuda/src/", "crates/undertone-model/src/mmap.rs"];
+    &["crates/undertone-ring/src/cpu/", "crates/undertone-cuda/src/", "crates/undertone-model/src/safetensors_file.rs"];
 
 /// Words that name nothing.
 const EMPTY_WORDS: &[&str] = &["util", "utils", "common", "misc", "manager", "helper", "helpers"];
@@ -69,9 +69,9 @@ fn length(name: &str, content: &str) -> Vec<Finding> {
     )]
 }
 
-/// Every file below `src` says in at most fifteen lines what it is.
+/// Every file below `src` says in at most fifteen lines what it is; `tests.rs` is what its parent says.
 fn module_doc(name: &str, content: &str) -> Vec<Finding> {
-    if !name.contains("/src/") {
+    if !name.contains("/src/") || name.ends_with("/tests.rs") {
         return Vec::new();
     }
     let lines = content.lines().take_while(|line| line.starts_with("//!")).count();
@@ -168,6 +168,9 @@ fn absences(name: &str, code: &str) -> Vec<Finding> {
 }
 
 fn global_state(name: &str, code: &str) -> Vec<Finding> {
+    if !name.contains("/src/") {
+        return Vec::new();
+    }
     let mut findings = Vec::new();
     for (number, line) in without_tests(code).lines().enumerate() {
         let words: Vec<&str> = words(line).into_iter().map(|(_, word)| word).collect();
@@ -202,7 +205,7 @@ mod tests {
         let text = "//! Doc.\nfn f() { unsafe { g() } }\n";
         assert!(messages(FILE, text)[0].contains("unsafe code outside"));
         assert_eq!(check("crates/undertone-ring/src/cpu/scalar.rs", text), vec![]);
-        assert_eq!(check("crates/undertone-model/src/mmap.rs", text), vec![]);
+        assert_eq!(check("crates/undertone-model/src/safetensors_file.rs", text), vec![]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Every figure is a median over runs after one run to warm up. Keys are made for the benchmark and forgotten.
 
 mod bootstrap;
+mod layer;
 mod multiply;
 mod ntt;
 mod rotate;
@@ -18,7 +19,8 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   undertone bench ntt --json
   undertone bench rotate --threads 1 --json
-  undertone bench bootstrap --runs 20 --json")]
+  undertone bench bootstrap --runs 20 --json
+  undertone bench layer --like DIR/config.json --public 256 --private 64 --json")]
 pub struct BenchArguments {
     #[command(subcommand)]
     what: What,
@@ -34,6 +36,8 @@ enum What {
     Multiply(Measuring),
     /// Half-bootstrap of two real ciphertexts with all slots in use
     Bootstrap(Measuring),
+    /// One layer of a shape with random weights, step by step
+    Layer(layer::LayerArguments),
 }
 
 /// Flags that all benchmarks share.
@@ -68,11 +72,11 @@ impl Measuring {
 /// # Errors
 /// Whatever the benchmark meets; `Usage` for flags that this release does not serve.
 pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
-    let (measuring, body): (Measuring, fn(Measuring, &Context) -> Result<()>) = match &arguments.what {
-        What::Ntt(measuring) => (*measuring, ntt::run),
-        What::Rotate(measuring) => (*measuring, rotate::run),
-        What::Multiply(measuring) => (*measuring, multiply::run),
-        What::Bootstrap(measuring) => (*measuring, bootstrap::run),
+    let measuring = match &arguments.what {
+        What::Ntt(measuring) | What::Rotate(measuring) | What::Multiply(measuring) | What::Bootstrap(measuring) => {
+            *measuring
+        }
+        What::Layer(arguments) => arguments.measuring,
     };
     if measuring.low_memory {
         return Err(Error::Usage("--low-memory is not part of this release; leave it out".into()));
@@ -82,7 +86,13 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         what: "starting the benchmark's threads",
         source: std::io::Error::other(error),
     })?;
-    pool.install(|| body(measuring, context))
+    pool.install(|| match &arguments.what {
+        What::Ntt(measuring) => ntt::run(*measuring, context),
+        What::Rotate(measuring) => rotate::run(*measuring, context),
+        What::Multiply(measuring) => multiply::run(*measuring, context),
+        What::Bootstrap(measuring) => bootstrap::run(*measuring, context),
+        What::Layer(arguments) => layer::run(arguments, context),
+    })
 }
 
 /// Times of the runs of one benchmark, in milliseconds, ascending.

@@ -54,8 +54,16 @@ impl Setup {
     /// What encryption refuses.
     pub fn encrypt(&mut self, values: &[f64], level: usize) -> Result<Ciphertext> {
         let slots = Slots::new(values.to_vec(), self.parameters.chain().slot_count())?;
+        self.encrypt_slots(&slots, level)
+    }
+
+    /// A fresh encryption of one period of slots.
+    ///
+    /// # Errors
+    /// What encryption refuses.
+    pub fn encrypt_slots(&mut self, slots: &Slots, level: usize) -> Result<Ciphertext> {
         let encryptor = Encryptor::new(&self.parameters, &self.secret);
-        Ok(encryptor.encrypt(&slots, level, &mut self.rng)?.expand(&self.parameters))
+        Ok(encryptor.encrypt(slots, level, &mut self.rng)?.expand(&self.parameters))
     }
 
     /// A ciphertext for timing, at any level of the chain, above that of fresh encryptions too.
@@ -67,10 +75,14 @@ impl Setup {
         Ciphertext::from_parts(uniform(0), uniform(1), self.parameters.scale(level))
     }
 
+    /// The real parts of all slots; 40 bits are far below the errors that are measured.
+    pub fn decrypt(&self, ciphertext: &Ciphertext) -> Vec<f64> {
+        Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).rounded(40)
+    }
+
     /// The largest and the mean magnitude of decrypted slots less the expected ones.
     pub fn errors(&self, ciphertext: &Ciphertext, expected: &[f64]) -> (f64, f64) {
-        // 40 bits are far below the errors that are measured.
-        let found = Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).rounded(40);
+        let found = self.decrypt(ciphertext);
         let errors = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
         let (mut largest, mut sum) = (0f64, 0f64);
         for error in errors {

@@ -9,8 +9,11 @@ mod he;
 mod model;
 mod protocol;
 
+/// A name and a body.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every target with its name, which is that of its corpus folder.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[Target] = &[
     ("calibration", model::calibration),
     ("ciphertexts", he::ciphertexts),
     ("config", model::config),
