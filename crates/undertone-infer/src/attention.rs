@@ -141,9 +141,14 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         factor: f64,
     ) -> Result<Vec<E::Value>, Error> {
         let heads = self.program.layout.heads_padded;
-        self.to_rows(x, self.program.layout.dense_head_axis(), row, |head, j, c| {
-            if c == head + heads * j { factor } else { 0.0 }
-        })
+        self.to_rows(
+            x,
+            self.program.layout.dense_head_axis(),
+            row,
+            |head, j, c| {
+                if c == head + heads * j { factor } else { 0.0 }
+            },
+        )
     }
 
     /// Bootstraps queries, keys and, where the plan says so, values; returns them in that order.
@@ -264,7 +269,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let change = AxisProduct::new(layout.slot_count, input, output, &entry).apply(ev, &normalised)?;
         let x = match target {
             Target::Block => self.add_residual(x, &change, plan.residual[0] / plan.residual[1])?,
-            Target::Dense { residual, factor } if factor == 1.0 => {
+            Target::Dense { residual, factor: 1.0 } => {
                 residual.iter().zip(&change).map(|(x, c)| ev.add(x, c)).collect::<Result<_, _>>()?
             }
             Target::Dense { residual, factor } => self.add_residual(residual, &change, factor)?,

@@ -63,7 +63,9 @@ pub enum Error {
         need: String,
     },
     /// No polynomial of supported degree covers what the calibration text shows.
-    #[error("{what} of layer {layer} spreads too widely for any supported polynomial at {target_bits} bits; lower the target or the margin, or move more of the prompt into the public part")]
+    #[error(
+        "{what} of layer {layer} spreads too widely for any supported polynomial at {target_bits} bits; lower the target or the margin, or move more of the prompt into the public part"
+    )]
     RangeTooWide {
         /// The operator.
         what: &'static str,
@@ -81,7 +83,9 @@ pub enum Error {
         layer: usize,
     },
     /// The result shows that a value left the range that calibration declared.
-    #[error("the {what} reads {have:.4} where at most {need:.4} is possible inside the calibrated ranges; calibrate the model on text like this")]
+    #[error(
+        "the {what} reads {have:.4} where at most {need:.4} is possible inside the calibrated ranges; calibrate the model on text like this"
+    )]
     OutOfCalibratedRange {
         /// What was checked.
         what: &'static str,
@@ -105,7 +109,9 @@ pub enum Error {
         stage: &'static str,
     },
     /// A circuit does not fit between two bootstraps.
-    #[error("{what} of layer {layer} needs {need} levels but a bootstrap returns {have}; use lower polynomial degrees or a longer chain")]
+    #[error(
+        "{what} of layer {layer} needs {need} levels but a bootstrap returns {have}; use lower polynomial degrees or a longer chain"
+    )]
     Depth {
         /// The circuit.
         what: &'static str,

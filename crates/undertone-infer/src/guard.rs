@@ -36,11 +36,8 @@ impl<E: Evaluator> Guard<E> {
     /// `Arity` when nothing was added.
     pub fn finish(self, ev: &E) -> Result<E::Value, Error> {
         let factor = 1.0 / (self.tops.len().max(1) as f64).sqrt();
-        let scaled = self
-            .tops
-            .iter()
-            .map(|top| ev.drop_level(top, WAITING_LEVEL - 1, factor))
-            .collect::<Result<Vec<_>, _>>()?;
+        let scaled =
+            self.tops.iter().map(|top| ev.drop_level(top, WAITING_LEVEL - 1, factor)).collect::<Result<Vec<_>, _>>()?;
         let pairs: Vec<_> = scaled.iter().map(|top| (top, top)).collect();
         ev.multiply_sum(&pairs)
     }

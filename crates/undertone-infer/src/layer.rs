@@ -4,11 +4,11 @@
 //! value is stored divided by its calibrated bound, so that it may enter a bootstrap; the factors live in plaintext
 //! matrices and in polynomials and cost no level.
 
+use crate::Error;
 use crate::approximation;
 use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration};
 use crate::levels::{AttentionDepths, AttentionLevels, schedule};
 use crate::packing::Layout;
-use crate::Error;
 use undertone_he::Chain;
 use undertone_he::circuits::Chebyshev;
 use undertone_model::LlamaConfig;
@@ -145,8 +145,7 @@ impl LayerPlan {
         let full = (chain.boot_level + 1).max(value_level + 1) + attention_norm.depth();
         // The norm folds its scaling into a drop of at least one level.
         let refresh_values = full >= chain.top_level;
-        let attention_start =
-            if refresh_values { chain.boot_level + 1 + attention_norm.depth() } else { full };
+        let attention_start = if refresh_values { chain.boot_level + 1 + attention_norm.depth() } else { full };
         if attention_start >= chain.top_level {
             let (have, need) = (chain.top_level - 1 - chain.boot_level, attention_start - chain.boot_level);
             return Err(Error::Depth { what: "the attention norm", layer, have, need });

@@ -103,8 +103,7 @@ impl<E: Evaluator> Pass<'_, E> {
         }
         let products = drop_to(ev, &products, program.chain.boot_level + 1)?;
         let scale = plan.product_bound / plan.residual[2];
-        let change =
-            self.project(&products, frame, (hidden, ffn), weights.map(|w| &w.down), None, scale)?;
+        let change = self.project(&products, frame, (hidden, ffn), weights.map(|w| &w.down), None, scale)?;
         let x = self.add_residual(x, &change, plan.residual[1] / plan.residual[2])?;
         let fresh = self.refresh_residual(&x, frame)?;
         self.steps.done("mlp", layer)?;

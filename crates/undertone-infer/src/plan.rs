@@ -3,13 +3,13 @@
 //! The plan runs the very program that the server runs, on the evaluator that only counts. Its counts and its key set
 //! are therefore exact for the given calibration, and an estimate when ranges are assumed instead.
 
+use crate::Error;
 use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration, SoftmaxCalibration, VERSION};
 use crate::decode;
 use crate::packing::Shape;
 use crate::prefill;
 use crate::program::{Pass, Program};
 use crate::progress::Progress;
-use crate::Error;
 use std::sync::Mutex;
 use undertone_he::{Chain, CostEvaluator, Counts, Evaluator, KeySet};
 use undertone_model::LlamaConfig;

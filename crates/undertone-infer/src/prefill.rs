@@ -65,15 +65,17 @@ fn project_block<E: Evaluator>(
         pass.block_rows(&low, |token, head, j, c| p.query.rotated(head, j, c, &angles[token]))?
     };
     // Rows past the prompt stay zero: generated tokens are added there.
-    let keys = pass.block_rows(&low, |token, head, j, c| {
-        if live(token) { p.key.rotated(head, j, c, &angles[token]) } else { 0.0 }
-    })?;
+    let keys = pass.block_rows(
+        &low,
+        |token, head, j, c| {
+            if live(token) { p.key.rotated(head, j, c, &angles[token]) } else { 0.0 }
+        },
+    )?;
     let plan = &program.layers[layer];
     let value_level = if plan.refresh_values { program.chain.boot_level } else { plan.value_level };
     let source = normed.iter().map(|x| drop_one(pass.ev, x, value_level + 1)).collect::<Result<Vec<_>, _>>()?;
-    let values = pass.block_rows(&source, |token, head, j, c| {
-        if live(token) { p.value.plain(head, j, c) } else { 0.0 }
-    })?;
+    let values =
+        pass.block_rows(&source, |token, head, j, c| if live(token) { p.value.plain(head, j, c) } else { 0.0 })?;
     let fresh = pass.refresh_heads(layer, [queries, keys, values], layout.head_axis().period())?;
     pass.steps.done("qkv", layer)?;
     Ok(fresh)

@@ -4,6 +4,7 @@
 //! and reads the logits; the server runs it; the planner runs it on the evaluator that only counts. All three must
 //! build it from the same inputs, which the protocol ensures by fingerprints.
 
+use crate::Error;
 use crate::calibration::Calibration;
 use crate::decode;
 use crate::guard::Guard;
@@ -12,7 +13,6 @@ use crate::packing::{Axis, Layout, Shape, check};
 use crate::prefill;
 use crate::progress::{Progress, Steps};
 use crate::public_prefill::PublicCache;
-use crate::Error;
 use undertone_he::{Chain, Evaluator, Slots};
 use undertone_model::{Llama, LlamaConfig};
 
@@ -61,7 +61,7 @@ impl<E: Evaluator> Clone for LayerCache<E> {
 pub struct StepOutput<E: Evaluator> {
     /// Logits divided by their bound: vocabulary entry v is slot v mod n of ciphertext v / n.
     pub logits: Vec<E::Value>,
-    /// The guard; see [`Guard`].
+    /// The guard: the mean of squares that are at most 1 inside the calibrated ranges, in every slot, at level 1.
     pub guard: E::Value,
 }
 

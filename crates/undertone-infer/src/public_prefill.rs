@@ -26,12 +26,7 @@ impl PublicCache {
 
     /// Takes a cache that a clear forward pass filled.
     pub fn from_cache(config: &LlamaConfig, cache: KvCache) -> Self {
-        Self {
-            cache,
-            head_dim: config.head_dim,
-            heads_per_key: config.heads_per_key(),
-            width: config.key_size(),
-        }
+        Self { cache, head_dim: config.head_dim, heads_per_key: config.heads_per_key(), width: config.key_size() }
     }
 
     /// Number P of public tokens.

@@ -148,13 +148,14 @@ impl<E: Evaluator> Pass<'_, E> {
         };
         // Cached keys are divided by their bound and public ones are not, which `product_scale` in the query undoes.
         let key_bound = self.program.layers[layer].key_bound;
-        let entry = |low: usize, (count, p): (usize, usize), (i, b): (usize, usize)| {
-            match (place(low, count, p), self.public) {
-                (Some((position, head)), Some(cache)) => {
-                    cache.key(layer, position, head, i * layout.head_len + b) / key_bound
-                }
-                _ => 0.0,
+        let entry = |low: usize, (count, p): (usize, usize), (i, b): (usize, usize)| match (
+            place(low, count, p),
+            self.public,
+        ) {
+            (Some((position, head)), Some(cache)) => {
+                cache.key(layer, position, head, i * layout.head_len + b) / key_bound
             }
+            _ => 0.0,
         };
         let product = AxisProduct::new(layout.slot_count, layout.coordinate_axis(), output, &entry);
         let mut public = Vec::with_capacity(output.count);

@@ -169,9 +169,8 @@ impl<E: Evaluator> Pass<'_, E> {
     /// One slot per head to all rows of the block. Depth 1.
     fn spread_heads(&self, value: &E::Value) -> Result<E::Value, Error> {
         let layout = &self.program.layout;
-        let entry = |_: usize, (_, slot): (usize, usize), (_, head): (usize, usize)| {
-            f64::from(slot / layout.block == head)
-        };
+        let entry =
+            |_: usize, (_, slot): (usize, usize), (_, head): (usize, usize)| f64::from(slot / layout.block == head);
         let product = AxisProduct::new(layout.slot_count, self.per_head_axis(), self.row_axis(), &entry);
         first(product.apply(self.ev, std::slice::from_ref(value))?)
     }
@@ -191,16 +190,15 @@ impl<E: Evaluator> Pass<'_, E> {
     fn sum_constants(&self, inverse: &InversePlan, per_row: bool) -> Result<Slots, Error> {
         let layout = &self.program.layout;
         let rows = if per_row { layout.block } else { 1 };
-        let values = (0..rows * layout.heads_padded)
-            .map(|slot| if slot / rows < layout.heads { inverse.constant } else { 0.0 });
+        let values =
+            (0..rows * layout.heads_padded).map(|slot| if slot / rows < layout.heads { inverse.constant } else { 0.0 });
         Ok(Slots::new(values.collect(), layout.slot_count)?)
     }
 }
 
 /// The sum of all values.
 pub(crate) fn add_all<E: Evaluator>(ev: &E, values: &[E::Value]) -> Result<E::Value, Error> {
-    let (head, rest) =
-        values.split_first().ok_or(undertone_he::Error::Arity { op: "add_all", have: 0, need: 1 })?;
+    let (head, rest) = values.split_first().ok_or(undertone_he::Error::Arity { op: "add_all", have: 0, need: 1 })?;
     rest.iter().try_fold(head.clone(), |sum, value| Ok(ev.add(&sum, value)?))
 }
 

@@ -58,18 +58,21 @@ impl<E: Evaluator> Pass<'_, E> {
         let bundles = layout.private_groups() / parts;
         // Per part and ciphertext.
         let mut sums: Vec<Vec<Option<E::Value>>> = vec![vec![None; layout.head_count]; parts];
-        let mut waiting: Vec<(E::Value, Vec<Vec<E::Value>>)> = Vec::new();
+        let mut waiting: Vec<E::Value> = Vec::new();
+        let mut moved: Vec<Vec<Vec<E::Value>>> = Vec::new();
         for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, values, Shear::Values)?, |bundle, values| {
             let (count, _) = bundle_place(layout, parts, bundle);
             let masked = ev.mul_slots(&weights[count], &bundle_mask(layout, parts, bundle, 1.0))?;
             let weight = ev.rotate_sum(&masked, stride * parts as i32, positions / parts)?;
-            waiting.push((weight, values));
+            waiting.push(weight);
+            moved.push(values);
             if waiting.len() < PRODUCTS && bundle + 1 < bundles {
                 return Ok(());
             }
             for (m, sums) in sums.iter_mut().enumerate() {
                 for (o, sum) in sums.iter_mut().enumerate() {
-                    let pairs: Vec<_> = waiting.iter().map(|(weight, values)| (weight, &values[m][o])).collect();
+                    let pairs: Vec<_> =
+                        waiting.iter().zip(&moved).map(|(weight, values)| (weight, &values[m][o])).collect();
                     let products = ev.multiply_sum(&pairs)?;
                     *sum = Some(match sum.take() {
                         Some(sum) => ev.add(&sum, &products)?,
@@ -78,6 +81,7 @@ impl<E: Evaluator> Pass<'_, E> {
                 }
             }
             waiting.clear();
+            moved.clear();
             Ok(())
         })?;
         (0..layout.head_count)

@@ -3,10 +3,10 @@
 mod common;
 
 use common::{FIT_BITS, Session, chain, config, measure, tokens, top};
+use undertone_he::{CostEvaluator, Evaluator};
 use undertone_infer::{Plan, Shape};
 use undertone_model::reference::{ForwardOptions, forward_observed};
 use undertone_model::{Accumulation, KvCache, synthetic};
-use undertone_he::{CostEvaluator, Evaluator};
 
 /// Logits of every step agree with the reference, and so do the counters with the plan.
 ///
@@ -23,8 +23,7 @@ fn agrees(dims: [usize; 7], public: usize, private: usize, new: usize, rounds: u
     let tolerance = (32 * dims[2]) as f64 * (-FIT_BITS).exp2() * calibration.logit_bound;
     for step in 0..new {
         let at = public + private + step;
-        let output =
-            if step == 0 { session.prefill(&ids[public..at]) } else { session.decode(ids[at - 1]) };
+        let output = if step == 0 { session.prefill(&ids[public..at]) } else { session.decode(ids[at - 1]) };
         let found = session.read(&output).unwrap();
         let expected = &expected[at - 1];
         assert_eq!(found.len(), expected.len());

@@ -79,8 +79,7 @@ fn noise_at_bootstraps_stays_small_in_the_logits() {
     // Noise of 2^-16 per slot at the bounds, through 2 layers of gains below about 30 in all: below 2^-9 of the bound.
     let tolerance = calibration.logit_bound / 512.0;
     for step in 0..3 {
-        let output =
-            if step == 0 { session.prefill(&ids[6..24]) } else { session.decode(ids[23 + step]) };
+        let output = if step == 0 { session.prefill(&ids[6..24]) } else { session.decode(ids[23 + step]) };
         let found = session.read(&output).unwrap();
         let expected = expected(&model, &ids[..24 + step]);
         let error = error(&found, &expected);

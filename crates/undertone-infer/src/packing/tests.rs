@@ -89,7 +89,7 @@ proptest! {
         let axis = layout.head_axis();
         prop_assert!(axis.period() <= layout.slot_count);
         let mut found: Vec<(usize, usize)> = (0..axis.count)
-            .flat_map(|o| (0..axis.len).filter_map(move |p| Some((o, p))))
+            .flat_map(|o| (0..axis.len).map(move |p| (o, p)))
             .filter_map(|(o, p)| layout.head_channel(o, p))
             .collect();
         found.sort_unstable();

@@ -141,10 +141,10 @@ fn softmax(ranges: &Ranges, layer: usize, heads: usize, rounds: usize, margin: f
     let least = (0..heads).map(|h| fold(h, f64::min, f64::INFINITY) - shift[h]).fold(0.0, f64::min);
     let half_span = (-least * margin / 2f64.powi(rounds as i32 + 1)).max(1.0);
     let mut sums = vec![Interval { low: f64::INFINITY, high: 0.0 }; rounds];
-    for head in 0..heads {
+    for (head, &shift) in shift.iter().enumerate() {
         for row in of(head) {
             let scale = 2f64.powi(-(rounds as i32));
-            let mut y: Vec<f64> = row.iter().map(|s| ((s - shift[head]) * scale).exp()).collect();
+            let mut y: Vec<f64> = row.iter().map(|s| ((s - shift) * scale).exp()).collect();
             for sum in &mut sums {
                 let total: f64 = y.iter().map(|y| y * y).sum();
                 y.iter_mut().for_each(|y| *y = *y * *y / total);
@@ -176,21 +176,9 @@ impl<'m> Session<'m> {
         Self::on(ClearEvaluator::new(chain(log_n)), model, calibration, shape, public)
     }
 
-    pub fn on(
-        ev: ClearEvaluator,
-        model: &'m Llama,
-        calibration: &Calibration,
-        shape: Shape,
-        public: &[u32],
-    ) -> Self {
+    pub fn on(ev: ClearEvaluator, model: &'m Llama, calibration: &Calibration, shape: Shape, public: &[u32]) -> Self {
         let program = Program::new(&model.config, calibration, shape, ev.chain()).unwrap();
-        Self {
-            ev,
-            program,
-            model,
-            public: PublicCache::new(model, public).unwrap(),
-            state: None,
-        }
+        Self { ev, program, model, public: PublicCache::new(model, public).unwrap(), state: None }
     }
 
     pub fn rows(&self, ids: &[u32]) -> Vec<Vec<f32>> {
