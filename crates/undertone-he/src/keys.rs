@@ -178,11 +178,11 @@ impl EvaluationKeys {
         usable(self.relinearization.as_ref(), level, || "relinearization".into())
     }
 
-    pub(crate) fn to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
+    pub(crate) fn dense_to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
         usable(self.to_sparse.as_ref(), 0, || "dense-to-sparse".into())
     }
 
-    pub(crate) fn from_sparse(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
+    pub(crate) fn sparse_to_dense(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
         usable(self.from_sparse.as_ref(), level, || "sparse-to-dense".into())
     }
 

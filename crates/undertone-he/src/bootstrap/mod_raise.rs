@@ -17,7 +17,7 @@ impl CkksEvaluator {
             out.limb_mut(0).copy_from_slice(poly.limb(0));
             out
         };
-        let key = self.keys.to_sparse()?;
+        let key = self.keys.dense_to_sparse()?;
         let (mut c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
         let digits = small.decompose(&c1, std::slice::from_ref(&(0..1)));
         let (k0, k1) = small.inner_product_pair(&digits, &[&key.b[0]], &[&key.a[0]]);
@@ -28,7 +28,7 @@ impl CkksEvaluator {
         let basis = parameters.basis(level);
         let mut raised0 = ring.mod_raise(&small.intt(c0), basis);
         let raised1 = ring.mod_raise(&small.intt(c1), basis);
-        let (k0, k1) = self.switch(&raised1, self.keys.from_sparse(level)?);
+        let (k0, k1) = self.switch(&raised1, self.keys.sparse_to_dense(level)?);
         ring.add_assign(&mut raised0, &k0);
         self.count(|c| c.key_switch(level, 1));
         let q0 = ring.q_moduli()[0].value() as f64;

@@ -17,7 +17,7 @@ pub fn failure_log2(ring_degree: usize, weight: usize, range: usize) -> f64 {
     let mut binomial = 1.0f64;
     let mut k = 0usize;
     while (k as f64) < distance {
-        let sign = if k % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if k.is_multiple_of(2) { 1.0 } else { -1.0 };
         // Scaled by distance^terms so that no power underflows.
         sum += sign * binomial * ((distance - k as f64) / distance).powi(terms as i32);
         binomial *= (terms - k) as f64 / (k + 1) as f64;
