@@ -1,0 +1,78 @@
+//! Ctrl-C leaves nothing behind: no scratch folder, no child process.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+fn scratch(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("interrupt-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Starts the program, waits for its first progress line, lets it work for a moment and interrupts it.
+fn interrupted(command: &mut Command) -> (Option<i32>, String) {
+    let mut process: Child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap());
+    let mut said = String::new();
+    lines.read_line(&mut said).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let sent = Command::new("kill").arg("-INT").arg(process.id().to_string()).status().unwrap();
+    let code = process.wait().unwrap().code();
+    // A program that ended by itself, for want of memory, cannot be interrupted any more.
+    assert!(sent.success() || code.is_some());
+    for line in lines.lines().map_while(Result::ok) {
+        said.push_str(&line);
+    }
+    (code, said)
+}
+
+/// The code of an interrupt, or of a refusal before it: no memory, or a server built alone, without the test features.
+fn check_code(code: Option<i32>, said: &str) {
+    let refused = said.contains("bytes of memory") || said.contains("built with insecure-test-parameters");
+    assert!(code == Some(130) || (code == Some(1) && refused), "{code:?}: {said}");
+}
+
+/// Whether a process has this text in its command line.
+fn process_with(text: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .map(|entry| entry.path().join("cmdline"))
+        .any(|path| std::fs::read(path).is_ok_and(|line| String::from_utf8_lossy(&line).contains(text)))
+}
+
+#[test]
+fn an_interrupted_demo_leaves_no_files() {
+    let folder = scratch("demo");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    let (code, said) = interrupted(command.arg("demo").env("TMPDIR", &folder));
+    check_code(code, &said);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "the scratch folder is left");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_server() {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_undertone"));
+    if !program.with_file_name("undertone-server").is_file() {
+        eprintln!("not run: undertone-server is built by `cargo test` of the whole workspace only");
+        return;
+    }
+    let folder = scratch("run");
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let model = folder.join("model");
+    std::fs::create_dir_all(&model).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "undertone-calibration.json"] {
+        std::fs::copy(bundled.join(file), model.join(file)).unwrap();
+    }
+    std::fs::write(folder.join("private.txt"), "A note about a patient.").unwrap();
+    let mut command = Command::new(&program);
+    command.args(["run", "--model"]).arg(&model).arg("--private-file").arg(folder.join("private.txt"));
+    let (code, said) = interrupted(&mut command);
+    check_code(code, &said);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!process_with(model.to_str().unwrap()), "the server is still running");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
