@@ -23,7 +23,7 @@ pub struct PrivacyArguments {
 /// `Usage` for a mode that this build does not offer.
 pub fn run(arguments: &PrivacyArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
-    let sentences = leakage::fhe(None);
+    let sentences = leakage::fhe();
     let object = serde_json::json!({ "mode": arguments.mode.name(), "leakage": sentences });
     context.result(&object, || sentences.join("\n"));
     Ok(())
