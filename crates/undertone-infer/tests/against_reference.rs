@@ -1,8 +1,8 @@
 //! The program over the clear evaluator against the reference forward pass: prefill and decoding, many shapes.
 
-mod common;
+mod session;
 
-use common::{FIT_BITS, Session, chain, config, measure, tokens, top};
+use session::{FIT_BITS, Session, chain, config, measure, tokens, top};
 use undertone_he::{CostEvaluator, Evaluator};
 use undertone_infer::{Plan, Shape};
 use undertone_model::reference::{ForwardOptions, forward_observed};

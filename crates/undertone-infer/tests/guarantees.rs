@@ -1,9 +1,9 @@
 //! What a client may rely on: escapes are reported, noise stays noise, calibration by the library suffices, a caller
 //! can stop a run.
 
-mod common;
+mod session;
 
-use common::{Session, chain, config, measure, tokens, top};
+use session::{Session, chain, config, measure, tokens, top};
 use std::sync::Mutex;
 use undertone_he::ClearEvaluator;
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
