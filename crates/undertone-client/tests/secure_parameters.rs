@@ -13,9 +13,6 @@ use undertone_infer::{Calibration, Plan, Program, PublicCache, Shape};
 use undertone_model::{Llama, Tokenizer, reference};
 use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
 
-/// Bits kept of decrypted slots.
-const PRECISION_BITS: u32 = 30;
-
 struct Client {
     parameters: Parameters,
     secret: SecretKey,
@@ -29,7 +26,7 @@ impl Client {
     }
 
     fn decrypt(&self, value: &Ciphertext) -> Vec<f64> {
-        Decryptor::new(&self.parameters, &self.secret).decrypt(value).rounded(PRECISION_BITS)
+        Decryptor::new(&self.parameters, &self.secret).decrypt(value).unrounded_for_measurement()
     }
 
     fn keys(&mut self, plan: &Plan) -> EvaluationKeys {

@@ -5,7 +5,7 @@
 //! A Galois key for element g switches s to σ_g^-1(s); the automorphism is applied to the result, so that the digits of
 //! a hoisted input never have to be permuted. The uniform halves a_d are regenerated from a public seed.
 
-use crate::{Chain, Error, KeySet, Parameters};
+use crate::{Chain, Error, KeySet, Parameters, SecretKind};
 use std::collections::BTreeMap;
 use undertone_ring::{Ntt, Permutation, Poly, Ring, Seed, expand_uniform};
 
@@ -150,6 +150,7 @@ impl EvaluationKeys {
             return Err(Error::Decode { what: "evaluation key", cause: "its digits do not fit its level" });
         }
         let id = key.id;
+        self.gate(id, shape.basis)?;
         let ring = match id {
             KeyId::ToSparse => self.parameters.sparse_ring(),
             _ => self.parameters.ring(),
@@ -165,6 +166,18 @@ impl EvaluationKeys {
             }
         }
         Ok(())
+    }
+
+    /// The server's own check of the table, so that it need not trust the client's.
+    fn gate(&self, id: KeyId, basis: undertone_ring::Basis) -> Result<(), Error> {
+        let ring = self.parameters.ring();
+        let limbs = ring.q_moduli()[..basis.q].iter().chain(&ring.p_moduli()[..basis.p]);
+        let log_qp = limbs.map(|m| (m.value() as f64).log2()).sum();
+        let kind = match id {
+            KeyId::ToSparse => SecretKind::Sparse { weight: self.parameters.literal().sparse_weight },
+            _ => SecretKind::Ternary,
+        };
+        self.parameters.gate_key(log_qp, kind)
     }
 
     /// Memory the expanded keys take.

@@ -103,6 +103,13 @@ pub struct CompactPoly {
     pub(crate) data: Buffer,
 }
 
+impl zeroize::Zeroize for CompactPoly {
+    /// Overwrites all residues; for plaintexts of a client, call it before the polynomial is dropped.
+    fn zeroize(&mut self) {
+        self.data.zeroize();
+    }
+}
+
 impl CompactPoly {
     /// log2 of the run length.
     pub fn log_gap(&self) -> u32 {

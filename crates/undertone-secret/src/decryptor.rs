@@ -9,6 +9,10 @@ use crate::secret_key::{SecretPoly, restrict};
 use num_complex::Complex64;
 use undertone_he::{Ciphertext, Parameters};
 use undertone_ring::{Basis, Coeff, Ntt};
+use zeroize::Zeroizing;
+
+/// No result leaves this crate with more bits after the binary point: about what a bootstrap keeps.
+pub const DECLARED_PRECISION_BITS: u32 = 14;
 
 /// Decrypts under one secret.
 pub struct Decryptor<'a> {
@@ -43,11 +47,11 @@ impl<'a> Decryptor<'a> {
     }
 
     /// Centred coefficients divided by the scale.
-    fn centred(&self, message: &SecretPoly<Coeff>, scale: f64) -> Vec<f64> {
+    fn centred(&self, message: &SecretPoly<Coeff>, scale: f64) -> Zeroizing<Vec<f64>> {
         let moduli = self.parameters.ring().q_moduli();
         let low = message.0.limb(0);
         if message.0.basis().q == 1 {
-            return low.iter().map(|&x| moduli[0].center(x) as f64 / scale).collect();
+            return Zeroizing::new(low.iter().map(|&x| moduli[0].center(x) as f64 / scale).collect());
         }
         let (q0, q1) = (moduli[0], moduli[1]);
         let inverse = q1.inverse(q1.reduce(q0.value()));
@@ -58,7 +62,7 @@ impl<'a> Decryptor<'a> {
             let centred = if value > product / 2 { value - product } else { value };
             centred as f64 / scale
         };
-        low.iter().zip(message.0.limb(1)).map(garner).collect()
+        Zeroizing::new(low.iter().zip(message.0.limb(1)).map(garner).collect())
     }
 }
 
@@ -68,10 +72,21 @@ pub struct Decrypted {
 }
 
 impl Decrypted {
-    /// Real parts rounded to multiples of 2^-precision_bits.
+    /// Real parts rounded to multiples of 2^-`precision_bits`, at most [`DECLARED_PRECISION_BITS`].
     pub fn rounded(&self, precision_bits: u32) -> Vec<f64> {
-        let unit = f64::from(precision_bits).exp2();
+        let unit = f64::from(precision_bits.min(DECLARED_PRECISION_BITS)).exp2();
         self.slots.iter().map(|z| (z.re * unit).round() / unit).collect()
+    }
+
+    /// Real parts with all their noise, which depends on the secret: for measuring precision on values of one's own
+    /// making, under a key that is thrown away. Never for results of a session.
+    pub fn unrounded_for_measurement(&self) -> Vec<f64> {
+        self.slots.iter().map(|z| z.re).collect()
+    }
+
+    /// Whether every imaginary part is within `tolerance` of zero, as in every honest result.
+    pub fn imaginary_within(&self, tolerance: f64) -> bool {
+        self.slots.iter().all(|z| z.im.abs() <= tolerance)
     }
 
     /// The largest imaginary part; near zero for an honest result.

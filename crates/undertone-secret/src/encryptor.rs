@@ -1,10 +1,10 @@
 //! Seeded encryption of slot vectors.
 
-use crate::secret_key::restrict;
+use crate::secret_key::{SecretPoly, restrict};
 use crate::{Error, SecretKey};
 use undertone_he::{CIPHERTEXT_COUNTER, Parameters, SeededCiphertext, Slots};
 use undertone_ring::{SecretRng, expand_uniform};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Encrypts under one secret.
 pub struct Encryptor<'a> {
@@ -31,13 +31,16 @@ impl<'a> Encryptor<'a> {
         let seed = rng.public_seed();
         let errors = Zeroizing::new(rng.cbd21(ring.degree()));
         let mut c0 = ring.ntt(ring.from_signed(&errors, basis));
-        let mut masked = expand_uniform(ring, &seed, CIPHERTEXT_COUNTER, basis);
-        ring.mul_assign(&mut masked, &restrict(&self.secret.dense, ring, basis).0);
-        ring.sub_assign(&mut c0, &masked);
+        // a·s gives the secret away, so its buffer must not go back to the ring's pool as it is.
+        let mut masked = SecretPoly(expand_uniform(ring, &seed, CIPHERTEXT_COUNTER, basis));
+        ring.mul_assign(&mut masked.0, &restrict(&self.secret.dense, ring, basis).0);
+        ring.sub_assign(&mut c0, &masked.0);
         let encoder = self.parameters.encoder();
-        let coefficients = Zeroizing::new(encoder.encode_real(slots.period(), self.parameters.scale(level)));
+        let coefficients = Zeroizing::new(encoder.encode_real(slots.period(), self.parameters.scale(level))?);
         let gap = encoder.log_gap(slots.period().len());
-        ring.add_compact_assign(&mut c0, &ring.ntt_compact(&coefficients, gap, basis));
+        let mut plaintext = ring.ntt_compact(&coefficients, gap, basis);
+        ring.add_compact_assign(&mut c0, &plaintext);
+        plaintext.zeroize();
         Ok(SeededCiphertext::from_parts(c0, seed))
     }
 }

@@ -3,7 +3,7 @@
 use crate::secret_key::{SecretPoly, restrict};
 use crate::{Error, SecretKey};
 use std::ops::Range;
-use undertone_he::{KeyId, KeyRequest, Parameters, SecretKind, SeededKey, gate};
+use undertone_he::{KeyId, KeyRequest, Parameters, SecretKind, SeededKey};
 use undertone_ring::{Basis, Ring, SecretRng, expand_uniform};
 use zeroize::Zeroizing;
 
@@ -63,13 +63,9 @@ impl<'a> KeyGenerator<'a> {
     }
 
     fn gate(&self, ring: &Ring, basis: Basis, kind: SecretKind) -> Result<(), Error> {
-        if self.parameters.security_bits() == 0 {
-            // Only the parameter sets of the test feature get here; no shipped program is built with it.
-            return Ok(());
-        }
         let limbs = ring.q_moduli()[..basis.q].iter().chain(&ring.p_moduli()[..basis.p]);
         let log_qp = limbs.map(|m| (m.value() as f64).log2()).sum();
-        Ok(gate(ring.log_n(), log_qp, kind)?)
+        Ok(self.parameters.gate_key(log_qp, kind)?)
     }
 }
 
@@ -94,9 +90,10 @@ fn encrypt_gadget(
         .map(|(index, digit)| {
             let errors = Zeroizing::new(rng.cbd21(ring.degree()));
             let mut b = ring.ntt(ring.from_signed(&errors, basis));
-            let mut masked = expand_uniform(ring, &seed, index as u64, basis);
-            ring.mul_assign(&mut masked, &to.0);
-            ring.sub_assign(&mut b, &masked);
+            // a·s gives the secret away, so its buffer must not go back to the ring's pool as it is.
+            let mut masked = SecretPoly(expand_uniform(ring, &seed, index as u64, basis));
+            ring.mul_assign(&mut masked.0, &to.0);
+            ring.sub_assign(&mut b, &masked.0);
             // The gadget factor is P on the digit's own limbs and 0 elsewhere.
             let limbs = basis.q + basis.p;
             let factor = |limb: usize| if digit.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };

@@ -10,7 +10,7 @@ mod key_generator;
 pub mod sealed;
 mod secret_key;
 
-pub use decryptor::{Decrypted, Decryptor};
+pub use decryptor::{DECLARED_PRECISION_BITS, Decrypted, Decryptor};
 pub use encryptor::Encryptor;
 pub use error::Error;
 pub use key_generator::KeyGenerator;

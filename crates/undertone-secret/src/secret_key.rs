@@ -18,9 +18,8 @@ impl<F: Form> Drop for SecretPoly<F> {
 ///
 /// Neither printable, nor clonable, nor serializable except through [`SecretKey::to_payload`].
 pub struct SecretKey {
-    /// Coefficients of both secrets: the source of everything below.
+    /// Coefficients of the dense secret: what a key file holds.
     coefficients: Zeroizing<Vec<i64>>,
-    sparse_coefficients: Zeroizing<Vec<i64>>,
     pub(crate) dense: SecretPoly,
     /// Both secrets in the two-limb ring.
     pub(crate) small_dense: SecretPoly,
@@ -51,33 +50,27 @@ impl SecretKey {
             small_dense: SecretPoly(small.ntt(small.from_signed(&coefficients, two))),
             small_sparse: SecretPoly(small.ntt(small.from_signed(&sparse_coefficients, two))),
             coefficients,
-            sparse_coefficients,
         }
     }
 
-    /// The bytes to seal in a key file: one signed byte per coefficient of both secrets.
+    /// The bytes to seal in a key file: one signed byte per coefficient. The ephemeral secret is never stored.
     pub fn to_payload(&self) -> Zeroizing<Vec<u8>> {
-        let all = self.coefficients.iter().chain(self.sparse_coefficients.iter());
-        Zeroizing::new(all.map(|&c| c as i8 as u8).collect())
+        Zeroizing::new(self.coefficients.iter().map(|&c| c as i8 as u8).collect())
     }
 
-    /// Reads what [`SecretKey::to_payload`] wrote.
+    /// Reads what [`SecretKey::to_payload`] wrote and draws a fresh ephemeral secret.
     ///
     /// # Errors
-    /// `Key` when the bytes are not a key of these parameters; nothing more is said.
+    /// `Key` when the bytes are not a key of these parameters; nothing more is said. `Ring` without randomness.
     pub fn from_payload(parameters: &Parameters, payload: &[u8]) -> Result<Self, Error> {
         let n = parameters.ring().degree();
         let ternary = payload.iter().all(|&b| b == 0 || b == 1 || b == 0xff);
-        if payload.len() != 2 * n || !ternary {
+        if payload.len() != n || !ternary {
             return Err(Error::Key);
         }
-        let signed = |bytes: &[u8]| Zeroizing::new(bytes.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());
-        let (dense, sparse) = payload.split_at(n);
-        let weight: usize = sparse.iter().map(|&b| usize::from(b & 1)).sum();
-        if weight != parameters.literal().sparse_weight {
-            return Err(Error::Key);
-        }
-        Ok(Self::from_coefficients(parameters, signed(dense), signed(sparse)))
+        let dense = Zeroizing::new(payload.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());
+        let sparse = SecretRng::from_os()?.sparse_ternary(n, parameters.literal().sparse_weight);
+        Ok(Self::from_coefficients(parameters, dense, Zeroizing::new(sparse)))
     }
 }
 

@@ -77,7 +77,7 @@ impl Setup {
 
     /// The real parts of all slots; 40 bits are far below the errors that are measured.
     pub fn decrypt(&self, ciphertext: &Ciphertext) -> Vec<f64> {
-        Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).rounded(40)
+        Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).unrounded_for_measurement()
     }
 
     /// The largest and the mean magnitude of decrypted slots less the expected ones.

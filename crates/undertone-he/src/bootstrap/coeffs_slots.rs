@@ -97,7 +97,8 @@ impl EncodedGroup {
             let index = offset / stride;
             let giant = index.div_euclid(babies) * babies;
             let rotated = rotate_right(entries, giant * stride);
-            let coefficients = encoder.encode(&rotated, scale);
+            // Entries are at most 1 in magnitude and every prime is below 2^50.
+            let coefficients = encoder.encode(&rotated, scale).expect("DFT diagonals fit their coefficients");
             let plain = parameters.ring().ntt_compact(&coefficients, gap, basis);
             giants.entry(giant).or_default().push((index - giant, plain));
         }

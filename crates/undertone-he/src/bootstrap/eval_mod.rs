@@ -2,7 +2,7 @@
 //!
 //! The slot holds u = x/K with x = z/R + I, |I| < K. A polynomial of degree 2K − 2 interpolates
 //! a·cos(2π(x − 1/4)/2^r) at the integers, which is where x lies up to 1/R (nodes clustered at the integers as in
-//! Han–Ki, eprint 2019/688; the error after r double angles is below 2^-34 of z for |I| ≤ 8 and 2^-13 at the edge, which a weight-32 secret reaches with probability under 2^-100). Then y ← 2y² − a² doubles the angle r
+//! Han–Ki, eprint 2019/688; the error after r double angles is below 2^-34 of z for |I| ≤ 8 and 2^-13 at the edge, which a weight-32 secret reaches with probability 2^-82). Then y ← 2y² − a² doubles the angle r
 //! times while a is squared, which leaves a^(2^r)·sin(2πx); a is chosen so that this is v = R/(2π)·sin(2πz/R) at the
 //! application scale. The cubic term of the arcsine, z ≈ v + (2π/R)²/6·v³, then allows a small R, at which the noise of
 //! the circuit matters less; what it leaves is (3/40)·(2π/R)^4, or 2^-19 at R = 2^6.5.
@@ -113,8 +113,9 @@ mod tests {
 
     #[test]
     fn the_sine_is_exact_around_the_integers_that_occur() {
-        let (ratio, doublings) = (1024.0, 3);
-        let polynomial = cosine(16, doublings, 1.0);
+        let literal = crate::ParametersLiteral::n16_l16_d38();
+        let (ratio, doublings) = (literal.message_ratio_bits.exp2(), literal.double_angles as i32);
+        let polynomial = cosine(literal.eval_mod_range, doublings, 1.0);
         let worst = |integer: i32| {
             (-20..=20)
                 .map(|step| {

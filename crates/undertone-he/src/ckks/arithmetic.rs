@@ -144,7 +144,7 @@ impl CkksEvaluator {
             return Err(Error::SlotLength { op: "encode", have: period.len(), need: slot_count });
         }
         let encoder = self.parameters.encoder();
-        let coefficients = encoder.encode_real(period, scale);
+        let coefficients = encoder.encode_real(period, scale)?;
         let gap = encoder.log_gap(period.len());
         Ok(self.parameters.ring().ntt_compact(&coefficients, gap, self.parameters.basis(level)))
     }

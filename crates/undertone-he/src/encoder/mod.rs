@@ -8,7 +8,16 @@ mod fft;
 
 pub use fft::SpecialFft;
 
+use crate::Error;
 use num_complex::Complex64;
+
+const LARGEST_COEFFICIENT: f64 = (1u64 << 61) as f64;
+
+/// Overwrites slots: the client encodes private values with this type too.
+fn wipe(values: &mut [Complex64]) {
+    values.fill(Complex64::new(0.0, 0.0));
+    std::hint::black_box(values);
+}
 
 /// Encodes slot vectors into integer coefficients and back, for one ring degree.
 pub struct Encoder {
@@ -34,20 +43,35 @@ impl Encoder {
 
     /// Rounds one period of complex slots times `scale` to the 2·period coefficients of the sub-ring polynomial.
     ///
-    /// # Range
-    /// Coefficients saturate at ±2^62; callers keep |slot|·scale below 2^60.
-    pub fn encode(&self, slots: &[Complex64], scale: f64) -> Vec<i64> {
+    /// # Errors
+    /// `Range` unless every coefficient is a number of magnitude below 2^61.
+    pub fn encode(&self, slots: &[Complex64], scale: f64) -> Result<Vec<i64>, Error> {
         let mut values = slots.to_vec();
-        self.fft.inverse(&mut values);
-        let round = |x: f64| (x * scale).round().clamp(-(2f64.powi(62)), 2f64.powi(62)) as i64;
-        let real = values.iter().map(|z| round(z.re));
-        real.chain(values.iter().map(|z| round(z.im))).collect()
+        let coefficients = self.encode_in_place(&mut values, scale);
+        wipe(&mut values);
+        coefficients
+    }
+
+    fn encode_in_place(&self, values: &mut [Complex64], scale: f64) -> Result<Vec<i64>, Error> {
+        self.fft.inverse(values);
+        let largest = values.iter().map(|z| if z.is_nan() { f64::INFINITY } else { z.re.abs().max(z.im.abs()) });
+        let have = largest.fold(0.0, f64::max) * scale;
+        if have >= LARGEST_COEFFICIENT {
+            return Err(Error::Range { op: "encode", have: have / scale, need: LARGEST_COEFFICIENT / scale });
+        }
+        let real = values.iter().map(|z| (z.re * scale).round() as i64);
+        Ok(real.chain(values.iter().map(|z| (z.im * scale).round() as i64)).collect())
     }
 
     /// As [`Encoder::encode`] for real slots.
-    pub fn encode_real(&self, slots: &[f64], scale: f64) -> Vec<i64> {
-        let complex: Vec<Complex64> = slots.iter().map(|&x| Complex64::new(x, 0.0)).collect();
-        self.encode(&complex, scale)
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_real(&self, slots: &[f64], scale: f64) -> Result<Vec<i64>, Error> {
+        let mut values: Vec<Complex64> = slots.iter().map(|&x| Complex64::new(x, 0.0)).collect();
+        let coefficients = self.encode_in_place(&mut values, scale);
+        wipe(&mut values);
+        coefficients
     }
 
     /// Slots of a polynomial given by its N centred coefficients divided by the scale.
@@ -90,7 +114,7 @@ mod tests {
             let period = 1 << log_period;
             let slots = sample(period);
             let scale = 2f64.powi(40);
-            let compact = encoder.encode(&slots, scale);
+            let compact = encoder.encode(&slots, scale).unwrap();
             let gap = 1 << encoder.log_gap(period);
             let mut coefficients = vec![0.0; 1 << log_n];
             for (k, &c) in compact.iter().enumerate() {

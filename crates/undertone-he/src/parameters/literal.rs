@@ -142,7 +142,30 @@ impl ParametersLiteral {
 
     pub(crate) fn digest(&self, q: &[u64], p: &[u64], digits: &[Range<usize>]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("undertone parameters v1");
-        hasher.update(format!("{self:?}|{q:?}|{p:?}|{digits:?}").as_bytes());
+        let mut number = |value: u64| {
+            hasher.update(&value.to_le_bytes());
+        };
+        number(u64::from(self.log_n));
+        for list in [q, p] {
+            number(list.len() as u64);
+            list.iter().for_each(|&prime| number(prime));
+        }
+        number(digits.len() as u64);
+        digits.iter().for_each(|digit| number(digit.end as u64));
+        for value in [
+            self.scale_bits as usize,
+            self.slots_to_coeffs_levels,
+            self.application_levels,
+            self.arcsine_levels,
+            self.eval_mod_levels,
+            self.coeffs_to_slots_levels,
+            self.sparse_weight,
+            self.eval_mod_range,
+            self.double_angles,
+        ] {
+            number(value as u64);
+        }
+        number(self.message_ratio_bits.to_bits());
         *hasher.finalize().as_bytes()
     }
 }

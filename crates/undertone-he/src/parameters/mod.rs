@@ -11,6 +11,7 @@ mod security;
 
 pub use failure::failure_log2;
 pub use literal::ParametersLiteral;
+use security::PRESET_MARGIN;
 pub use security::{SecretKind, gate, max_log_qp, security_bits};
 
 use crate::encoder::Encoder;
@@ -82,9 +83,10 @@ impl Parameters {
             .map_err(|e| Error::Parameters { cause: e.to_string() })?;
         let log_qp: f64 = q.iter().chain(&p).map(|&x| (x as f64).log2()).sum();
         if secure {
-            gate(literal.log_n, log_qp, SecretKind::Ternary)?;
+            gate(literal.log_n, log_qp / PRESET_MARGIN, SecretKind::Ternary)?;
             let sparse = (q[0] as f64).log2() + (p[0] as f64).log2();
             gate(literal.log_n, sparse, SecretKind::Sparse { weight: literal.sparse_weight })?;
+            require_rare_failure(&literal)?;
         }
         let digits = literal.digits(&q, &p)?;
         let backend = detect_backend();
@@ -175,10 +177,27 @@ impl Parameters {
         dense.min(security_bits(literal.log_n, modulus.log2() + special.log2(), kind))
     }
 
+    /// Passes one key's own modulus through the security gate.
+    ///
+    /// # Errors
+    /// `Insecure` outside the table. Test sets pass; they exist only with the feature named for them.
+    pub fn gate_key(&self, log_qp: f64, secret: SecretKind) -> Result<(), Error> {
+        if self.0.secure { gate(self.0.literal.log_n, log_qp, secret) } else { Ok(()) }
+    }
+
     /// log2 of the failure probability of one bootstrap.
     pub fn failure_log2(&self) -> f64 {
         failure_log2(1 << self.0.literal.log_n, self.0.literal.sparse_weight, self.0.literal.eval_mod_range)
     }
+}
+
+/// Bootstraps of a usable set fail with probability at most 2^-128.
+fn require_rare_failure(literal: &ParametersLiteral) -> Result<(), Error> {
+    let failure = failure_log2(1 << literal.log_n, literal.sparse_weight, literal.eval_mod_range);
+    if failure > -128.0 {
+        return Err(Error::Parameters { cause: format!("a bootstrap fails with probability 2^{failure:.1}") });
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Parameters {
@@ -223,5 +242,7 @@ mod tests {
     fn a_larger_chain_is_refused() {
         let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l16_d38() };
         assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
+        let literal = ParametersLiteral { eval_mod_range: 12, ..ParametersLiteral::n16_l16_d38() };
+        assert!(matches!(Parameters::new(literal), Err(Error::Parameters { .. })));
     }
 }

@@ -39,21 +39,31 @@ pub fn max_log_qp(log_n: u32, secret: SecretKind) -> u32 {
     }
 }
 
-/// Checks one modulus against the table.
+/// Largest log2 of the modulus under which the sparse ephemeral secret may encrypt: q0 and one special prime.
+const MAX_SPARSE_LOG_QP: u32 = 122;
+/// Presets stay this far below the bound of the table.
+pub(crate) const PRESET_MARGIN: f64 = 0.99;
+
+/// Checks one modulus against the table; a sparse secret must also stay below 122 bits and at N ≥ 2^15.
 ///
 /// # Errors
 /// `Insecure` when log2(QP), rounded up, exceeds the bound.
 pub fn gate(log_n: u32, log_qp: f64, secret: SecretKind) -> Result<(), Error> {
-    let need = max_log_qp(log_n, secret);
+    let need = match secret {
+        SecretKind::Ternary => max_log_qp(log_n, secret),
+        SecretKind::Sparse { .. } if log_n < 15 => 0,
+        SecretKind::Sparse { .. } => max_log_qp(log_n, secret).min(MAX_SPARSE_LOG_QP),
+    };
     if log_qp > f64::from(need) {
         return Err(Error::Insecure { log_n, have: log_qp.ceil() as u32, need });
     }
     Ok(())
 }
 
-/// Bits of security of the set, by linear interpolation of the table's own point (128 bits at the bound).
+/// Bits of security of the set, scaled from the table's own point (128 bits at the bound): a lower modulus than the
+/// bound gives more, close to in inverse proportion. This is a reading of the table, not a run of an estimator.
 ///
-/// Security is close to inversely proportional to log2(QP) near the bound, so a set below it is reported as
+/// A set below the bound is reported as
 /// 128 · bound / log2(QP), rounded down, capped at 256; 0 means the set is above the bound.
 pub fn security_bits(log_n: u32, log_qp: f64, secret: SecretKind) -> u32 {
     let bound = f64::from(max_log_qp(log_n, secret));
@@ -75,11 +85,16 @@ mod tests {
                 (SecretKind::Sparse { weight: 64 }, h64),
                 (SecretKind::Sparse { weight: 32 }, h32),
             ] {
+                assert!(security_bits(log_n, f64::from(bound), kind) == 128);
+                assert!(security_bits(log_n, f64::from(bound) + 0.001, kind) == 0);
+                let bound = match kind {
+                    SecretKind::Ternary => bound,
+                    SecretKind::Sparse { .. } if log_n < 15 => 0,
+                    SecretKind::Sparse { .. } => bound.min(MAX_SPARSE_LOG_QP),
+                };
                 assert!(gate(log_n, f64::from(bound), kind).is_ok());
                 let above = gate(log_n, f64::from(bound) + 0.001, kind);
                 assert_eq!(above, Err(Error::Insecure { log_n, have: bound + 1, need: bound }));
-                assert!(security_bits(log_n, f64::from(bound), kind) == 128);
-                assert!(security_bits(log_n, f64::from(bound) + 0.001, kind) == 0);
             }
         }
     }

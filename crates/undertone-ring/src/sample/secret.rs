@@ -12,8 +12,11 @@ use super::public::Seed;
 use crate::Error;
 
 /// A cryptographic generator; the cipher erases its state on drop.
+///
+/// Public seeds come from a second stream with its own key, so that nothing published shares a key with a secret.
 pub struct SecretRng {
     cipher: ChaCha20,
+    public: ChaCha20,
 }
 
 impl std::fmt::Debug for SecretRng {
@@ -28,18 +31,21 @@ impl SecretRng {
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn from_os() -> Result<Self, Error> {
-        let mut key = Zeroizing::new([0u8; 32]);
-        getrandom::fill(&mut key[..]).map_err(|_| Error::NoEntropy)?;
-        Ok(Self::keyed(&key))
+        let mut keys = Zeroizing::new([[0u8; 32]; 2]);
+        for key in keys.iter_mut() {
+            getrandom::fill(&mut key[..]).map_err(|_| Error::NoEntropy)?;
+        }
+        Ok(Self::keyed(&keys[0], &keys[1]))
     }
 
     /// A reproducible generator: for tests only, its output is as public as the seed.
     pub fn from_seed_for_tests(seed: [u8; 32]) -> Self {
-        Self::keyed(&seed)
+        Self::keyed(&seed, &seed.map(|byte| !byte))
     }
 
-    fn keyed(key: &[u8; 32]) -> Self {
-        Self { cipher: ChaCha20::new(key.into(), &[0u8; 12].into()) }
+    fn keyed(secret: &[u8; 32], public: &[u8; 32]) -> Self {
+        let cipher = |key: &[u8; 32]| ChaCha20::new(key.into(), &[0u8; 12].into());
+        Self { cipher: cipher(secret), public: cipher(public) }
     }
 
     /// Overwrites `out` with random bytes.
@@ -117,7 +123,7 @@ impl SecretRng {
     /// A fresh public seed.
     pub fn public_seed(&mut self) -> Seed {
         let mut seed = [0u8; 32];
-        self.fill_bytes(&mut seed);
+        self.public.apply_keystream(&mut seed);
         Seed(seed)
     }
 }

@@ -36,7 +36,7 @@ impl Client {
     }
 
     pub fn decrypt(&self, value: &Ciphertext) -> Vec<f64> {
-        Decryptor::new(&self.parameters, &self.secret).decrypt(value).rounded(40)
+        Decryptor::new(&self.parameters, &self.secret).decrypt(value).unrounded_for_measurement()
     }
 }
 
