@@ -50,12 +50,19 @@ impl Codec for FheCodec<'_> {
     fn open(&self, blob: &[u8]) -> Result<Vec<f64>, Error> {
         let ciphertext = Ciphertext::from_bytes(self.parameters, blob)?;
         let decrypted = Decryptor::new(self.parameters, self.key.secret()).decrypt(&ciphertext);
-        let have = decrypted.max_imaginary();
-        if have.is_nan() || have > IMAGINARY_TOLERANCE {
-            return Err(Error::Imaginary { have, need: IMAGINARY_TOLERANCE });
-        }
-        Ok(decrypted.rounded(PRECISION_BITS))
+        let slots = decrypted.rounded(PRECISION_BITS);
+        // The largest of several numbers passes over those that are none, so the slots are looked at as well.
+        let finite = slots.iter().all(|slot| slot.is_finite());
+        if finite && decrypted.max_imaginary() <= IMAGINARY_TOLERANCE { Ok(slots) } else { Err(escape()) }
     }
+}
+
+/// A value outside its polynomial's interval explodes, and after the next bootstrap nothing real is left of it.
+///
+/// The size of what was found stays here: it depends on the secret.
+fn escape() -> Error {
+    let (have, need) = (f64::INFINITY, IMAGINARY_TOLERANCE);
+    undertone_infer::Error::OutOfCalibratedRange { what: "imaginary part of the result", have, need }.into()
 }
 
 /// No secrecy.

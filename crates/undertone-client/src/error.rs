@@ -33,7 +33,9 @@ pub enum Error {
     #[error(transparent)]
     Scheme(#[from] undertone_he::Error),
     /// The calibration is missing or foreign, or a result shows that a value left its calibrated range.
-    #[error(transparent)]
+    ///
+    /// The sentence about such a value leaves out its size, which is decrypted and may end up in a log.
+    #[error("{}", infer_sentence(.0))]
     Infer(#[from] undertone_infer::Error),
     /// The model or tokenizer was refused.
     #[error(transparent)]
@@ -61,16 +63,6 @@ pub enum Error {
     /// The model directory has no tokenizer.
     #[error("the model has no tokenizer; put its tokenizer.json into the model directory")]
     TokenizerMissing,
-    /// Decrypted values have imaginary parts that an honest computation does not leave.
-    #[error(
-        "the result has imaginary parts of {have:.4} where at most {need:.4} is noise; the server computed something else"
-    )]
-    Imaginary {
-        /// The largest one.
-        have: f64,
-        /// The tolerance.
-        need: f64,
-    },
     /// A key name that cannot be a file name.
     #[error("\"{name}\" is no key name; use 1 to 64 letters, digits, - and _")]
     KeyName {
@@ -98,4 +90,14 @@ pub enum Error {
     /// The user stopped the run.
     #[error("the run was stopped; start it again")]
     Stopped,
+}
+
+fn infer_sentence(error: &undertone_infer::Error) -> String {
+    match error {
+        undertone_infer::Error::OutOfCalibratedRange { what, .. } => format!(
+            "the {what} is outside of what is possible inside the calibrated ranges; calibrate the model on text like \
+             this, or distrust the server, because a damaged or dishonest result looks the same"
+        ),
+        other => other.to_string(),
+    }
 }

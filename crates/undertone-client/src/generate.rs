@@ -12,7 +12,9 @@ use std::time::Instant;
 use undertone_he::Slots;
 use undertone_model::Sampler;
 use undertone_model::tokenizer::DecodeStream;
+use undertone_protocol::Turn;
 use undertone_protocol::message::ProgressReport;
+use zeroize::Zeroizing;
 
 /// Follows a run, and may stop it.
 pub trait Observer {
@@ -67,52 +69,76 @@ pub fn generate(request: Request<'_>, observer: &mut dyn Observer) -> Result<Run
     let started = Instant::now();
     let mut opened = open(way, server, model, shape, prompt.padded_from, observer)?;
     let setup_seconds = started.elapsed().as_secs_f64();
+    let spoken = converse(&mut opened, model, prompt, max_new_tokens, sampler, observer);
+    // The server hears the same goodbye whether or not the result could be read.
+    part(&mut opened);
+    let tokens = spoken?;
+    Ok(report(way, prompt, &opened, tokens, setup_seconds))
+}
+
+/// The exchange of steps, to the last token or the first error.
+fn converse(
+    opened: &mut Opened<'_>,
+    model: &LocalModel,
+    prompt: &Prompt,
+    max_new_tokens: usize,
+    sampler: &mut Sampler,
+    observer: &mut dyn Observer,
+) -> Result<Vec<TokenReport>, Error> {
     let mut twin = ClearTwin::of(model);
     let mut decoder = model.tokenizer.as_ref().map(|tokenizer| tokenizer.decode_stream());
     let mut tokens: Vec<TokenReport> = Vec::new();
-    let mut text = String::new();
-    let mut fed: Vec<u32> = prompt.public.iter().chain(prompt.private.iter()).copied().collect();
+    let mut fed = Zeroizing::new([&prompt.public[..], &prompt.private[..]].concat());
     loop {
         let step = tokens.len();
         let step_started = Instant::now();
         // 3, 4: embed, pack, encode, encrypt.
-        let packed = pack(&opened, model, prompt, tokens.last())?;
+        let packed = pack(opened, model, prompt, tokens.last())?;
         let blobs = packed.iter().map(|slots| opened.codec.seal(slots)).collect::<Result<Vec<_>, _>>()?;
         // 5: send.
         match step {
-            0 => opened.session.prefill(prompt.public.clone(), shape.private_tokens, blobs)?,
+            0 => opened.session.prefill(prompt.public.clone(), opened.private_tokens, blobs)?,
             _ => opened.session.decode(blobs)?,
         }
         // 2, 6, 7 happen at the server; 8: wait and receive.
         opened.connection.pump(opened.session.as_mut(), step, observer)?;
         // 9: decrypt, round, sample.
-        let logits = read(&mut opened)?;
+        let logits = read(opened)?;
         let id = sampler.sample(&logits)?;
         let seconds = step_started.elapsed().as_secs_f64();
+        let ended = tokens.len() + 1 == max_new_tokens || model.config.eos_token_ids.contains(&id);
+        if ended {
+            // Before the comparison, so that the time of the goodbye does not show that there was one to make.
+            part(opened);
+        }
         // 10: compare, detokenize, append, loop.
         let compared = twin.as_mut().map(|twin| twin.compare(&fed, &logits)).transpose()?;
-        let ended = tokens.len() + 1 == max_new_tokens || model.config.eos_token_ids.contains(&id);
-        let piece = detokenize(&mut decoder, id, ended)?;
-        text.push_str(&piece);
-        tokens.push(TokenReport {
+        let text = detokenize(&mut decoder, id, ended)?;
+        let token = TokenReport {
             id,
-            text: piece,
+            text,
             clear_id: compared.map(|c| c.clear_id),
             top1_agrees: compared.map(|c| c.top1_agrees),
             kl: compared.map(|c| c.kl),
             max_logit_error: compared.map(|c| c.max_logit_error),
             seconds,
-        });
-        tokens.iter().last().into_iter().for_each(|token| observer.token(token));
+        };
+        observer.token(&token);
+        tokens.push(token);
         if ended {
-            break;
+            return Ok(tokens);
         }
-        fed = vec![id];
+        fed = Zeroizing::new(vec![id]);
     }
-    opened.session.close();
-    // The answer is complete; a server that is gone already needs no goodbye.
-    let _ = opened.connection.flush(opened.session.as_mut());
-    Ok(report(way, prompt, &opened, tokens, text, setup_seconds))
+}
+
+/// Says goodbye, unless that was done or the conversation itself has failed.
+fn part(opened: &mut Opened<'_>) {
+    if opened.session.turn() == Turn::Application {
+        opened.session.close();
+        // Nothing more is expected of the server; one that is gone already needs no goodbye.
+        let _ = opened.connection.flush(opened.session.as_mut());
+    }
 }
 
 /// The slots of the prompt, or of the token that was generated last.
@@ -131,7 +157,9 @@ fn pack(
 /// The logits of the step, after the checks that `Program::read_logits` makes.
 fn read(opened: &mut Opened<'_>) -> Result<Vec<f32>, Error> {
     let blobs = opened.session.take_result().unwrap_or_default();
-    let mut slots = blobs.iter().map(|blob| opened.codec.open(blob)).collect::<Result<Vec<_>, _>>()?;
+    // All of them are opened before any is judged: the time that it takes says nothing about the values.
+    let opened_blobs: Vec<_> = blobs.iter().map(|blob| opened.codec.open(blob)).collect();
+    let mut slots = opened_blobs.into_iter().collect::<Result<Vec<_>, _>>()?;
     let guard = slots.pop().unwrap_or_default();
     Ok(opened.program.read_logits(&slots, &guard)?)
 }
@@ -150,7 +178,6 @@ fn report(
     prompt: &Prompt,
     opened: &Opened<'_>,
     tokens: Vec<TokenReport>,
-    text: String,
     setup_seconds: f64,
 ) -> RunReport {
     let (mode, log_n, parameters) = match way {
@@ -168,8 +195,8 @@ fn report(
         public_tokens: prompt.public.len(),
         private_tokens: prompt.private.len(),
         prefill_seconds: tokens.first().map_or(0.0, |token| token.seconds),
+        text: tokens.iter().map(|token| token.text.as_str()).collect(),
         tokens,
-        text,
         setup_seconds,
         bootstraps: ran.iter().map(|step| step.counts.bootstraps).sum(),
         key_switches: ran.iter().map(|step| step.counts.key_switches).sum(),

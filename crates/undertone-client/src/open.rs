@@ -33,6 +33,7 @@ pub(crate) struct Opened<'a> {
     pub(crate) session: Box<dyn StepSession>,
     pub(crate) codec: Box<dyn Codec + 'a>,
     pub(crate) program: Program,
+    pub(crate) private_tokens: u32,
     pub(crate) key_bytes: u64,
     /// Costs per step; empty where nothing is encrypted.
     pub(crate) steps: Vec<StepCost>,
@@ -62,6 +63,7 @@ pub(crate) fn open<'a>(
                 session: Box::new(session),
                 codec: Box::new(ClearCodec),
                 program: prepared.program,
+                private_tokens: shape.private_tokens,
                 key_bytes: 0,
                 steps: Vec::new(),
                 leakage: clear::leakage(),
@@ -85,6 +87,7 @@ pub(crate) fn open<'a>(
                 session: Box::new(session),
                 codec: Box::new(FheCodec { parameters, key, rng, input_level }),
                 program: prepared.program,
+                private_tokens: shape.private_tokens,
                 key_bytes,
                 steps: prepared.costs.steps,
                 leakage: fhe::leakage(&shape, padded_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),

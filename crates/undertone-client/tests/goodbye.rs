@@ -1,0 +1,133 @@
+//! What a server sees at the end: the same frames whether the client could read the result or not.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use undertone_client::{Error, LocalModel, Prompt, Request, RunReport, Way, generate};
+use undertone_he::{Chain, Parameters};
+use undertone_infer::calibrate::{CalibrationOptions, WindowOptions, calibrate, windows};
+use undertone_infer::{Error as InferError, Progress};
+use undertone_model::sampling::Sampler;
+use undertone_model::{LlamaConfig, RopeKind, RopeScaling, synthetic};
+use undertone_protocol::message::{Hello, Welcome};
+use undertone_protocol::modes::clear::{self, message::encode_slots};
+use undertone_protocol::{Engine, Error as ProtocolError, Message, MessageStream, Session, Turn};
+
+const LOG_N: u32 = 10;
+/// The token that ends an answer.
+const END: u32 = 7;
+
+fn model() -> LocalModel {
+    let config = LlamaConfig {
+        hidden_size: 16,
+        intermediate_size: 20,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        vocab_size: 40,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope: RopeScaling { theta: 10_000.0, kind: RopeKind::Default },
+        tie_word_embeddings: false,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![END],
+    };
+    let weights = Arc::new(synthetic(config, 5));
+    let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
+    let options = WindowOptions { count: 24, public: 4, private: 5, answer: 3 };
+    let prompts = windows(&tokens, Some(1), options);
+    let options = CalibrationOptions { slot_count: 1 << (LOG_N - 1), ..CalibrationOptions::default() };
+    let calibration = calibrate(&weights, &prompts, options, &mut |_| {}).unwrap();
+    LocalModel::new(weights, None, calibration).unwrap()
+}
+
+/// Answers `steps` times with the token 3, then with the end token and `guard` in every slot of the guard.
+struct Scripted {
+    steps: usize,
+    guard: f64,
+    slot_count: usize,
+}
+
+impl Scripted {
+    fn answer(&mut self) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        let last = self.steps == 0;
+        self.steps = self.steps.saturating_sub(1);
+        let chosen = if last { END as usize } else { 3 };
+        // Logits repeat after the vocabulary rounded up, 64 slots.
+        let logits: Vec<f64> = (0..self.slot_count).map(|slot| if slot % 64 == chosen { 0.9 } else { 0.0 }).collect();
+        let guard = vec![if last { self.guard } else { 0.5 }; self.slot_count];
+        Ok(vec![encode_slots(&logits), encode_slots(&guard)])
+    }
+}
+
+impl Engine for Scripted {
+    fn prefill(&mut self, _: &[u32], _: Vec<Vec<u8>>, _: &dyn Progress) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        self.answer()
+    }
+
+    fn decode(&mut self, _: Vec<Vec<u8>>, _: &dyn Progress) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        self.answer()
+    }
+}
+
+/// Serves one session and returns everything that came from the client, and how it ended.
+fn serve(engine: Scripted, model: &LocalModel, chain: Chain) -> (SocketAddr, JoinHandle<(Vec<Message>, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (config, calibration) = (model.config.clone(), model.calibration.clone());
+    let open = move |hello: &Hello| {
+        let lengths = clear::prepare(chain, &config, &calibration, hello.shape).unwrap().lengths;
+        let welcome = Welcome { session: 1, idle_timeout_seconds: 60, max_sessions: 1 };
+        clear::Server::new(hello.shape, 40, lengths, welcome, Box::new(engine))
+    };
+    let thread = std::thread::spawn(move || {
+        let mut stream = MessageStream::new(listener.accept().unwrap().0);
+        let hello = stream.receive().unwrap();
+        let Message::Hello(content) = &hello else { panic!("no hello") };
+        let mut session = open(content);
+        let mut seen = vec![hello];
+        loop {
+            while let Some(message) = session.next_message() {
+                stream.send(&message).unwrap();
+            }
+            if session.turn() == Turn::Work {
+                session.work(&()).unwrap();
+                continue;
+            }
+            match stream.receive() {
+                Ok(message) => {
+                    seen.push(message.clone());
+                    session.receive(message).unwrap();
+                }
+                Err(end) => return (seen, end.to_string()),
+            }
+        }
+    });
+    (address, thread)
+}
+
+#[test]
+fn an_escape_ends_like_an_answer() {
+    let model = model();
+    let chain = Parameters::insecure_test(LOG_N).chain();
+    for steps in [0, 2] {
+        let run = |guard: f64| -> (Result<RunReport, Error>, (Vec<Message>, String)) {
+            let (server, thread) = serve(Scripted { steps, guard, slot_count: chain.slot_count() }, &model, chain);
+            let prompt = &Prompt::from_ids(vec![1, 4, 6, 8], vec![2, 5, 9, 11, 30]);
+            let (sampler, way, model) = (&mut Sampler::greedy(), Way::Clear { chain }, &model);
+            let result = generate(Request { model, prompt, max_new_tokens: 9, sampler, server, way }, &mut ());
+            (result, thread.join().unwrap())
+        };
+        let (answer, seen) = run(0.5);
+        assert_eq!(answer.unwrap().tokens.len(), steps + 1);
+        assert!(seen.0.last() == Some(&Message::Bye));
+        for guard in [2.0, -1e9] {
+            let (escaped, seen_then) = run(guard);
+            let error = escaped.err().unwrap();
+            assert!(matches!(error, Error::Infer(InferError::OutOfCalibratedRange { .. })), "{error}");
+            assert!(error.to_string().contains("dishonest"), "{error}");
+            assert!(seen_then == seen);
+        }
+    }
+}
