@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn the_report_states_what_a_preset_must_state() {
         let text = report(&Parameters::default_preset()).unwrap();
-        for word in ["log2 QP", "security", "failure", "2^-138", "h = 32", "digest"] {
+        for word in ["log2 QP", "security", "failure", "2^-132", "h = 32", "digest"] {
             assert!(text.contains(word), "{word} is missing from {text}");
         }
     }
