@@ -184,7 +184,7 @@ fn report(
         Way::Fhe { parameters, .. } => ("fhe", parameters.chain().log_n, Some(parameters)),
         Way::Clear { chain } => ("clear", chain.log_n, None),
     };
-    let ran = &opened.steps[..tokens.len().min(opened.steps.len())];
+    let operations = opened.session.operations();
     let ledger = opened.connection.ledger();
     RunReport {
         mode,
@@ -198,8 +198,8 @@ fn report(
         text: tokens.iter().map(|token| token.text.as_str()).collect(),
         tokens,
         setup_seconds,
-        bootstraps: ran.iter().map(|step| step.counts.bootstraps).sum(),
-        key_switches: ran.iter().map(|step| step.counts.key_switches).sum(),
+        bootstraps: operations.bootstraps,
+        key_switches: operations.key_switches,
         bytes_up: ledger.bytes_sent(),
         bytes_down: ledger.bytes_received(),
         key_bytes: opened.key_bytes,

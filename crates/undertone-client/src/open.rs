@@ -4,7 +4,7 @@ use crate::codec::{ClearCodec, Codec, FheCodec, Key};
 use crate::{Connection, Error, LocalModel, Observer};
 use std::net::SocketAddr;
 use undertone_he::{Chain, Parameters};
-use undertone_infer::{Program, StepCost};
+use undertone_infer::Program;
 use undertone_protocol::message::{Hello, WireShape, calibration_digest};
 use undertone_protocol::modes::{clear, fhe};
 use undertone_protocol::{Leak, Mode, StepSession};
@@ -35,8 +35,6 @@ pub(crate) struct Opened<'a> {
     pub(crate) program: Program,
     pub(crate) private_tokens: u32,
     pub(crate) key_bytes: u64,
-    /// Costs per step; empty where nothing is encrypted.
-    pub(crate) steps: Vec<StepCost>,
     pub(crate) leakage: Vec<Leak>,
 }
 
@@ -65,7 +63,6 @@ pub(crate) fn open<'a>(
                 program: prepared.program,
                 private_tokens: shape.private_tokens,
                 key_bytes: 0,
-                steps: Vec::new(),
                 leakage: clear::leakage(),
             })
         }
@@ -89,7 +86,6 @@ pub(crate) fn open<'a>(
                 program: prepared.program,
                 private_tokens: shape.private_tokens,
                 key_bytes,
-                steps: prepared.costs.steps,
                 leakage: fhe::leakage(&shape, padded_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
             })
         }

@@ -46,9 +46,9 @@ pub struct RunReport {
     pub setup_seconds: f64,
     /// Seconds to the first token after that.
     pub prefill_seconds: f64,
-    /// Bootstraps of the steps that ran.
+    /// Bootstraps of all steps, as the server counted them; 0 in mode clear.
     pub bootstraps: u64,
-    /// Key switches of the steps that ran.
+    /// Key switches of all steps, as the server counted them; 0 in mode clear.
     pub key_switches: u64,
     /// Bytes sent, frame headers included.
     pub bytes_up: u64,

@@ -5,7 +5,7 @@
 
 use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
-use crate::message::{Blobs, Hello, Message, Prefill, ProgressReport, Welcome, WireShape};
+use crate::message::{Blobs, Hello, Message, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape};
 use crate::session::Turn;
 use undertone_infer::Progress;
 
@@ -38,6 +38,11 @@ pub trait Engine: Send {
     /// # Errors
     /// As for [`Engine::prefill`].
     fn decode(&mut self, input: Vec<Vec<u8>>, progress: &dyn Progress) -> Result<Vec<Vec<u8>>, Error>;
+
+    /// Operations since the engine was made; none where nothing is encrypted.
+    fn operations(&self) -> Operations {
+        Operations::default()
+    }
 }
 
 enum Request {
@@ -151,6 +156,7 @@ impl ServerExchange {
                 return Ok(());
             }
         };
+        let before = engine.operations();
         let result = match request {
             Request::Prefill { public_tokens } => engine.prefill(&public_tokens, input, progress)?,
             Request::Decode => engine.decode(input, progress)?,
@@ -158,7 +164,8 @@ impl ServerExchange {
         if !result.iter().map(Vec::len).eq(self.lengths.result.iter().copied()) {
             return Err(Error::Compute { cause: "the result has not the planned size".to_owned() });
         }
-        self.outbox.push(Message::Result(Blobs { blobs: wire_lengths(&self.lengths.result)? }));
+        let operations = engine.operations().since(before);
+        self.outbox.push(Message::Result(StepResult { blobs: wire_lengths(&self.lengths.result)?, operations }));
         result.into_iter().for_each(|blob| self.outbox.push_blob(blob));
         self.state = ServerState::AwaitDecode;
         Ok(())
@@ -197,6 +204,7 @@ pub struct ClientExchange {
     welcome: Option<Welcome>,
     progress: Option<ProgressReport>,
     result: Option<Vec<Vec<u8>>>,
+    operations: Operations,
 }
 
 impl ClientExchange {
@@ -214,6 +222,7 @@ impl ClientExchange {
             welcome: None,
             progress: None,
             result: None,
+            operations: Operations::default(),
         }
     }
 
@@ -267,7 +276,9 @@ impl ClientExchange {
                 ClientState::AwaitResult
             }
             (ClientState::AwaitResult, Message::Result(step)) => {
-                ClientState::Receiving(announced(&step.blobs, &self.lengths.result)?)
+                let receiver = announced(&step.blobs, &self.lengths.result)?;
+                self.operations = self.operations.plus(step.operations);
+                ClientState::Receiving(receiver)
             }
             (ClientState::Receiving(mut receiver), Message::Chunk(bytes)) => {
                 receiver.push(&bytes)?;
@@ -329,6 +340,11 @@ impl ClientExchange {
     /// The result of the step, once.
     pub fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
         self.result.take()
+    }
+
+    /// What the server says it has done in all results so far.
+    pub fn operations(&self) -> Operations {
+        self.operations
     }
 
     /// The latest news of the server, once.

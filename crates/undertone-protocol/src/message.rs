@@ -19,6 +19,8 @@ pub const MAX_NEW_TOKENS: u32 = 4_096;
 pub const MAX_BLOBS: usize = 4_096;
 /// Largest blob in bytes.
 pub const MAX_BLOB: u32 = 1 << 30;
+/// Most operations of one kind that a server may report for one step.
+pub const MAX_OPERATIONS: u64 = 1 << 40;
 /// Longest error sentence in bytes.
 pub const MAX_SENTENCE: usize = 512;
 /// Longest stage name in bytes.
@@ -272,6 +274,51 @@ pub struct Blobs {
     pub blobs: Vec<u32>,
 }
 
+/// What a server counted while it computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    /// Half-bootstraps.
+    pub bootstraps: u64,
+    /// Key switches, those inside bootstraps included.
+    pub key_switches: u64,
+}
+
+impl Operations {
+    /// The sum of both, bounded by the largest number.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bootstraps: self.bootstraps.saturating_add(other.bootstraps),
+            key_switches: self.key_switches.saturating_add(other.key_switches),
+        }
+    }
+
+    /// What came after `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            bootstraps: self.bootstraps.saturating_sub(before.bootstraps),
+            key_switches: self.key_switches.saturating_sub(before.key_switches),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        for (field, have) in [("bootstraps", self.bootstraps), ("key_switches", self.key_switches)] {
+            if have > MAX_OPERATIONS {
+                return Err(Error::Cap { field, have, need: MAX_OPERATIONS });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The result of a step: lengths in bytes of the blobs that follow, and what it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepResult {
+    /// One length per blob.
+    pub blobs: Vec<u32>,
+    /// What the server counted in this step; nothing proves it.
+    pub operations: Operations,
+}
+
 /// Any message.
 #[derive(Clone, PartialEq)]
 #[expect(missing_docs, reason = "each variant is documented at its message type")]
@@ -284,7 +331,7 @@ pub enum Message {
     Chunk(Vec<u8>),
     Prefill(Prefill),
     Decode(Blobs),
-    Result(Blobs),
+    Result(StepResult),
     KeyBegin(KeyBegin),
     KeyEnd(KeyEnd),
     KeysDone,
@@ -367,7 +414,8 @@ impl Message {
             Self::Progress(m) => write(m),
             Self::Error(m) => write(m),
             Self::Prefill(m) => write(m),
-            Self::Decode(m) | Self::Result(m) => write(m),
+            Self::Decode(m) => write(m),
+            Self::Result(m) => write(m),
             Self::KeyBegin(m) => write(m),
             Self::KeyEnd(m) => write(m),
             Self::Chunk(bytes) => Ok(bytes.clone()),
@@ -386,7 +434,10 @@ impl Message {
                 check_blobs("prefill", &prefill.blobs)
             }
             Self::Decode(step) => check_blobs("decode", &step.blobs),
-            Self::Result(step) => check_blobs("result", &step.blobs),
+            Self::Result(step) => {
+                step.operations.check()?;
+                check_blobs("result", &step.blobs)
+            }
             Self::Chunk(bytes) if bytes.is_empty() => Err(Error::Malformed { message: "chunk", cause: "it is empty" }),
             Self::KeyBegin(begin) => begin.check(),
             Self::Welcome(_) | Self::Bye | Self::Chunk(_) | Self::KeyEnd(_) | Self::KeysDone => Ok(()),

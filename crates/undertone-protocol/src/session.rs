@@ -8,7 +8,7 @@
 //! ```
 
 use crate::Error;
-use crate::message::{Message, Mode, ProgressReport};
+use crate::message::{Message, Mode, Operations, ProgressReport};
 use undertone_infer::Progress;
 
 /// What a session waits for once its outgoing messages are sent.
@@ -64,6 +64,9 @@ pub trait StepSession: Session {
 
     /// The result of the step, once.
     fn take_result(&mut self) -> Option<Vec<Vec<u8>>>;
+
+    /// What the server says it has done in all results so far.
+    fn operations(&self) -> Operations;
 
     /// The latest news of the server, once.
     fn take_progress(&mut self) -> Option<ProgressReport>;

@@ -2,7 +2,8 @@
 
 use undertone_protocol::frame::{HEADER_LEN, MAX_PAYLOAD};
 use undertone_protocol::message::{
-    Blobs, ErrorClass, ErrorReport, Hello, MAX_STAGE, Prefill, ProgressReport, Welcome, WireShape,
+    Blobs, ErrorClass, ErrorReport, Hello, MAX_OPERATIONS, MAX_STAGE, Operations, Prefill, ProgressReport, StepResult,
+    Welcome, WireShape,
 };
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
 use undertone_protocol::{
@@ -40,7 +41,10 @@ fn sample(message_type: MessageType) -> Message {
             blobs: vec![1_000_000, 70_000],
         }),
         MessageType::Decode => Message::Decode(Blobs { blobs: vec![123_456] }),
-        MessageType::Result => Message::Result(Blobs { blobs: vec![123_456, 1, 300] }),
+        MessageType::Result => Message::Result(StepResult {
+            blobs: vec![123_456, 1, 300],
+            operations: Operations { bootstraps: 7, key_switches: 1 << 40 },
+        }),
         MessageType::KeyBegin => {
             Message::KeyBegin(KeyBegin { id: WireKeyId::Galois(5 << 20), level: 21, len: 90_000_000 })
         }
@@ -274,6 +278,9 @@ fn fields_out_of_range_are_refused_when_written_and_when_read() {
     assert!(Message::Decode(Blobs { blobs: vec![] }).encode().is_err());
     assert!(Message::Decode(Blobs { blobs: vec![0] }).encode().is_err());
     assert!(Message::Decode(Blobs { blobs: vec![u32::MAX] }).encode().is_err());
+    let operations = Operations { bootstraps: 0, key_switches: MAX_OPERATIONS + 1 };
+    let result = Message::Result(StepResult { blobs: vec![1], operations });
+    assert!(matches!(result.encode(), Err(Error::Cap { field: "key_switches", .. })));
     assert!(Message::Chunk(Vec::new()).encode().is_err());
     let begin = KeyBegin { id: WireKeyId::ToSparse, level: 65, len: 1 };
     assert!(Message::KeyBegin(begin).encode().is_err());

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use undertone_he::{KeyId, KeyRequest};
 use undertone_infer::Progress;
-use undertone_protocol::message::{Blobs, ErrorClass, ErrorReport, Hello, Prefill, Welcome, WireShape};
+use undertone_protocol::message::{
+    Blobs, ErrorClass, ErrorReport, Hello, Operations, Prefill, StepResult, Welcome, WireShape,
+};
 use undertone_protocol::modes::clear;
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd};
 use undertone_protocol::modes::fhe::{self, FhePlan, KeySink, plan::PlannedKey};
@@ -323,7 +325,7 @@ fn cancelled_work_closes_the_session() {
 #[test]
 fn the_client_refuses_results_out_of_turn_and_errors_are_cleaned() {
     let mut client = clear::Client::new(hello(Mode::Clear), lengths());
-    let result = Message::Result(Blobs { blobs: vec![9, 1 << 20] });
+    let result = Message::Result(StepResult { blobs: vec![9, 1 << 20], operations: Operations::default() });
     assert!(matches!(client.receive(result), Err(Error::OutOfTurn { .. })));
 
     let mut client = clear::Client::new(hello(Mode::Clear), lengths());
@@ -333,7 +335,7 @@ fn the_client_refuses_results_out_of_turn_and_errors_are_cleaned() {
     let mut client = clear::Client::new(hello(Mode::Clear), lengths());
     client.receive(Message::Welcome(welcome())).unwrap();
     client.prefill(vec![1, 2, 3], 2, vec![vec![1; 3 << 20], vec![2; 5]]).unwrap();
-    let short = Message::Result(Blobs { blobs: vec![9, 10] });
+    let short = Message::Result(StepResult { blobs: vec![9, 10], operations: Operations::default() });
     assert!(matches!(client.receive(short), Err(Error::Unexpected { field: "blob length", .. })));
 
     let mut client = clear::Client::new(hello(Mode::Clear), lengths());

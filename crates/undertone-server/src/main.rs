@@ -29,6 +29,10 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 4)]
     max_sessions: usize,
 
+    /// Most new tokens that a session may ask for
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_new_tokens: u32,
+
     /// Memory for all sessions in MiB; nine tenths of what is free unless given
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
@@ -54,6 +58,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         listen: arguments.listen,
         threads: arguments.threads,
         max_sessions: arguments.max_sessions,
+        max_new_tokens: arguments.max_new_tokens,
         memory_bytes: arguments.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Options::default()
     };

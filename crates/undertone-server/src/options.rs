@@ -11,6 +11,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Sessions served at a time; more are told to come back.
     pub max_sessions: usize,
+    /// Most new tokens that a session may ask for. Planning a session takes time for each, before anything is paid.
+    pub max_new_tokens: u32,
     /// Threads of the compute pool; `None` takes one per core.
     pub threads: Option<usize>,
     /// Longest time for one message to arrive, and for one write to be taken.
@@ -28,6 +30,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             max_sessions: 4,
+            max_new_tokens: 512,
             threads: None,
             idle_timeout: Duration::from_secs(600),
             hello_timeout: Duration::from_secs(10),

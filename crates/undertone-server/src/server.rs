@@ -23,7 +23,12 @@ struct Shared {
     sessions: Arc<Sessions>,
     budget: Arc<Budget>,
     compute: Compute,
+    /// Plans are made one at a time, apart from the jobs: a client waits in silence for its welcome, so that it must
+    /// not wait behind a step of minutes.
+    planning: Compute,
     pool: rayon::ThreadPool,
+    /// Decodes keys when the pool has a single thread, which a step of another session may hold for minutes.
+    key_pool: Option<rayon::ThreadPool>,
     stopping: AtomicBool,
 }
 
@@ -52,16 +57,20 @@ impl Server {
         let listener = TcpListener::bind(options.listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let have = options.threads.unwrap_or(0);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(have)
-            .thread_name(|index| format!("compute-{index}"))
-            .build()
-            .map_err(|_| Error::Threads { have })?;
+        let build = |name: &'static str, threads| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let named = builder.thread_name(move |index| format!("{name}-{index}"));
+            named.build().map_err(|_| Error::Threads { have })
+        };
+        let pool = build("compute", have)?;
+        let key_pool = if pool.current_num_threads() == 1 { Some(build("keys", 1)?) } else { None };
         let shared = Shared {
             sessions: Arc::new(Sessions::new(options.max_sessions)),
             budget: Arc::new(Budget::new(options.memory_bytes)),
             compute: Compute::default(),
+            planning: Compute::default(),
             pool,
+            key_pool,
             stopping: AtomicBool::new(false),
             options,
             host,
@@ -165,7 +174,14 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
         match session.turn() {
             Turn::Peer => {
                 stream.inner_mut().expect_within(shared.options.idle_timeout);
-                session.receive(stream.receive()?)?;
+                let message = stream.receive()?;
+                if matches!(message, Message::KeyEnd(_) | Message::KeysDone) {
+                    // The last part of a key has it decoded and expanded, which is parallel work.
+                    let pool = shared.key_pool.as_ref().unwrap_or(&shared.pool);
+                    pool.install(|| session.receive(message))?;
+                } else {
+                    session.receive(message)?;
+                }
             }
             Turn::Work => {
                 let watch = Watch::new(&shared.stopping);
@@ -180,12 +196,18 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
 }
 
 fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Box<dyn Session>, Reservation), ProtocolError> {
+    let (have, need) = (hello.shape.max_new_tokens, shared.options.max_new_tokens);
+    if have > need {
+        return Err(ProtocolError::Cap { field: "max_new_tokens", have: have.into(), need: need.into() });
+    }
     let welcome = Welcome {
         session: number,
         idle_timeout_seconds: u32::try_from(shared.options.idle_timeout.as_secs()).unwrap_or(u32::MAX),
         max_sessions: u32::try_from(shared.sessions.max()).unwrap_or(u32::MAX),
     };
+    let planning = shared.planning.enter(&Watch::new(&shared.stopping))?;
     let opening = shared.host.open(hello, welcome)?;
+    drop(planning);
     let reservation = shared.budget.reserve(opening.memory_bytes)?;
     Ok((opening.session, reservation))
 }

@@ -293,6 +293,17 @@ fn too_many_sessions_modes_and_memory_are_refused_with_a_reason() {
 }
 
 #[test]
+fn more_new_tokens_than_allowed_are_refused_before_planning() {
+    // The shape asks for two.
+    let server = Running::start(1, Options { max_new_tokens: 1, ..options() });
+    let mut stream = server.connect();
+    let error = pump(&mut stream, &mut clear::Client::new(hello(), lengths())).unwrap_err();
+    let Error::Peer { class: ErrorClass::TooLarge, sentence } = &error else { panic!("{error}") };
+    assert!(sentence.contains("max_new_tokens is 2 where at most 1"), "{sentence}");
+    server.expect_sessions(0);
+}
+
+#[test]
 fn a_silent_connection_is_dropped() {
     let server = Running::start(1, Options { hello_timeout: Duration::from_millis(100), ..options() });
     let mut silent = TcpStream::connect(server.address).unwrap();

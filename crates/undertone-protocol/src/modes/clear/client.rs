@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::exchange::{ClientExchange, StepLengths};
-use crate::message::{Hello, Message, Mode, ProgressReport};
+use crate::message::{Hello, Message, Mode, Operations, ProgressReport};
 use crate::session::{Session, StepSession, Turn};
 use undertone_infer::Progress;
 
@@ -51,6 +51,10 @@ impl StepSession for Client {
 
     fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
         self.exchange.take_result()
+    }
+
+    fn operations(&self) -> Operations {
+        self.exchange.operations()
     }
 
     fn take_progress(&mut self) -> Option<ProgressReport> {

@@ -4,7 +4,7 @@ use super::message::{KeyBegin, KeyEnd};
 use super::plan::FhePlan;
 use crate::Error;
 use crate::exchange::ClientExchange;
-use crate::message::{Hello, Message, Mode, ProgressReport, Welcome};
+use crate::message::{Hello, Message, Mode, Operations, ProgressReport, Welcome};
 use crate::session::{Session, StepSession, Turn};
 use undertone_he::KeyRequest;
 use undertone_infer::Progress;
@@ -100,6 +100,10 @@ impl StepSession for Client {
 
     fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
         self.exchange.take_result()
+    }
+
+    fn operations(&self) -> Operations {
+        self.exchange.operations()
     }
 
     fn take_progress(&mut self) -> Option<ProgressReport> {

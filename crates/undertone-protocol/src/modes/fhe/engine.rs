@@ -4,6 +4,7 @@ use super::plan::Prepared;
 use super::server::KeySink;
 use crate::Error;
 use crate::exchange::Engine;
+use crate::message::Operations;
 use std::sync::Arc;
 use undertone_he::{
     Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey,
@@ -106,5 +107,10 @@ impl Engine for CkksEngine {
         };
         let output = self.program.decode(&self.evaluator, &self.model, public, state, input, progress)?;
         self.write(&output)
+    }
+
+    fn operations(&self) -> Operations {
+        let counts = self.evaluator.counts();
+        Operations { bootstraps: counts.bootstraps, key_switches: counts.key_switches }
     }
 }

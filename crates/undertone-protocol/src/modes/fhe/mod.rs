@@ -5,6 +5,7 @@
 
 pub mod client;
 mod engine;
+mod memory;
 pub mod message;
 pub mod plan;
 pub mod server;

@@ -1,6 +1,7 @@
 //! What both sides of mode fhe compute beforehand from parameters, model, calibration and shape: the circuit, every
 //! key in its order, and every length in bytes.
 
+use super::memory;
 use crate::Error;
 use crate::exchange::StepLengths;
 use crate::message::WireShape;
@@ -9,12 +10,6 @@ use undertone_he::{
 };
 use undertone_infer::{Calibration, Plan, Program};
 use undertone_model::LlamaConfig;
-
-/// Bits of a residue on the wire, at most, and in memory: expanded keys hold whole words, and both halves.
-const WIRE_BITS: u64 = 50;
-const MEMORY_BITS: u64 = 2 * 64;
-/// Ciphertexts at the top level that a session may hold besides its caches (inputs, temporaries of a product).
-const WORKING_CIPHERTEXTS: u64 = 256;
 
 /// One key of the upload.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +27,7 @@ pub struct FhePlan {
     pub keys: Vec<PlannedKey>,
     /// The blobs of each step: logits, then the guard, in results.
     pub lengths: StepLengths,
-    /// Bytes of memory that the server needs for this session, estimated from above.
+    /// Bytes of memory that the server needs for this session at most.
     pub memory_bytes: u64,
 }
 
@@ -51,6 +46,11 @@ impl FhePlan {
     /// Bytes of all keys on the wire.
     pub fn key_bytes(&self) -> u64 {
         self.keys.iter().map(|key| key.len as u64).sum()
+    }
+
+    /// Bytes of all keys as the server computes with them, both halves expanded.
+    pub fn expanded_key_bytes(&self, parameters: &Parameters) -> u64 {
+        self.keys.iter().map(|key| memory::expanded_key_bytes(parameters, key.request)).sum()
     }
 }
 
@@ -78,8 +78,6 @@ pub fn prepare(
         decode: vec![input; program.token_axis().count],
         result: vec![Ciphertext::byte_len(parameters, costs.output_level); costs.logit_ciphertexts + 1],
     };
-    let wire: u64 = keys.iter().map(|key| key.len as u64).sum();
-    let top = Ciphertext::byte_len(parameters, parameters.chain().top_level) as u64;
-    let memory_bytes = wire.saturating_mul(MEMORY_BITS) / WIRE_BITS + (WORKING_CIPHERTEXTS * top) * 64 / WIRE_BITS;
+    let memory_bytes = memory::session_bytes(parameters, config, &program, &costs, &keys);
     Ok(Prepared { program, costs, plan: FhePlan { keys, lengths, memory_bytes } })
 }
