@@ -50,7 +50,7 @@ pub struct RunArguments {
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     let mut sampler = arguments.text.sampling.sampler()?;
-    let model = LocalModel::load(&arguments.model, has_weights(&arguments.model) || arguments.server.is_none())?;
+    let model = load(&arguments.model, arguments.server.is_some())?;
     let text = arguments.text.read()?;
     let mut prompt = Prompt::tokenize(&model, &text.public, &text.private)?;
     if let Some(length) = arguments.pad_private_to.as_deref().and_then(|length| length.parse().ok()) {
@@ -74,7 +74,10 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     print(context, report, peak_rss_bytes() + server.peak_rss_bytes())
 }
 
-/// Whether the clear twin can run here.
-pub fn has_weights(model: &Path) -> bool {
-    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| model.join(name).is_file())
+/// All weights, so that results can be compared; where only another machine needs them, the embedding will do.
+fn load(model: &Path, server_elsewhere: bool) -> Result<LocalModel> {
+    match LocalModel::load(model, true) {
+        Err(all) if server_elsewhere => LocalModel::load(model, false).map_err(|_| all.into()),
+        loaded => Ok(loaded?),
+    }
 }

@@ -172,6 +172,7 @@ pub fn text(report: &RunReport) -> String {
     let mib = |bytes: u64| bytes as f64 / (1u64 << 20) as f64;
     lines.extend([
         String::new(),
+        verdict(report).to_owned(),
         format!(
             "{} bits of security (N = {}, log QP {:.0}), failure 2^{:.0} per bootstrap",
             report.security_bits, report.ring_degree, report.log_qp, report.failure_log2
@@ -194,6 +195,17 @@ pub fn text(report: &RunReport) -> String {
     ]);
     lines.extend(report.leakage.iter().map(|sentence| format!("  - {sentence}")));
     lines.join("\n")
+}
+
+/// How the tokens compare with the clear model's, in one sentence.
+fn verdict(report: &RunReport) -> &'static str {
+    if report.tokens.iter().any(|token| token.top1_agrees == Some(false)) {
+        "NOT every token is the one that the clear model prefers; see the table."
+    } else if report.tokens.iter().all(|token| token.top1_agrees == Some(true)) {
+        "Every token is the one that the clear model prefers."
+    } else {
+        "There were no weights here to compare the tokens with."
+    }
 }
 
 /// Prints a report, with the memory of all processes that took part.

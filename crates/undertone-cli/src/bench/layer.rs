@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 use undertone_he::{Evaluator, Parameters};
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
-use undertone_infer::{Calibration, Program, Progress, PublicCache, Shape};
+use undertone_infer::{Calibration, Layout, Program, Progress, PublicCache, Shape};
 use undertone_model::reference::forward_last;
 use undertone_model::{KvCache, Llama, LlamaConfig, synthetic};
 
@@ -46,7 +46,9 @@ pub struct LayerArguments {
 /// Runs the benchmark.
 pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     let shape = Shape { public_tokens: arguments.public, private_tokens: arguments.private, max_new_tokens: 1 };
-    let config = config_like(&arguments.like, arguments.public + arguments.private)?;
+    let config = config_like(&arguments.like, arguments.public.saturating_add(arguments.private))?;
+    // Lengths are checked before prompts of these lengths are made.
+    Layout::new(&config, shape, Parameters::default_preset().chain().slot_count())?;
     context.progress.begin("random weights and their ranges", 1);
     let model = synthetic(config, 1);
     let prompts: Vec<Prompt> = (0..CALIBRATION_PROMPTS).map(|seed| random_prompt(shape, seed)).collect();

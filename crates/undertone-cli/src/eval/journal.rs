@@ -63,12 +63,16 @@ impl Journal {
             Err(error) => return Err(failed(error)),
         };
         let whole = &held[..held.rfind('\n').map_or(0, |at| at + 1)];
+        let head = Head { evaluation: identity.to_owned() };
+        if whole.is_empty() && !line(path, &head)?.starts_with(&held) {
+            return Err(foreign(path));
+        }
         let outcomes = outcomes(path, whole, identity, prompts)?;
         // The file is only touched once it is known to be ours.
         let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
         file.set_len(whole.len() as u64).map_err(failed)?;
         if whole.is_empty() {
-            write_line(&mut file, path, &Head { evaluation: identity.to_owned() })?;
+            write_line(&mut file, path, &head)?;
         }
         Ok(Self { file: Some((path.to_path_buf(), file)), outcomes })
     }
@@ -125,31 +129,35 @@ impl Summary {
     }
 }
 
+fn foreign(path: &Path) -> Error {
+    let file = path.display();
+    Error::Usage(format!("{file} holds results of another model, calibration or prompt file; choose another --out"))
+}
+
 fn outcomes(path: &Path, text: &str, identity: &str, prompts: usize) -> Result<Vec<Outcome>> {
-    let foreign = || {
-        let file = path.display();
-        Error::Usage(format!("{file} holds results of another model, calibration or prompt file; choose another --out"))
-    };
     let mut lines = text.lines();
     if let Some(first) = lines.next() {
-        let head: Head = serde_json::from_str(first).map_err(|_| foreign())?;
+        let head: Head = serde_json::from_str(first).map_err(|_| foreign(path))?;
         if head.evaluation != identity {
-            return Err(foreign());
+            return Err(foreign(path));
         }
     }
     let outcomes: Vec<Outcome> =
-        lines.map(|line| serde_json::from_str(line).map_err(|_| foreign())).collect::<Result<_>>()?;
+        lines.map(|line| serde_json::from_str(line).map_err(|_| foreign(path))).collect::<Result<_>>()?;
     let in_order = outcomes.iter().enumerate().all(|(index, outcome)| outcome.prompt == index);
     // Fewer prompts than results means that --limit shrank; then the first ones count.
-    if in_order { Ok(outcomes.into_iter().take(prompts).collect()) } else { Err(foreign()) }
+    if in_order { Ok(outcomes.into_iter().take(prompts).collect()) } else { Err(foreign(path)) }
+}
+
+fn line(path: &Path, value: &impl Serialize) -> Result<String> {
+    let failed = |error| Error::file("writing", path, std::io::Error::other(error));
+    Ok(serde_json::to_string(value).map_err(failed)? + "\n")
 }
 
 fn write_line(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
     let failed = |source| Error::file("writing", path, source);
-    let mut line = serde_json::to_vec(value).map_err(|error| failed(std::io::Error::other(error)))?;
-    line.push(b'\n');
     // One call, so that an interrupt leaves a whole line or a line without an end.
-    file.write_all(&line).and_then(|()| file.sync_data()).map_err(failed)
+    file.write_all(line(path, value)?.as_bytes()).and_then(|()| file.sync_data()).map_err(failed)
 }
 
 #[cfg(test)]
@@ -161,6 +169,18 @@ mod tests {
     fn outcome(prompt: usize, escaped: bool) -> Outcome {
         let kl = if escaped { vec![] } else { vec![0.25, 0.75] };
         Outcome { prompt, tokens: kl.len(), agreeing: kl.len() / 2, kl, escaped, seconds: 3.0 }
+    }
+
+    #[test]
+    fn a_file_without_an_end_of_line_is_kept_unless_it_is_a_broken_off_head() {
+        let folder = ScratchFolder::new(&Cleanup::default(), "test-journal-foreign").unwrap();
+        let path = folder.path().join("note.json");
+        std::fs::write(&path, "{\"mine\": 1}").unwrap();
+        assert!(matches!(Journal::open(Some(&path), "a", 1), Err(Error::Usage(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"mine\": 1}");
+        std::fs::write(&path, "{\"evaluat").unwrap();
+        assert_eq!(Journal::open(Some(&path), "a", 1).unwrap().done(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"evaluation\":\"a\"}\n");
     }
 
     #[test]
