@@ -95,8 +95,8 @@ pub enum Error {
 fn infer_sentence(error: &undertone_infer::Error) -> String {
     match error {
         undertone_infer::Error::OutOfCalibratedRange { what, .. } => format!(
-            "the {what} is outside of what is possible inside the calibrated ranges; calibrate the model on text like \
-             this, or distrust the server, because a damaged or dishonest result looks the same"
+            "the result leaves the calibrated ranges ({what}); calibrate the model on text like this, or distrust the \
+             server, because a damaged or dishonest result looks the same"
         ),
         other => other.to_string(),
     }

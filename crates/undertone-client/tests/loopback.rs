@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
-use undertone_he::{KeyId, KeyRequest, Parameters};
-use undertone_infer::Calibration;
+use undertone_he::{EvaluationKeys, KeyId, KeyRequest, Parameters};
 use undertone_infer::calibrate::{CalibrationOptions, WindowOptions, calibrate, windows};
+use undertone_infer::{Calibration, Error as InferError};
 use undertone_model::sampling::Sampler;
 use undertone_model::{Llama, LlamaConfig, RopeKind, RopeScaling, clear_generate, synthetic};
 use undertone_protocol::message::{ErrorClass, ProgressReport, WireShape};
@@ -22,7 +22,7 @@ fn config() -> LlamaConfig {
     LlamaConfig {
         hidden_size: 16,
         intermediate_size: 20,
-        num_hidden_layers: 1,
+        num_hidden_layers: 2,
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 8,
@@ -47,7 +47,7 @@ impl Setting {
     fn new() -> Self {
         let weights = Arc::new(synthetic(config(), 5));
         let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
-        let options = WindowOptions { count: 24, public: 6, private: 8, answer: NEW };
+        let options = WindowOptions { count: 24, public: 6, private: 17, answer: NEW };
         let prompts = windows(&tokens, Some(1), options);
         let prompt = Prompt::from_ids(prompts[0].public.clone(), prompts[0].private.clone());
         let options = CalibrationOptions { slot_count: 1 << (LOG_N - 1), ..CalibrationOptions::default() };
@@ -64,6 +64,16 @@ impl Setting {
         let server = Server::bind(options, Box::new(host.offer_clear())).unwrap();
         let (handle, address) = (server.handle(), server.address());
         Running { handle, address, thread: Some(std::thread::spawn(move || server.run().unwrap())) }
+    }
+
+    fn prepared(&self) -> fhe::Prepared {
+        let shape = self.prompt.shape(NEW, &self.weights.config).unwrap();
+        fhe::prepare(&self.parameters, &self.weights.config, &self.calibration, shape).unwrap()
+    }
+
+    fn planned_operations(&self) -> (u64, u64) {
+        let steps = self.prepared().costs.steps;
+        (steps.iter().map(|s| s.counts.bootstraps).sum(), steps.iter().map(|s| s.counts.key_switches).sum())
     }
 
     fn clear(&self) -> Way<'static> {
@@ -197,11 +207,45 @@ fn the_encrypted_mode_gives_the_answer_of_the_model_to_two_clients() {
                 let report = setting.run(setting.fhe(), &setting.model(), &server, &mut follow).unwrap();
                 check(&setting, &report, &follow, 5e-2);
                 assert!(follow.keys > 10 && report.bootstraps > 0);
+                // What the server counted is what the plan says.
+                assert_eq!((report.bootstraps, report.key_switches), setting.planned_operations());
                 assert!(report.key_bytes > 0 && report.key_bytes < report.bytes_up);
             });
         }
     });
     server.expect_idle();
+}
+
+#[test]
+fn a_calibration_that_is_too_narrow_is_an_escape_and_no_answer() {
+    let mut setting = Setting::new();
+    for layer in &mut setting.calibration.layers {
+        layer.gate_bound /= 3.0;
+        layer.mlp_norm.mean_square.high /= 3.0;
+        layer.mlp_norm.mean_square.low /= 3.0;
+    }
+    let server = setting.serve(options());
+    let error = setting.run(setting.fhe(), &setting.model(), &server, &mut ()).err().unwrap();
+    assert!(matches!(error, Error::Infer(InferError::OutOfCalibratedRange { .. })), "{error}");
+    println!("{error}");
+    assert!(error.to_string().contains("calibrated ranges"), "{error}");
+    server.expect_idle();
+}
+
+#[test]
+fn the_planned_memory_holds_the_expanded_keys() {
+    let setting = Setting::new();
+    let prepared = setting.prepared();
+    let mut rng = SecretRng::from_os().unwrap();
+    let secret = SecretKey::generate(&setting.parameters, &mut rng);
+    let generator = KeyGenerator::new(&setting.parameters, &secret);
+    let mut keys = EvaluationKeys::new(&setting.parameters);
+    for key in &prepared.plan.keys {
+        keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
+    }
+    let expanded = prepared.plan.expanded_key_bytes(&setting.parameters);
+    assert_eq!(expanded, keys.size_bytes() as u64);
+    assert!(prepared.plan.memory_bytes > expanded);
 }
 
 #[test]
