@@ -35,6 +35,15 @@ fn bootstraps_refuse_values_out_of_range_or_out_of_period() {
 }
 
 #[test]
+fn the_range_check_can_be_left_out() {
+    let ev = ClearEvaluator::new(chain()).without_range_check();
+    let (fresh, _) = ev.half_bootstrap(&encrypt(&ev, vec![0.0, -1.5e9]), None, 2).unwrap();
+    assert_eq!(ev.decrypt(&fresh)[..2], [0.0, -1.5e9]);
+    let uneven = encrypt(&ev, vec![3.0, 2.0, 3.0, 2.1]);
+    assert!(matches!(ev.half_bootstrap(&uneven, None, 2), Err(Error::NotPeriodic { .. })));
+}
+
+#[test]
 fn noise_has_the_size_asked_for_and_keeps_the_period() {
     let ev = ClearEvaluator::new(Chain { log_n: 13, ..chain() }).with_noise(10.0, 7);
     let zero = ev.encrypt(&Slots::new(vec![0.0], 4096).unwrap(), 4);
