@@ -3,7 +3,8 @@
 //! Three passes over the prompts: extremes of all activations; the sums inside the softmax for every number of rounds;
 //! a scan that repeats the softmax with the chosen polynomials and counts what leaves its range. A part of the prompts
 //! is held out from the first two. Prompts that escape are added to the fit and everything is chosen again, until a
-//! scan finds nothing.
+//! scan finds nothing; a calibration that still has escapes after the last scan is refused. The escapes of held-out
+//! prompts in the first scan, when none of them was fitted, are recorded: they say how new text would have fared.
 //!
 //! Only rows that are encrypted count: private and generated tokens. Rows that fill a block repeat the last private
 //! token at its position, so they add nothing. Public rows never enter; that keeps the first tokens of a sequence,
@@ -102,7 +103,7 @@ pub enum CalibrationEvent {
 /// Calibrates `model` on `prompts`.
 ///
 /// # Errors
-/// `CalibrationText` for unusable prompts or options, `RangeTooWide` when no polynomial fits, and model errors.
+/// `CalibrationText` for unusable prompts or options and when escapes remain after the last scan, `RangeTooWide` when no polynomial fits, and model errors.
 pub fn calibrate(
     model: &Llama,
     prompts: &[Prompt],
@@ -115,7 +116,8 @@ pub fn calibrate(
     let mut chooser = Chooser::new(config, options, longest_public(prompts));
     let mut run = Run { model, prompts, progress };
     let mut extremes = run.pass("ranges", &fitted, || Extremes::new(config))?;
-    for scan_number in 1.. {
+    let (mut first_scan_escapes, mut escapes_left) = (None, 0);
+    for _ in 0..MAX_SCANS {
         let spans = chooser.spans(&extremes);
         let sums = run.pass("sums", &fitted, || Sums::new(&spans, chooser.padded_columns))?;
         let mut calibration = Calibration {
@@ -125,21 +127,25 @@ pub fn calibrate(
             prompts: prompts.len(),
             tokens: prompts.iter().map(|p| p.private.len() + p.answer.len()).sum(),
             held_out_escapes: 0,
+            first_scan_escapes: None,
             ..chooser.choose(&extremes, &spans, &sums)?
         };
         let scans = run.scan(&calibration, chooser.padded_columns)?;
         let escaped: Vec<usize> = (0..prompts.len()).filter(|&i| scans[i].escape_count() > 0).collect();
         let held_out = |i: usize| is_held_out(i, options.held_out_fraction);
         calibration.held_out_escapes = escaped.iter().filter(|&&i| held_out(i)).map(|&i| scans[i].escape_count()).sum();
-        let all = scans.into_iter().reduce(Scan::merged).map(|scan| scan.report()).unwrap_or_default();
+        let all = scans.iter().cloned().reduce(Scan::merged).map(|scan| scan.report()).unwrap_or_default();
         (run.progress)(CalibrationEvent::Scanned {
             escapes: all.0,
             held_out: calibration.held_out_escapes,
             softmax_bits: -all.1.log2(),
         });
-        if escaped.is_empty() || scan_number == MAX_SCANS {
+        let first = *first_scan_escapes.get_or_insert(calibration.held_out_escapes);
+        if escaped.is_empty() {
+            calibration.first_scan_escapes = Some(first);
             return Ok(calibration);
         }
+        escapes_left = scans.iter().map(Scan::escape_count).sum();
         let news: Vec<bool> = (0..prompts.len()).map(|i| !fitted[i] && escaped.contains(&i)).collect();
         if news.contains(&true) {
             extremes = extremes.merged(run.pass("ranges", &news, || Extremes::new(config))?);
@@ -148,8 +154,8 @@ pub fn calibrate(
             chooser.widen(WIDENING);
         }
     }
-    // The loop returns by its last scan.
-    Err(Error::CalibrationText { what: "scans", have: MAX_SCANS, need: "one without escapes".into() })
+    let need = format!("none after {MAX_SCANS} scans, which a larger margin gives");
+    Err(Error::CalibrationText { what: "escapes", have: escapes_left, need })
 }
 
 /// A collector that a pass fills from several prompts.

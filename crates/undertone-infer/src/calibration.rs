@@ -6,7 +6,7 @@
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use undertone_model::{Llama, LlamaConfig};
 
@@ -20,6 +20,23 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 pub const MAX_ROUNDS: usize = 6;
 /// Highest degree of any polynomial.
 const MAX_DEGREE: usize = 255;
+/// Largest ratio of the ends of an interval. No supported degree reaches a bit on a wider one.
+const LARGEST_RATIO: f64 = 1e9;
+
+/// Least ratio of the ends of an interval; the map to [−1, 1] of a narrower one would only show rounding.
+const LEAST_RATIO: f64 = 1.0 + 1e-6;
+/// Magnitudes beyond this or below its inverse would overflow somewhere in a fit.
+const LARGEST_MAGNITUDE: f64 = 1e30;
+
+/// Whether a bound is positive and of a size that arithmetic can cope with.
+fn is_magnitude(value: f64) -> bool {
+    (1.0 / LARGEST_MAGNITUDE..=LARGEST_MAGNITUDE).contains(&value)
+}
+
+/// Whether a polynomial of this degree is supported.
+pub(crate) fn degree_is_usable(degree: usize) -> bool {
+    (1..=MAX_DEGREE).contains(&degree)
+}
 
 /// A closed interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -36,8 +53,10 @@ impl Interval {
         self.low <= x && x <= self.high
     }
 
-    fn is_positive(&self) -> bool {
-        self.low > 0.0 && self.low < self.high && self.high.is_finite()
+    /// Whether both ends are positive, in order and within a factor that fits can be computed for.
+    pub(crate) fn is_positive(&self) -> bool {
+        let ratio = self.high / self.low;
+        is_magnitude(self.low) && is_magnitude(self.high) && (LEAST_RATIO..=LARGEST_RATIO).contains(&ratio)
     }
 }
 
@@ -55,8 +74,13 @@ pub struct Calibration {
     pub prompts: usize,
     /// Rows observed: private, filler and generated tokens.
     pub tokens: usize,
-    /// Escapes that remained in the last scan of the held-out prompts.
+    /// Escapes of held-out prompts that remained in the last scan. Always 0 in a usable file, and no estimate for new
+    /// text: held-out prompts that escaped in an earlier scan have been fitted since.
     pub held_out_escapes: usize,
+    /// Escapes of held-out prompts in the first scan, before any of them was fitted: how often text of this kind
+    /// escaped what the other prompts showed. The final ranges are wider. Absent in files that do not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_scan_escapes: Option<usize>,
     /// Factor by which ranges exceed what was seen.
     pub margin: f64,
     /// Largest |residual stream|: before both norms of every layer in turn and before the final norm, 2L + 1 values.
@@ -146,13 +170,13 @@ impl Calibration {
         Self::from_json(&bytes, &name)
     }
 
-    /// Writes the calibration into a model directory or a file.
+    /// Writes the calibration into a model directory or a file, which holds the old or the new one at any time.
     ///
     /// # Errors
     /// `CalibrationFile` with the cause.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        std::fs::write(&path, self.to_json())
+        replace(&path, &self.to_json())
             .map_err(|error| Error::CalibrationFile { file: path.display().to_string(), cause: error.to_string() })
     }
 
@@ -168,6 +192,10 @@ impl Calibration {
         let calibration: Self = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
         if calibration.version != VERSION {
             return Err(refuse(format!("its version is {} and this build reads {VERSION}", calibration.version)));
+        }
+        let escapes = calibration.held_out_escapes;
+        if escapes > 0 {
+            return Err(refuse(format!("held-out text left its ranges {escapes} times in the last scan")));
         }
         calibration.check_numbers()?;
         Ok(calibration)
@@ -221,7 +249,7 @@ impl Calibration {
     fn check_numbers(&self) -> Result<(), Error> {
         let last = self.layers.len();
         let bound = |what, layer, value: f64| {
-            if value.is_finite() && value > 0.0 { Ok(()) } else { Err(Error::CalibrationRange { what, layer }) }
+            if is_magnitude(value) { Ok(()) } else { Err(Error::CalibrationRange { what, layer }) }
         };
         bound("the margin", last, self.margin)?;
         bound("the logits", last, self.logit_bound)?;
@@ -251,9 +279,9 @@ impl LayerCalibration {
             ("the softmax half-span", self.softmax.half_span),
         ];
         let softmax = &self.softmax;
-        let degree = |degree: usize| (1..=MAX_DEGREE).contains(&degree);
+        let degree = degree_is_usable;
         let checks = bounds
-            .map(|(what, value)| (what, value.is_finite() && value > 0.0))
+            .map(|(what, value)| (what, is_magnitude(value)))
             .into_iter()
             .chain(
                 [self.attention_norm, self.mlp_norm]
@@ -263,7 +291,7 @@ impl LayerCalibration {
                 ("the SiLU degree", degree(self.silu_degree)),
                 ("the exponential degree", degree(softmax.exp_degree)),
                 ("the softmax rounds", (1..=MAX_ROUNDS).contains(&softmax.rounds)),
-                ("the softmax shifts", softmax.shift.iter().all(|s| s.is_finite())),
+                ("the softmax shifts", softmax.shift.iter().all(|s| s.abs() <= LARGEST_MAGNITUDE)),
                 ("the softmax sums", softmax.sums.len() == softmax.rounds),
                 ("the softmax sums", softmax.sums.iter().all(Interval::is_positive)),
                 ("the inverse degrees", softmax.inverse_degree.len() == softmax.rounds),
@@ -276,6 +304,21 @@ impl LayerCalibration {
         }
         Ok(())
     }
+}
+
+/// Writes a file beside `path`, makes sure that it is on the disk and renames it.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    // Whatever was written is of no use when a later step failed.
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 /// Lower-case hexadecimal digits.

@@ -6,7 +6,8 @@
 
 use crate::Error;
 use crate::approximation;
-use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration};
+use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration, degree_is_usable};
+use crate::guard::CONTRIBUTION_LEVEL;
 use crate::levels::{AttentionDepths, AttentionLevels, schedule};
 use crate::packing::Layout;
 use undertone_he::Chain;
@@ -30,8 +31,8 @@ pub(crate) struct NormPlan {
 impl NormPlan {
     fn new(config: &LlamaConfig, norm: &NormCalibration, bound: f64, layer: usize) -> Result<Self, Error> {
         let Interval { low, high } = norm.mean_square;
-        let usable = low > 0.0 && high > low && high.is_finite() && bound > 0.0 && bound.is_finite();
-        if !usable || norm.degree == 0 || norm.degree > 1023 {
+        let usable = norm.mean_square.is_positive() && bound > 0.0 && bound.is_finite();
+        if !usable || !degree_is_usable(norm.degree) {
             return Err(Error::CalibrationRange { what: "the mean square", layer });
         }
         let eps = config.rms_norm_eps;
@@ -179,20 +180,43 @@ pub(crate) struct HeadPlan {
 }
 
 impl HeadPlan {
-    pub(crate) fn new(config: &LlamaConfig, calibration: &Calibration) -> Result<Self, Error> {
+    pub(crate) fn new(config: &LlamaConfig, calibration: &Calibration, chain: Chain) -> Result<Self, Error> {
         let layer = config.num_hidden_layers;
         let bound = calibration.residual_bound[2 * layer];
-        // Calibration leaves this degree open, because the head has levels to spare.
+        // Calibration states no degree, because the head has levels to spare.
         let interval = calibration.final_norm;
-        let fitted = approximation::degree_for(FINAL_NORM_BITS, |d| approximation::inverse_square_root(interval, d));
-        let degree = fitted.map_or(approximation::DEGREES[approximation::DEGREES.len() - 1], |found| found.0);
-        let norm = NormCalibration { mean_square: interval, degree };
+        let norm = NormCalibration { mean_square: interval, degree: final_norm_degree(interval, layer)? };
         if !(calibration.logit_bound.is_finite() && calibration.logit_bound > 0.0) {
             return Err(Error::CalibrationRange { what: "the logits", layer });
         }
         let norm = NormPlan::new(config, &norm, bound, layer)?;
-        Ok(Self { norm, logit_bound: calibration.logit_bound, out_level: 1 })
+        let head = Self { norm, logit_bound: calibration.logit_bound, out_level: 1 };
+        if head.start() >= chain.top_level {
+            let (have, need) = (chain.top_level - 1 - chain.boot_level, head.start() - chain.boot_level);
+            return Err(Error::Depth { what: "the final norm", layer, have, need });
+        }
+        Ok(head)
     }
+
+    /// Level of the activations that enter the norm: enough for the head below it, and for the guard, whose basis
+    /// element is at least two levels above the normed activations.
+    pub(crate) fn start(&self) -> usize {
+        (self.out_level + 1 + self.norm.depth()).max(CONTRIBUTION_LEVEL - 2 + self.norm.depth())
+    }
+}
+
+/// The degree of the final norm, whose interval is `interval` in a model of `layers` layers.
+///
+/// # Errors
+/// `CalibrationRange` for an unusable interval, `RangeTooWide` when no degree suffices.
+pub(crate) fn final_norm_degree(interval: Interval, layers: usize) -> Result<usize, Error> {
+    let what = "the final norm";
+    if !interval.is_positive() {
+        return Err(Error::CalibrationRange { what, layer: layers });
+    }
+    let fitted = approximation::degree_for(FINAL_NORM_BITS, |d| approximation::inverse_square_root(interval, d));
+    let too_wide = Error::RangeTooWide { what, layer: layers, target_bits: FINAL_NORM_BITS };
+    Ok(fitted.ok_or(too_wide)?.0)
 }
 
 fn softmax_plan(
@@ -213,8 +237,8 @@ fn softmax_plan(
         let need = config.num_attention_heads;
         return Err(Error::Calibration { what: "score shifts", have: s.shift.len(), need });
     }
-    let sums_usable = s.sums.iter().all(|i| i.low > 0.0 && i.high > i.low && i.high.is_finite());
-    let degrees_usable = s.inverse_degree.iter().chain([&s.exp_degree]).all(|&d| (1..=1023).contains(&d));
+    let sums_usable = s.sums.iter().all(Interval::is_positive);
+    let degrees_usable = s.inverse_degree.iter().chain([&s.exp_degree]).all(|&d| degree_is_usable(d));
     let spans_usable = s.half_span > 0.0 && s.half_span.is_finite() && s.shift.iter().all(|x| x.is_finite());
     if !(sums_usable && degrees_usable && spans_usable) {
         return Err(Error::CalibrationRange { what: "the softmax", layer });
@@ -271,7 +295,7 @@ fn softmax_plan(
 }
 
 fn mlp_plan(c: &LayerCalibration, norm: &NormPlan, chain: Chain, layer: usize) -> Result<MlpPlan, Error> {
-    if c.silu_degree == 0 || c.silu_degree > 1023 {
+    if !degree_is_usable(c.silu_degree) {
         return Err(Error::CalibrationRange { what: "the activation function", layer });
     }
     // SiLU(x) is x/2 plus an even function.

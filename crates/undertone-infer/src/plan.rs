@@ -175,6 +175,7 @@ fn assumed_calibration(config: &LlamaConfig) -> Calibration {
         prompts: 0,
         tokens: 0,
         held_out_escapes: 0,
+        first_scan_escapes: None,
         margin: 1.0,
         residual_bound: vec![32.0; 2 * layers + 1],
         layers: vec![layer; layers],

@@ -6,6 +6,7 @@ use super::sums::{RoundRanges, Spans, Sums};
 use crate::Error;
 use crate::approximation::{Fit, degree_for, exponential, inverse, inverse_square_root, silu_even};
 use crate::calibration::{Calibration, Interval, LayerCalibration, MAX_ROUNDS, NormCalibration, SoftmaxCalibration};
+use crate::layer::final_norm_degree;
 use undertone_model::LlamaConfig;
 
 /// Bits of every inverse but the last: their errors cancel, only the range of the next sum depends on them.
@@ -72,14 +73,12 @@ impl Chooser {
     /// Everything that a calibration declares; provenance is left to the caller.
     pub(super) fn choose(&self, extremes: &Extremes, spans: &[Spans], sums: &Sums<'_>) -> Result<Calibration, Error> {
         let layers = extremes.layers.iter().zip(spans).zip(&sums.logarithms).enumerate();
-        let mut layers = layers
+        let layers = layers
             .map(|(index, ((layer, spans), sums))| self.layer(index, layer, spans, sums))
             .collect::<Result<Vec<_>, Error>>()?;
-        let last = self.norm("the final norm", layers.len(), extremes.final_square)?;
-        // The final norm has no degree of its own and uses the largest one of the layers.
-        if let Some(norm) = layers.last_mut().map(|layer| &mut layer.mlp_norm) {
-            norm.degree = norm.degree.max(last.degree);
-        }
+        // The head fits its own degree to this interval, to more bits; better to know now whether it can.
+        let final_norm = self.mean_square(extremes.final_square);
+        final_norm_degree(final_norm, layers.len())?;
         Ok(Calibration {
             version: 0,
             model_fingerprint: String::new(),
@@ -87,10 +86,11 @@ impl Chooser {
             prompts: 0,
             tokens: 0,
             held_out_escapes: 0,
+            first_scan_escapes: None,
             margin: self.options.margin,
             residual_bound: extremes.residual.iter().map(|&bound| self.bound(bound)).collect(),
             layers,
-            final_norm: last.mean_square,
+            final_norm,
             logit_bound: self.bound(extremes.logits),
         })
     }
@@ -129,13 +129,18 @@ impl Chooser {
         (seen * self.options.margin).max(LEAST_BOUND)
     }
 
-    fn norm(&self, what: &'static str, layer: usize, seen: Range) -> Result<NormCalibration, Error> {
+    /// The interval of a mean square plus ε.
+    fn mean_square(&self, seen: Range) -> Interval {
         let (below, above) = SQUARE_MARGINS;
         let margin = self.options.margin.max(1.001);
         // ε is added before the root and never moves, so it is not subject to the margin.
         let low = seen.low.max(0.0) / margin.powi(below) + self.rms_norm_eps;
         let high = seen.high.max(0.0) * margin.powi(above) + self.rms_norm_eps;
-        let mean_square = Interval { low, high: high.max(low * margin) };
+        Interval { low, high: high.max(low * margin) }
+    }
+
+    fn norm(&self, what: &'static str, layer: usize, seen: Range) -> Result<NormCalibration, Error> {
+        let mean_square = self.mean_square(seen);
         let bits = self.options.target_bits;
         let (degree, _) = self.degree(what, layer, bits, 127, |d| inverse_square_root(mean_square, d))?;
         Ok(NormCalibration { mean_square, degree })

@@ -95,6 +95,7 @@ fn escaping_prompts_are_learned() {
         })
         .collect();
     assert!(scans[0] > 0, "{scans:?}");
+    assert_eq!(calibration.first_scan_escapes, Some(scans[0]));
     assert_eq!((scans.last(), calibration.held_out_escapes), (Some(&0), 0));
 }
 

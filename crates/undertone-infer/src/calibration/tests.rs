@@ -34,6 +34,7 @@ fn sample() -> Calibration {
         prompts: 3,
         tokens: 400,
         held_out_escapes: 0,
+        first_scan_escapes: Some(2),
         margin: 1.25,
         residual_bound: vec![4.0, 6.0, 8.0],
         layers: vec![layer],
@@ -57,7 +58,22 @@ fn files_are_found_in_directories_and_missing_ones_are_named() {
     sample().save(&dir).unwrap();
     assert_eq!(Calibration::load(&dir).unwrap(), sample());
     assert_eq!(Calibration::load(&dir.join(FILE_NAME)).unwrap(), sample());
+    let mut other = sample();
+    other.margin = 1.5;
+    other.save(&dir).unwrap();
+    assert_eq!(Calibration::load(&dir).unwrap(), other);
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "no temporary file stays");
+    assert!(matches!(other.save(&dir.join("missing").join(FILE_NAME)), Err(Error::CalibrationFile { .. })));
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn files_without_the_first_scan_are_read() {
+    let text = String::from_utf8(sample().to_json()).unwrap();
+    let older = text.replace("\"first_scan_escapes\": 2,", "");
+    assert_ne!(older, text);
+    let expected = Calibration { first_scan_escapes: None, ..sample() };
+    assert_eq!(Calibration::from_json(older.as_bytes(), "test").unwrap(), expected);
 }
 
 #[test]
@@ -85,6 +101,12 @@ fn nonsense_is_refused() {
         assert!(matches!(error, Error::CalibrationRange { .. } | Error::CalibrationFile { .. }), "{error}");
     };
     refused(&|c| c.version = 2);
+    refused(&|c| c.held_out_escapes = 1);
+    refused(&|c| c.layers[0].query_bound = 1e200);
+    refused(&|c| c.layers[0].softmax.half_span = 1e-200);
+    refused(&|c| c.layers[0].softmax.sums[1] = interval(1e-9, 20.0));
+    refused(&|c| c.layers[0].attention_norm.mean_square = interval(1.0, 1.0 + 1e-12));
+    refused(&|c| c.final_norm = interval(1e-300, 2e-300));
     refused(&|c| c.margin = 0.0);
     refused(&|c| c.logit_bound = f64::NAN);
     refused(&|c| c.residual_bound[1] = -1.0);

@@ -126,6 +126,7 @@ pub fn measure(model: &Llama, ids: &[u32], rounds: usize, margin: f64) -> Calibr
         prompts: 1,
         tokens: ids.len(),
         held_out_escapes: 0,
+        first_scan_escapes: None,
         margin,
         residual_bound,
         layers: plans,
