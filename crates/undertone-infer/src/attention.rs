@@ -8,7 +8,7 @@ use crate::matmul::AxisProduct;
 use crate::mlp::Frame;
 use crate::packing::Axis;
 use crate::program::{LayerCache, Pass};
-use crate::refresh::{drop_to, refresh};
+use crate::refresh::drop_to;
 use crate::rope::{Angles, HeadRows};
 use crate::softmax::WeightFrame;
 use undertone_he::Evaluator;
@@ -153,7 +153,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
 
     /// Bootstraps queries, keys and, where the plan says so, values; returns them in that order.
     pub(crate) fn refresh_heads(
-        &self,
+        &mut self,
         layer: usize,
         tensors: [Vec<E::Value>; 3],
         period: usize,
@@ -166,7 +166,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         if refreshed {
             all.extend(drop_to(self.ev, &values, self.program.chain.boot_level)?);
         }
-        let mut fresh = refresh(self.ev, &all, period)?;
+        let mut fresh = self.refresh(&all, period)?;
         let fresh_values = if refreshed { fresh.split_off(query_count + key_count) } else { values };
         let keys = fresh.split_off(query_count);
         Ok([fresh, keys, fresh_values])
@@ -231,7 +231,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
 
     /// Normalises, projects, adds the residual stream and bootstraps.
     fn output(
-        &self,
+        &mut self,
         layer: usize,
         mixed: &[E::Value],
         inverse: &E::Value,

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::mlp::Frame;
 use crate::packing::check;
 use crate::program::{Pass, ServerState, StepOutput};
-use crate::refresh::{drop_to, refresh};
+use crate::refresh::drop_to;
 use crate::rope::Angles;
 use undertone_he::Evaluator;
 
@@ -62,9 +62,9 @@ fn append_token<E: Evaluator>(
     let source = drop_to(ev, &normed, value_level + 1)?;
     let hidden = layout.dense_axis(layout.hidden);
     let mut value = pass.to_rows(&source, hidden, |t| t == row, |head, j, c| p.value.plain(head, j, c))?;
-    let fresh = refresh(ev, &[queries, keys].concat(), layout.dense_head_axis().period())?;
+    let fresh = pass.refresh(&[queries, keys].concat(), layout.dense_head_axis().period())?;
     if plan.refresh_values {
-        value = drop_to(ev, &refresh(ev, &value, layout.head_axis().period())?, levels.last_square)?;
+        value = drop_to(ev, &pass.refresh(&value, layout.head_axis().period())?, levels.last_square)?;
     }
     let key = drop_to(ev, &fresh[1..], levels.start)?;
     let key = pass.spread_rows(&key, |t| t == row, 1.0)?;

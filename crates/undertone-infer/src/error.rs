@@ -103,7 +103,7 @@ pub enum Error {
         need: usize,
     },
     /// The caller asked to stop.
-    #[error("the computation was cancelled after stage {stage}; start it again")]
+    #[error("the computation was cancelled after stage {stage} was done; start it again")]
     Cancelled {
         /// The last stage that ran.
         stage: &'static str,

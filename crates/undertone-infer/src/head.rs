@@ -4,6 +4,7 @@ use crate::Error;
 use crate::matmul::AxisProduct;
 use crate::mlp::Frame;
 use crate::program::{Pass, StepOutput};
+use crate::refresh::drop_to;
 use undertone_he::Evaluator;
 
 impl<E: Evaluator> Pass<'_, E> {
@@ -11,9 +12,10 @@ impl<E: Evaluator> Pass<'_, E> {
     pub(crate) fn head(mut self, x: &[E::Value]) -> Result<StepOutput<E>, Error> {
         let program = self.program;
         let (layout, plan) = (&program.layout, &program.head);
-        let start = plan.out_level + 1 + plan.norm.depth();
+        let start = plan.start();
         let input = self.channels(Frame::Dense, layout.hidden);
         let normed = self.norm(x, input, &plan.norm, start)?;
+        let normed = drop_to(self.ev, &normed, plan.out_level + 1)?;
         let output = program.logit_axis();
         let entry = |_: usize, (o, p): (usize, usize), (_, c): (usize, usize)| {
             let row = o * output.len + p;

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::matmul::AxisProduct;
 use crate::packing::Axis;
 use crate::program::Pass;
-use crate::refresh::{drop_to, refresh};
+use crate::refresh::drop_to;
 use undertone_he::Evaluator;
 use undertone_he::circuits::evaluate_chebyshev;
 use undertone_model::Matrix;
@@ -69,9 +69,9 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// Bootstraps the residual stream.
-    pub(crate) fn refresh_residual(&self, x: &[E::Value], frame: Frame) -> Result<Vec<E::Value>, Error> {
+    pub(crate) fn refresh_residual(&mut self, x: &[E::Value], frame: Frame) -> Result<Vec<E::Value>, Error> {
         let axis = self.channels(frame, self.program.layout.hidden);
-        Ok(refresh(self.ev, &drop_to(self.ev, x, self.program.chain.boot_level)?, axis.period())?)
+        self.refresh(&drop_to(self.ev, x, self.program.chain.boot_level)?, axis.period())
     }
 
     /// x + down(silu(gate(norm(x))) · up(norm(x))), bootstrapped.
@@ -92,11 +92,12 @@ impl<E: Evaluator> Pass<'_, E> {
         let count = gate.len();
         let mut both: Vec<E::Value> = gate.into_iter().chain(up).collect();
         if plan.mlp.refresh {
-            both = refresh(ev, &both, self.channels(frame, ffn).period())?;
+            both = self.refresh(&both, self.channels(frame, ffn).period())?;
             both = drop_to(ev, &both, plan.mlp.gate_level)?;
         }
         let mut products = Vec::with_capacity(count);
         for (gate, up) in both[..count].iter().zip(&both[count..]) {
+            self.steps.poll()?;
             let (activated, top) = evaluate_chebyshev(ev, gate, &plan.mlp.silu)?;
             self.guard.push(ev, &top)?;
             products.push(ev.mul(&activated, up)?);

@@ -1,29 +1,37 @@
 //! Bootstraps of several values: two real values share each one.
 
+use crate::program::Pass;
 use undertone_he::{Error, Evaluator};
 
 /// Shortest period that is bootstrapped; a shorter one would save nothing.
 const SHORTEST_PERIOD: usize = 16;
 
-/// Refreshes all values to the top level, two at a time.
-///
-/// # Range
-/// |slot| ≤ 1, real, repeating with `period` slots.
-///
-/// # Errors
-/// Whatever the evaluator refuses.
-pub fn refresh<E: Evaluator>(ev: &E, values: &[E::Value], period: usize) -> Result<Vec<E::Value>, Error> {
-    let period = period.max(SHORTEST_PERIOD).min(ev.chain().slot_count());
-    let mut fresh = Vec::with_capacity(values.len());
-    for pair in values.chunks(2) {
-        let (lo, hi) = ev.half_bootstrap(&pair[0], pair.get(1), period)?;
-        fresh.push(lo);
-        fresh.extend(hi);
+impl<E: Evaluator> Pass<'_, E> {
+    /// Refreshes all values to the top level, two at a time, and puts them under the guard.
+    ///
+    /// # Range
+    /// |slot| ≤ 1, real, repeating with `period` slots.
+    ///
+    /// # Errors
+    /// Whatever the evaluator refuses, and `Cancelled`.
+    pub(crate) fn refresh(&mut self, values: &[E::Value], period: usize) -> Result<Vec<E::Value>, crate::Error> {
+        let ev = self.ev;
+        let period = period.max(SHORTEST_PERIOD).min(ev.chain().slot_count());
+        let mut fresh = Vec::with_capacity(values.len());
+        for pair in values.chunks(2) {
+            self.steps.poll()?;
+            let (lo, hi) = ev.half_bootstrap(&pair[0], pair.get(1), period)?;
+            fresh.push(lo);
+            fresh.extend(hi);
+        }
+        for value in &fresh {
+            self.guard.push(ev, value)?;
+        }
+        Ok(fresh)
     }
-    Ok(fresh)
 }
 
-/// [`refresh`] for one value.
+/// [`Pass::refresh`] for one value that a polynomial takes next, whose guard is that of the polynomial.
 ///
 /// # Errors
 /// Whatever the evaluator refuses.

@@ -103,6 +103,7 @@ impl<E: Evaluator> Pass<'_, E> {
         let mut waiting: Vec<E::Value> = Vec::new();
         let mut first = 0;
         for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, keys, Shear::Keys)?, |bundle, keys| {
+            self.steps.poll()?;
             let pairs: Vec<_> = (0..parts)
                 .flat_map(|m| queries.iter().zip(&keys[m]).map(move |(query, key)| (&query[m], key)))
                 .collect();
@@ -166,6 +167,7 @@ impl<E: Evaluator> Pass<'_, E> {
         }
         let mut private = Vec::with_capacity(keys.len());
         for (block, keys) in keys.iter().enumerate() {
+            self.steps.poll()?;
             let pairs: Vec<_> = query.iter().zip(keys).collect();
             let products = ev.multiply_sum(&pairs)?;
             let score = ev.rotate_sum(&products, output.stride as i32, layout.head_len)?;

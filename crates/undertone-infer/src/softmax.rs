@@ -13,7 +13,7 @@ use crate::levels::AttentionLevels;
 use crate::matmul::AxisProduct;
 use crate::packing::Axis;
 use crate::program::Pass;
-use crate::refresh::{drop_one, refresh, refresh_one};
+use crate::refresh::{drop_one, refresh_one};
 use crate::scores::Scored;
 use rayon::prelude::*;
 use undertone_he::circuits::evaluate_chebyshev;
@@ -68,6 +68,7 @@ impl<E: Evaluator> Pass<'_, E> {
             if round + 1 == rounds {
                 return Ok((squares, inverse));
             }
+            self.steps.poll()?;
             weights = squares.par_iter().map(|s| ev.mul(s, &inverse)).collect::<Result<_, _>>()?;
         }
         // A plan has at least one round.
@@ -75,13 +76,13 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// Bootstraps all weights; the schedule leaves the level that scaling takes on both sides.
-    fn refresh_weights(&self, weights: &[E::Value]) -> Result<Vec<E::Value>, Error> {
+    fn refresh_weights(&mut self, weights: &[E::Value]) -> Result<Vec<E::Value>, Error> {
         let (ev, chain) = (self.ev, self.program.chain);
         let lowered = weights
             .iter()
             .map(|w| ev.drop_level(w, chain.boot_level, 1.0 / HEADROOM))
             .collect::<Result<Vec<_>, _>>()?;
-        let fresh = refresh(ev, &lowered, chain.slot_count())?;
+        let fresh = self.refresh(&lowered, chain.slot_count())?;
         fresh.iter().map(|w| Ok(ev.drop_level(w, chain.top_level - 1, HEADROOM)?)).collect()
     }
 

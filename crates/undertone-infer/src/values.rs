@@ -61,6 +61,7 @@ impl<E: Evaluator> Pass<'_, E> {
         let mut waiting: Vec<E::Value> = Vec::new();
         let mut moved: Vec<Vec<Vec<E::Value>>> = Vec::new();
         for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, values, Shear::Values)?, |bundle, values| {
+            self.steps.poll()?;
             let (count, _) = bundle_place(layout, parts, bundle);
             let masked = ev.mul_slots(&weights[count], &bundle_mask(layout, parts, bundle, 1.0))?;
             let weight = ev.rotate_sum(&masked, stride * parts as i32, positions / parts)?;

@@ -5,7 +5,7 @@ mod session;
 
 use session::{Session, chain, config, measure, tokens, top};
 use std::sync::Mutex;
-use undertone_he::ClearEvaluator;
+use undertone_he::{ClearEvaluator, Evaluator};
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
 use undertone_infer::{Calibration, Error, Interval, Program, Progress, PublicCache, Shape};
 use undertone_model::reference::{KvCache, forward_last};
@@ -29,34 +29,45 @@ fn error(found: &[f32], expected: &[f32]) -> f64 {
     found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
 }
 
-/// Runs a prefill with an altered calibration; the clear evaluator itself may refuse a value too large to bootstrap.
-fn is_reported(alter: impl Fn(&mut Calibration)) -> bool {
+/// Runs a prefill with an altered calibration and returns what the client finds out of range in its results alone.
+fn reported(alter: impl Fn(&mut Calibration)) -> Option<&'static str> {
     let (model, ids) = (model(), ids());
     let mut calibration = measure(&model, &ids, 2, 1.05);
     alter(&mut calibration);
-    let session = Session::new(&model, &calibration, SHAPE, &ids[..6], 12);
-    let packed = session.program.pack_prompt(&session.rows(&ids[6..24])).unwrap();
-    let level = session.program.input_level();
-    let input = packed.iter().map(|slots| session.ev.encrypt(slots, level)).collect();
-    match session.program.prefill(&session.ev, &model, &session.public, input, &()) {
-        Ok((output, _)) => matches!(session.read(&output), Err(Error::OutOfCalibratedRange { .. })),
-        Err(Error::Evaluator(undertone_he::Error::Range { .. })) => true,
+    // As under encryption, nothing but the results may tell.
+    let ev = ClearEvaluator::new(chain(12)).without_range_check();
+    let mut session = Session::on(ev, &model, &calibration, SHAPE, &ids[..6]);
+    let output = session.prefill(&ids[6..24]);
+    match session.read(&output) {
+        Ok(_) => None,
+        Err(Error::OutOfCalibratedRange { what, .. }) => Some(what),
         Err(other) => panic!("{other}"),
     }
 }
 
 #[test]
 fn escapes_are_reported() {
-    assert!(!is_reported(|_| ()));
+    assert_eq!(reported(|_| ()), None);
     let narrowed = |i: Interval| Interval { low: i.low, high: i.low + 0.3 * (i.high - i.low) };
-    assert!(is_reported(|c| c.layers[0].attention_norm.mean_square = narrowed(c.layers[0].attention_norm.mean_square)));
-    assert!(is_reported(|c| c.layers[1].mlp_norm.mean_square.high /= 4.0));
-    assert!(is_reported(|c| c.final_norm.high /= 3.0));
-    assert!(is_reported(|c| c.layers[0].gate_bound /= 3.0));
-    assert!(is_reported(|c| c.layers[0].softmax.sums[0] = narrowed(c.layers[0].softmax.sums[0])));
-    assert!(is_reported(|c| c.layers[1].softmax.shift.iter_mut().for_each(|s| *s -= 4.0)));
-    assert!(is_reported(|c| c.layers[0].softmax.half_span /= 2.0));
-    assert!(is_reported(|c| c.logit_bound /= 2.0));
+    let guarded = |alter: &dyn Fn(&mut Calibration)| assert_eq!(reported(alter), Some("guard"));
+    guarded(&|c| c.layers[0].attention_norm.mean_square = narrowed(c.layers[0].attention_norm.mean_square));
+    guarded(&|c| c.layers[1].mlp_norm.mean_square.high /= 4.0);
+    guarded(&|c| c.final_norm.high /= 3.0);
+    guarded(&|c| c.layers[0].gate_bound /= 3.0);
+    guarded(&|c| c.layers[0].softmax.sums[0] = narrowed(c.layers[0].softmax.sums[0]));
+    guarded(&|c| c.layers[1].softmax.shift.iter_mut().for_each(|s| *s -= 4.0));
+    guarded(&|c| c.layers[0].softmax.half_span /= 2.0);
+    assert_eq!(reported(|c| c.logit_bound /= 2.0), Some("logits relative to their bound"));
+}
+
+#[test]
+fn values_too_large_for_a_bootstrap_are_reported() {
+    // The public part and the margin widen these bounds, so half of one is exceeded by less than twice.
+    let guarded = |alter: &dyn Fn(&mut Calibration)| assert_eq!(reported(alter), Some("guard"));
+    // The last layer goes on with the last row alone, which need not be the largest.
+    (1..3).for_each(|point| guarded(&|c| c.residual_bound[point] /= 2.0));
+    guarded(&|c| c.layers[0].query_bound /= 2.0);
+    guarded(&|c| c.layers[1].key_bound /= 2.0);
 }
 
 #[test]
@@ -145,6 +156,34 @@ fn a_run_reports_progress_and_stops_when_told() {
     let fractions = all.1.into_inner().unwrap();
     assert_eq!(fractions.len(), 17);
     assert!(fractions.windows(2).all(|w| w[0] < w[1]) && fractions[16] == 1.0);
+}
+
+/// Asks to stop once asked a number of times.
+struct Impatient(usize, Mutex<usize>);
+
+impl Progress for Impatient {
+    fn step(&self, _: &'static str, _: usize, _: usize, _: f64) {}
+
+    fn cancelled(&self) -> bool {
+        let mut asked = self.1.lock().unwrap();
+        *asked += 1;
+        *asked >= self.0
+    }
+}
+
+#[test]
+fn a_run_stops_between_the_bootstraps_of_a_stage() {
+    let (model, ids) = (model(), ids());
+    let calibration = measure(&model, &ids, 2, 1.05);
+    let session = Session::new(&model, &calibration, SHAPE, &ids[..6], 12);
+    let packed = session.program.pack_prompt(&session.rows(&ids[6..24])).unwrap();
+    let level = session.program.input_level();
+    let input: Vec<_> = packed.iter().map(|slots| session.ev.encrypt(slots, level)).collect();
+    // The attention norm asks once, at its end; the next question comes before the bootstrap of queries and keys.
+    let stop = Impatient(2, Mutex::default());
+    let stopped = session.program.prefill(&session.ev, &model, &session.public, input, &stop);
+    assert!(matches!(stopped, Err(Error::Cancelled { stage: "attention norm" })));
+    assert_eq!(session.ev.counts().bootstraps, 0);
 }
 
 #[test]
