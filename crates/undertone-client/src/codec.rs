@@ -50,10 +50,11 @@ impl Codec for FheCodec<'_> {
     fn open(&self, blob: &[u8]) -> Result<Vec<f64>, Error> {
         let ciphertext = Ciphertext::from_bytes(self.parameters, blob)?;
         let decrypted = Decryptor::new(self.parameters, self.key.secret()).decrypt(&ciphertext);
-        let slots = decrypted.rounded(PRECISION_BITS);
-        // The largest of several numbers passes over those that are none, so the slots are looked at as well.
-        let finite = slots.iter().all(|slot| slot.is_finite());
-        if finite && decrypted.max_imaginary() <= IMAGINARY_TOLERANCE { Ok(slots) } else { Err(escape()) }
+        if decrypted.imaginary_within(IMAGINARY_TOLERANCE) {
+            Ok(decrypted.rounded(PRECISION_BITS))
+        } else {
+            Err(escape())
+        }
     }
 }
 
