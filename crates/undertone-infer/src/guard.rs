@@ -8,7 +8,8 @@
 //! A single escape is certain to be seen from T_4(T)² > 1.05·M on, when all else contributes nothing: |T| ≥ 1.2 at
 //! M = 25, 1.4 at M = 200 and 1.6 at M = 1000; with T = T_64 an input 0.01 % of its interval outside suffices there.
 //! Smaller excesses may pass; polynomials are still accurate to a small factor where they do. A value far beyond 1 at
-//! its bootstrap is reduced modulo the scheme's range and may come back as one that looks honest.
+//! its bootstrap is reduced modulo the scheme's range and may come back as one that looks honest. Bounds of values that
+//! are not bootstrapped (values, up, product) only scale and need no guard.
 
 use undertone_he::{Error, Evaluator};
 
