@@ -88,11 +88,6 @@ impl Decrypted {
     pub fn imaginary_within(&self, tolerance: f64) -> bool {
         self.slots.iter().all(|z| z.im.abs() <= tolerance)
     }
-
-    /// The largest imaginary part; near zero for an honest result.
-    pub fn max_imaginary(&self) -> f64 {
-        self.slots.iter().fold(0.0, |max, z| f64::max(max, z.im.abs()))
-    }
 }
 
 impl Drop for Decrypted {
