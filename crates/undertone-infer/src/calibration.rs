@@ -18,6 +18,8 @@ pub const VERSION: u32 = 1;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Most rounds of a softmax.
 pub const MAX_ROUNDS: usize = 6;
+/// Most Newton steps of a last inverse.
+pub const MAX_NEWTON_STEPS: usize = 2;
 /// Highest degree of any polynomial.
 const MAX_DEGREE: usize = 255;
 /// Largest ratio of the ends of an interval. No supported degree reaches a bit on a wider one.
@@ -147,6 +149,9 @@ pub struct SoftmaxCalibration {
     pub sums: Vec<Interval>,
     /// Degree of each inverse.
     pub inverse_degree: Vec<usize>,
+    /// Newton steps that refine the last inverse with the sum as it was before its bootstrap, at most 2.
+    #[serde(default)]
+    pub newton_steps: usize,
 }
 
 impl Calibration {
@@ -294,6 +299,7 @@ impl LayerCalibration {
                 ("the softmax shifts", softmax.shift.iter().all(|s| s.abs() <= LARGEST_MAGNITUDE)),
                 ("the softmax sums", softmax.sums.len() == softmax.rounds),
                 ("the softmax sums", softmax.sums.iter().all(Interval::is_positive)),
+                ("the Newton steps", softmax.newton_steps <= MAX_NEWTON_STEPS),
                 ("the inverse degrees", softmax.inverse_degree.len() == softmax.rounds),
                 ("the inverse degrees", softmax.inverse_degree.iter().all(|&d| degree(d))),
             ]);

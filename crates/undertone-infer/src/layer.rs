@@ -66,6 +66,8 @@ pub(crate) struct SoftmaxPlan {
     pub exponential: Chebyshev,
     /// The inverse of every round.
     pub inverses: Vec<InversePlan>,
+    /// Newton steps that refine the last inverse.
+    pub newton_steps: usize,
     /// Per head, u − (scaled product of query and key).
     pub offsets: Vec<f64>,
     /// Takes the product of a stored query and a key to u.
@@ -264,6 +266,8 @@ fn softmax_plan(
         direct: inverse_depths.iter().map(|d| 1 + d).collect(),
         bootstrapped: inverse_depths.iter().map(|d| d + extra).collect(),
         values,
+        newton_steps: s.newton_steps,
+        newton_detour: 2 * extra,
     };
     let too_deep = |d: AttentionDepths| Error::Depth {
         what: "attention",
@@ -288,6 +292,7 @@ fn softmax_plan(
         token: schedule(chain, &depths(2, 1, 1)).ok_or_else(|| too_deep(depths(2, 1, 1)))?,
         exponential,
         inverses,
+        newton_steps: s.newton_steps,
         offsets: s.shift.iter().map(|shift| 1.0 - shift / span).collect(),
         query_scale,
         product_scale: query_scale * c.key_bound,

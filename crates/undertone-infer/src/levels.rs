@@ -23,6 +23,10 @@ pub(crate) struct AttentionDepths {
     pub bootstrapped: Vec<usize>,
     /// From squared weights to the weighted sum of values.
     pub values: usize,
+    /// Newton steps after the last inverse, which then needs a bootstrapped sum.
+    pub newton_steps: usize,
+    /// Levels between the last squares and the sum that the Newton steps use, and back.
+    pub newton_detour: usize,
 }
 
 /// The levels of one attention circuit.
@@ -100,6 +104,14 @@ fn step(chain: Chain, depths: &AttentionDepths, round: usize, direct: bool, leve
         return None;
     };
     let last = round + 1 == depths.direct.len();
+    let inverse = if last && depths.newton_steps > 0 {
+        if direct {
+            return None;
+        }
+        inverse.min(square).checked_sub(2 * depths.newton_steps + depths.newton_detour)?
+    } else {
+        inverse
+    };
     let after = if last {
         square.checked_sub(depths.values)?.min(inverse).checked_sub(2)?
     } else {
@@ -115,7 +127,15 @@ mod tests {
     const CHAIN: Chain = Chain { log_n: 12, top_level: 21, boot_level: 3, max_level: 32 };
 
     fn depths(rounds: usize, exponential: usize) -> AttentionDepths {
-        AttentionDepths { scores: 3, exponential, direct: vec![6; rounds], bootstrapped: vec![5; rounds], values: 2 }
+        AttentionDepths {
+            scores: 3,
+            exponential,
+            direct: vec![6; rounds],
+            bootstrapped: vec![5; rounds],
+            values: 2,
+            newton_steps: 0,
+            newton_detour: 0,
+        }
     }
 
     #[test]
@@ -123,6 +143,14 @@ mod tests {
         let found = schedule(CHAIN, &depths(1, 4)).unwrap();
         // 3 scores, 4 exponential, 1 square, 6 inverse, 1 product, 1 projection above level 3.
         assert_eq!(found, AttentionLevels { start: 19, direct: vec![true], refresh: vec![false], last_square: 11 });
+    }
+
+    #[test]
+    fn newton_steps_lower_the_last_inverse_and_need_its_bootstrap() {
+        let refined = AttentionDepths { newton_steps: 1, ..depths(1, 4) };
+        let found = schedule(CHAIN, &refined).unwrap();
+        // 3 scores, 4 exponential, 1 square, 2 for the step, 1 product, 1 projection above level 3.
+        assert_eq!((found.start, found.direct), (15, vec![false]));
     }
 
     #[test]

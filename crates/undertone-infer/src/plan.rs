@@ -161,6 +161,7 @@ fn assumed_calibration(config: &LlamaConfig) -> Calibration {
             exp_degree: 15,
             sums: vec![Interval { low: 0.05, high: 8.0 }; rounds],
             inverse_degree: vec![31; rounds],
+            newton_steps: 0,
         },
         attention_bound: 16.0,
         gate_bound: 16.0,

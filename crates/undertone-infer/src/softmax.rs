@@ -100,6 +100,8 @@ impl<E: Evaluator> Pass<'_, E> {
         let direct = levels.direct[round];
         let square_level = ev.level(&squares[0]);
         let depth = inverse.poly.cost().depth;
+        let newton_steps = if round + 1 == plan.inverses.len() { plan.newton_steps } else { 0 };
+        let mut exact = None;
         let (sum, period, spread) = match frame {
             WeightFrame::Block => {
                 let sum = self.block_sum(squares)?;
@@ -108,12 +110,15 @@ impl<E: Evaluator> Pass<'_, E> {
                 } else {
                     ev.drop_level(&sum, chain.boot_level, inverse.factor)?
                 };
+                exact = (newton_steps > 0).then_some(sum);
                 (scaled, self.program.layout.block * self.program.layout.heads_padded, 0)
             }
             WeightFrame::Token { public } if direct => (self.sum_rows(squares, public, inverse)?, 0, 0),
             WeightFrame::Token { public } => {
-                let sum = drop_one(ev, &self.token_sum(squares, public)?, chain.boot_level + 1)?;
-                (self.gather_heads(&sum, inverse)?, self.program.layout.heads_padded, 1)
+                let sum = self.token_sum(squares, public)?;
+                exact = (newton_steps > 0).then(|| self.gather_heads(&sum, 1.0)).transpose()?;
+                let sum = drop_one(ev, &sum, chain.boot_level + 1)?;
+                (self.gather_heads(&sum, inverse.factor)?, self.program.layout.heads_padded, 1)
             }
         };
         let unit = ev.add_slots(&sum, &self.sum_constants(inverse, spread == 0)?)?;
@@ -123,8 +128,15 @@ impl<E: Evaluator> Pass<'_, E> {
             // Only as many levels as the polynomial and the product with the squares need.
             drop_one(ev, &refresh_one(ev, &unit, period)?, square_level + depth + spread)?
         };
-        let (value, top) = evaluate_chebyshev(ev, &unit, &inverse.poly)?;
+        let (mut value, top) = evaluate_chebyshev(ev, &unit, &inverse.poly)?;
         self.guard.push(ev, &top)?;
+        if let Some(sum) = exact {
+            // The sum as it was before the bootstrap has less noise, which matters where it is far below its maximum.
+            for _ in 0..newton_steps {
+                let error = ev.negate(&ev.mul(&sum, &value)?);
+                value = ev.mul(&value, &ev.add_constant(&error, 2.0)?)?;
+            }
+        }
         if spread == 0 { Ok(value) } else { self.spread_heads(&value) }
     }
 
@@ -156,10 +168,9 @@ impl<E: Evaluator> Pass<'_, E> {
         Ok(ev.rotate_sum(&masked, -1, layout.block)?)
     }
 
-    /// The scaled sum over the rows of a block, as one slot per head. Depth 1.
-    fn gather_heads(&self, sum: &E::Value, inverse: &InversePlan) -> Result<E::Value, Error> {
+    /// The sum over the rows of a block times `factor`, as one slot per head. Depth 1.
+    fn gather_heads(&self, sum: &E::Value, factor: f64) -> Result<E::Value, Error> {
         let layout = &self.program.layout;
-        let factor = inverse.factor;
         let entry = |_: usize, (_, head): (usize, usize), (_, slot): (usize, usize)| {
             if slot / layout.block == head { factor } else { 0.0 }
         };

@@ -5,7 +5,9 @@ use super::extremes::{Extremes, LayerExtremes, Range};
 use super::sums::{RoundRanges, Spans, Sums};
 use crate::Error;
 use crate::approximation::{Fit, degree_for, exponential, inverse, inverse_square_root, silu_even};
-use crate::calibration::{Calibration, Interval, LayerCalibration, MAX_ROUNDS, NormCalibration, SoftmaxCalibration};
+use crate::calibration::{
+    Calibration, Interval, LayerCalibration, MAX_NEWTON_STEPS, MAX_ROUNDS, NormCalibration, SoftmaxCalibration,
+};
 use crate::layer::final_norm_degree;
 use undertone_model::LlamaConfig;
 
@@ -196,20 +198,34 @@ impl Chooser {
             exp_degree,
             sums: Vec::new(),
             inverse_degree: Vec::new(),
+            newton_steps: 0,
         };
         let mut error = None;
         for (round, seen) in (1..=rounds).zip(logarithms) {
             let interval = self.sum_interval(*seen, error);
-            let bits = if round == rounds { self.options.target_bits } else { EARLY_BITS };
-            let (degree, fit) = degree_for(bits, |degree| inverse(interval, degree))?;
-            if degree > inverse_limit {
-                return None;
-            }
+            let usable = |bits| {
+                degree_for(bits, |degree| inverse(interval, degree)).filter(|(degree, _)| *degree <= inverse_limit)
+            };
+            let (degree, fit) = if round == rounds {
+                let (steps, found) = self.last_inverse(usable)?;
+                choice.newton_steps = steps;
+                found
+            } else {
+                usable(EARLY_BITS)?
+            };
             choice.sums.push(interval);
             choice.inverse_degree.push(degree);
             error = Some(fit.error);
         }
         Some(choice)
+    }
+
+    /// The last inverse with the fewest Newton steps that reach the target: each step squares the relative error.
+    fn last_inverse(&self, usable: impl Fn(f64) -> Option<(usize, Fit)>) -> Option<(usize, (usize, Fit))> {
+        (0..=MAX_NEWTON_STEPS).find_map(|steps| {
+            let bits = (self.options.target_bits / (steps as f64).exp2()).max(EARLY_BITS);
+            usable(bits).map(|found| (steps, found))
+        })
     }
 
     /// The interval of a sum whose logarithm was seen in `seen`.

@@ -129,7 +129,12 @@ impl Scan {
             let sum = weights.iter().sum::<f64>() + columns * masked;
             let operator = if round + 1 == softmax.rounds { "last softmax sum" } else { "early softmax sum" };
             self.check(layer, operator, sum, *interval);
-            let factor = inverse.eval(sum);
+            let mut factor = inverse.eval(sum);
+            if round + 1 == softmax.rounds {
+                for _ in 0..softmax.newton_steps {
+                    factor *= 2.0 - sum * factor;
+                }
+            }
             weights.iter_mut().for_each(|y| *y *= factor);
             masked *= factor;
         }

@@ -13,6 +13,7 @@ fn sample() -> Calibration {
         exp_degree: 15,
         sums: vec![interval(0.5, 20.0), interval(0.01, 1.1)],
         inverse_degree: vec![15, 63],
+        newton_steps: 0,
     };
     let layer = LayerCalibration {
         attention_norm: norm,

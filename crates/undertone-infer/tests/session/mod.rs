@@ -160,7 +160,7 @@ fn softmax(ranges: &Ranges, layer: usize, heads: usize, rounds: usize, margin: f
     // What counts is the error relative to the largest weight of a row, which is at least √(Σ y² / columns).
     let faintest = (sums[0].low / 256.0).sqrt().log2();
     let exp_degree = degree_for(FIT_BITS - faintest, |d| exponential(half_span, d)).unwrap().0;
-    SoftmaxCalibration { rounds, shift, half_span, exp_degree, sums, inverse_degree }
+    SoftmaxCalibration { rounds, shift, half_span, exp_degree, sums, inverse_degree, newton_steps: 0 }
 }
 
 /// A session in the clear.
