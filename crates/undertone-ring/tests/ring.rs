@@ -291,7 +291,9 @@ fn mod_raise_and_wide_inputs_are_exact() {
         let expected: Vec<i128> = narrow.iter().map(|&c| c as i128).collect();
         assert_eq!(integers(&ring, ring.truncate(from_narrow.clone(), Basis { q: 2, p: 0 })), expected);
         // Truncation with p limbs keeps the special residues.
+        let copied = ring.restrict(&from_narrow, Basis { q: 1, p: 1 });
         let short = ring.truncate(from_narrow, Basis { q: 1, p: 1 });
+        assert!(copied == short);
         assert!(short == ring.ntt(ring.from_signed(&narrow, Basis { q: 1, p: 1 })));
     }
 }

@@ -8,7 +8,7 @@ use crate::SecretKey;
 use crate::secret_key::{SecretPoly, restrict};
 use num_complex::Complex64;
 use undertone_he::{Ciphertext, Parameters};
-use undertone_ring::{Basis, Coeff, Ntt};
+use undertone_ring::{Basis, Coeff};
 use zeroize::Zeroizing;
 
 /// No result leaves this crate with more bits after the binary point: about what a bootstrap keeps.
@@ -32,14 +32,9 @@ impl<'a> Decryptor<'a> {
         // Two limbs hold every value a circuit may return; more would only make the reconstruction wider.
         let basis = Basis { q: (ciphertext.level() + 1).min(2), p: 0 };
         let (c0, c1) = ciphertext.parts();
-        let mut message = SecretPoly(ring.zero::<Ntt>(basis));
-        let mut product = SecretPoly(ring.zero::<Ntt>(basis));
-        for limb in 0..basis.q {
-            message.0.limb_mut(limb).copy_from_slice(c0.limb(limb));
-            product.0.limb_mut(limb).copy_from_slice(c1.limb(limb));
-        }
+        let mut message = SecretPoly(ring.restrict(c0, basis));
         let secret = restrict(&self.secret.dense, ring, basis);
-        ring.mul_add_assign(&mut message.0, &product.0, &secret.0);
+        ring.mul_add_assign(&mut message.0, &ring.restrict(c1, basis), &secret.0);
         // `intt` takes its input by value: the NTT form is cloned so that the guarded copy is erased as well.
         let coefficients = SecretPoly::<Coeff>(ring.intt(message.0.clone()));
         let values = self.centred(&coefficients, ciphertext.scale());

@@ -76,11 +76,5 @@ impl SecretKey {
 
 /// The leading limbs of a secret in a smaller basis of the same ring.
 pub(crate) fn restrict(poly: &SecretPoly, ring: &undertone_ring::Ring, basis: Basis) -> SecretPoly {
-    let from = poly.0.basis();
-    let mut out = SecretPoly(ring.zero::<Ntt>(basis));
-    for limb in 0..basis.q + basis.p {
-        let source = if limb < basis.q { limb } else { from.q + (limb - basis.q) };
-        out.0.limb_mut(limb).copy_from_slice(poly.0.limb(source));
-    }
-    out
+    SecretPoly(ring.restrict(&poly.0, basis))
 }

@@ -2,7 +2,8 @@
 
 use super::CkksEvaluator;
 use crate::{Ciphertext, Error, Slots};
-use undertone_ring::{CompactPoly, Modulus, Ntt, Poly};
+use std::borrow::Cow;
+use undertone_ring::{CompactPoly, Modulus};
 
 /// Two scales count as equal within this relative distance; canonical scales agree to rounding of f64.
 const SCALE_TOLERANCE: f64 = 1e-9;
@@ -11,13 +12,7 @@ impl CkksEvaluator {
     pub(super) fn add_signed(&self, a: &Ciphertext, b: &Ciphertext, subtract: bool) -> Result<Ciphertext, Error> {
         let level = a.level().min(b.level());
         let mut sum = self.dropped(a, level, 1.0)?;
-        let lowered;
-        let other = if b.level() == level {
-            b
-        } else {
-            lowered = self.dropped(b, level, 1.0)?;
-            &lowered
-        };
+        let other = self.lowered(b, level)?;
         if (sum.scale / other.scale - 1.0).abs() > SCALE_TOLERANCE {
             let (have_log2, need_log2) = (sum.scale.log2(), other.scale.log2());
             return Err(Error::ScaleMismatch { op: "add", have_log2, need_log2 });
@@ -80,13 +75,12 @@ impl CkksEvaluator {
             return a.clone();
         }
         let (ring, basis) = (self.parameters.ring(), self.parameters.basis(level));
-        let cut = |poly: &Poly<Ntt>| {
-            let mut out = ring.zero(basis);
-            let length = out.data().len();
-            out.data_mut().copy_from_slice(&poly.data()[..length]);
-            out
-        };
-        Ciphertext { c0: cut(&a.c0), c1: cut(&a.c1), scale: a.scale }
+        Ciphertext { c0: ring.restrict(&a.c0, basis), c1: ring.restrict(&a.c1, basis), scale: a.scale }
+    }
+
+    /// The value itself at `level`, or a copy dropped to it.
+    fn lowered<'a>(&self, a: &'a Ciphertext, level: usize) -> Result<Cow<'a, Ciphertext>, Error> {
+        Ok(if a.level() == level { Cow::Borrowed(a) } else { Cow::Owned(self.dropped(a, level, 1.0)?) })
     }
 
     pub(crate) fn dropped(&self, a: &Ciphertext, level: usize, factor: f64) -> Result<Ciphertext, Error> {
@@ -182,7 +176,7 @@ impl CkksEvaluator {
         let (mut d0, mut d1, mut d2) = (ring.zero(basis), ring.zero(basis), ring.zero(basis));
         let mut scale = 0.0;
         for (a, b) in pairs {
-            let (a, b) = (self.dropped(a, level, 1.0)?, self.dropped(b, level, 1.0)?);
+            let (a, b) = (self.lowered(a, level)?, self.lowered(b, level)?);
             if scale != 0.0 && (a.scale * b.scale / scale - 1.0).abs() > SCALE_TOLERANCE {
                 let (have_log2, need_log2) = ((a.scale * b.scale).log2(), f64::log2(scale));
                 return Err(Error::ScaleMismatch { op, have_log2, need_log2 });

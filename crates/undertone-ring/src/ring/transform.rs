@@ -51,6 +51,21 @@ impl Ring {
         poly.shrink(basis)
     }
 
+    /// A copy of the leading q limbs and p limbs of a smaller basis.
+    ///
+    /// # Panics
+    /// As [`Ring::truncate`].
+    pub fn restrict<F: Form>(&self, poly: &Poly<F>, basis: Basis) -> Poly<F> {
+        let have = poly.basis();
+        assert!(basis.q <= have.q && basis.p <= have.p, "basis {basis:?} is not inside {have:?}");
+        let n = poly.degree();
+        let mut out = self.stale(basis);
+        let (q, p) = out.data_mut().split_at_mut(basis.q * n);
+        q.copy_from_slice(&poly.data()[..basis.q * n]);
+        p.copy_from_slice(&poly.data()[have.q * n..(have.q + basis.p) * n]);
+        out
+    }
+
     /// Lifts the centred coefficients modulo q_0 to a larger basis (ModRaise).
     ///
     /// # Panics
