@@ -54,6 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    // Ciphertexts and keys of clients are nobody else's business, not even after a crash.
+    undertone_protocol::process::deny_core_dumps()?;
     let options = Options {
         listen: arguments.listen,
         threads: arguments.threads,
