@@ -18,8 +18,10 @@ fn corpora_are_replayed() {
     for (name, body) in fuzz_targets::TARGETS {
         let inputs = corpus(name);
         assert!(inputs.len() >= 3, "{name} has {} corpus files", inputs.len());
+        let accepted = inputs.iter().filter(|input| body(input)).count();
+        // An authenticated file with costs that a fuzzer can pay cannot be made through the public interface.
+        assert!(accepted >= 1 || *name == "sealed", "{name}: no input decodes any more; write the seeds again");
         for input in &inputs {
-            body(input);
             body(&input[..input.len() / 2]);
             body(&input[..input.len().saturating_sub(1)]);
             for region in 0..8 {

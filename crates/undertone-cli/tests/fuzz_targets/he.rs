@@ -7,30 +7,29 @@ use undertone_he::{Ciphertext, Parameters, SeededCiphertext, SeededKey};
 static PARAMETERS: LazyLock<Parameters> = LazyLock::new(|| Parameters::insecure_test(7));
 
 /// A ciphertext (even first byte) or a seeded one (odd).
-pub fn ciphertexts(data: &[u8]) {
-    let Some((&first, bytes)) = data.split_first() else { return };
-    if first % 2 == 0 {
-        if let Ok(ciphertext) = Ciphertext::from_bytes(&PARAMETERS, bytes) {
-            assert_eq!(ciphertext.to_bytes(&PARAMETERS), bytes, "a ciphertext has one encoding");
-        }
-    } else if let Ok(ciphertext) = SeededCiphertext::from_bytes(&PARAMETERS, bytes) {
-        assert_eq!(ciphertext.to_bytes(&PARAMETERS), bytes, "a seeded ciphertext has one encoding");
-    }
+pub fn ciphertexts(data: &[u8]) -> bool {
+    let Some((&first, bytes)) = data.split_first() else { return false };
+    let again = if first % 2 == 0 {
+        Ciphertext::from_bytes(&PARAMETERS, bytes).map(|ciphertext| ciphertext.to_bytes(&PARAMETERS))
+    } else {
+        SeededCiphertext::from_bytes(&PARAMETERS, bytes).map(|ciphertext| ciphertext.to_bytes(&PARAMETERS))
+    };
+    let Ok(again) = again else { return false };
+    assert_eq!(again, bytes, "a ciphertext has one encoding");
+    true
 }
 
 /// A seeded evaluation key.
-pub fn keys(data: &[u8]) {
-    if let Ok(key) = SeededKey::from_bytes(&PARAMETERS, data) {
-        assert_eq!(key.to_bytes(&PARAMETERS), data, "a key has one encoding");
-    }
+pub fn keys(data: &[u8]) -> bool {
+    let Ok(key) = SeededKey::from_bytes(&PARAMETERS, data) else { return false };
+    assert_eq!(key.to_bytes(&PARAMETERS), data, "a key has one encoding");
+    true
 }
 
 /// A sealed key file; files that ask for more than 64 KiB or one pass are left to the unit tests of the cap.
-pub fn sealed(data: &[u8]) {
+pub fn sealed(data: &[u8]) -> bool {
     let number = |at: usize| {
         data.get(at..at + 4).map_or(u32::MAX, |four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
     };
-    if number(8) <= 64 && number(12) <= 1 {
-        let _ = undertone_secret::sealed::open(data, b"passphrase");
-    }
+    number(8) <= 64 && number(12) <= 1 && undertone_secret::sealed::open(data, b"passphrase").is_ok()
 }

@@ -1,4 +1,4 @@
-//! The bodies of all fuzz targets: pure functions from foreign bytes to nothing.
+//! The bodies of all fuzz targets: pure functions from foreign bytes to whether they were accepted.
 //!
 //! The fuzzer calls them through `fuzz/fuzz_targets/*.rs`, and `fuzz_replay.rs` calls them with the committed corpora.
 //! A body may return early on an error but never panic; where decoding succeeds it checks that the decoder is honest:
@@ -10,7 +10,7 @@ mod model;
 mod protocol;
 
 /// A name and a body.
-pub type Target = (&'static str, fn(&[u8]));
+pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// Every target with its name, which is that of its corpus folder.
 pub const TARGETS: &[Target] = &[

@@ -7,8 +7,8 @@ use undertone_protocol::{FrameDecoder, Message, MessageType, decode_frame, decod
 ///
 /// The first byte is the size of the pieces; when it is odd, the checksums of the first frame are repaired, because
 /// no search finds them by chance.
-pub fn frames(data: &[u8]) {
-    let Some((&first, stream)) = data.split_first() else { return };
+pub fn frames(data: &[u8]) -> bool {
+    let Some((&first, stream)) = data.split_first() else { return false };
     let mut stream = stream.to_vec();
     if first % 2 == 1 {
         repair(&mut stream);
@@ -32,16 +32,17 @@ pub fn frames(data: &[u8]) {
         }
     }
     assert!(received <= stream.len(), "more payload than bytes");
-    let _ = decoder.finish();
+    // A stream that ends within a frame is refused.
+    received > 0 && decoder.finish().is_ok()
 }
 
 /// One message: a type byte and its payload.
-pub fn messages(data: &[u8]) {
-    let Some((&byte, payload)) = data.split_first() else { return };
-    let Some(message_type) = MessageType::from_byte(byte) else { return };
-    if let Ok(message) = Message::decode(message_type, payload) {
-        assert_eq!(message.encode().as_deref(), Ok(payload), "a message has one encoding");
-    }
+pub fn messages(data: &[u8]) -> bool {
+    let Some((&byte, payload)) = data.split_first() else { return false };
+    let Some(message_type) = MessageType::from_byte(byte) else { return false };
+    let Ok(message) = Message::decode(message_type, payload) else { return false };
+    assert_eq!(message.encode().as_deref(), Ok(payload), "a message has one encoding");
+    true
 }
 
 /// Makes both checksums of the first frame right.
