@@ -1,4 +1,7 @@
 //! A prime modulus below 2^50 with its Barrett constant, and exact scalar arithmetic on fully reduced residues.
+//!
+//! Secrets pass through here, so nothing but [`Modulus::pow`] branches on a value: the last reduction of each operation
+//! takes the smaller of two candidates, of which the wrong one has wrapped around to a number near 2^64, or masks.
 
 use crate::Error;
 use crate::primes::is_prime;
@@ -36,20 +39,26 @@ impl Modulus {
     /// a + b mod q, for reduced inputs.
     #[inline]
     pub fn add(self, a: u64, b: u64) -> u64 {
-        let s = a + b;
-        if s >= self.q { s - self.q } else { s }
+        self.fold(a + b)
     }
 
     /// a - b mod q, for reduced inputs.
     #[inline]
     pub fn sub(self, a: u64, b: u64) -> u64 {
-        if a >= b { a - b } else { a + self.q - b }
+        let difference = a.wrapping_sub(b);
+        difference.min(difference.wrapping_add(self.q))
     }
 
     /// -a mod q, for a reduced input.
     #[inline]
     pub fn neg(self, a: u64) -> u64 {
-        if a == 0 { 0 } else { self.q - a }
+        self.fold(self.q - a)
+    }
+
+    /// a mod q, for a below 2q.
+    #[inline]
+    fn fold(self, a: u64) -> u64 {
+        a.min(a.wrapping_sub(self.q))
     }
 
     /// a * b mod q, for any inputs.
@@ -64,7 +73,7 @@ impl Modulus {
         // For a < 2^64 only the high word of the ratio matters: the quotient estimate is short by at most 1.
         let estimate = ((a as u128 * (self.ratio >> 64)) >> 64) as u64;
         let r = a.wrapping_sub(estimate.wrapping_mul(self.q));
-        if r >= self.q { r - self.q } else { r }
+        self.fold(r)
     }
 
     /// a mod q for a 128-bit value.
@@ -77,23 +86,27 @@ impl Modulus {
         let middle = ((a0 * r0) >> 64) + (t1 as u64 as u128) + (t2 as u64 as u128);
         let estimate = (a1 * r1).wrapping_add(t1 >> 64).wrapping_add(t2 >> 64).wrapping_add(middle >> 64);
         let r = (a as u64).wrapping_sub((estimate as u64).wrapping_mul(self.q));
-        if r >= self.q { r - self.q } else { r }
+        self.fold(r)
     }
 
     /// a mod q for a signed value.
     #[inline]
     pub fn reduce_i64(self, a: i64) -> u64 {
         let r = self.reduce(a.unsigned_abs());
-        // Constant-time selection: secret coefficients pass through here.
-        let negative = ((a >> 63) as u64) & ((r != 0) as u64).wrapping_neg();
-        (r & !negative) | ((self.q - r) & negative)
+        self.neg_if((a >> 63) as u64, r)
     }
 
     /// a mod q for a signed 128-bit value.
     #[inline]
     pub fn reduce_i128(self, a: i128) -> u64 {
         let r = self.reduce_u128(a.unsigned_abs());
-        if a < 0 { self.neg(r) } else { r }
+        self.neg_if((a >> 127) as u64, r)
+    }
+
+    /// -a mod q where `mask` is all ones, a where it is zero; for a reduced input.
+    #[inline]
+    fn neg_if(self, mask: u64, a: u64) -> u64 {
+        (a & !mask) | (self.neg(a) & mask)
     }
 
     /// base^exponent mod q.
@@ -117,7 +130,9 @@ impl Modulus {
     /// The representative of a reduced `a` in (-q/2, q/2].
     #[inline]
     pub fn center(self, a: u64) -> i64 {
-        if a > self.q / 2 { a as i64 - self.q as i64 } else { a as i64 }
+        // Both sides are below 2^50, so the sign of the difference says which is larger.
+        let above = (self.q / 2).wrapping_sub(a) as i64 >> 63;
+        a as i64 - (self.q as i64 & above)
     }
 
     /// floor(w * 2^52 / q): the Shoup quotient of a reduced multiplier for 52-bit lanes.
@@ -136,8 +151,7 @@ impl Modulus {
     /// w * y mod q, for y < 2^52 and the Shoup quotient of w.
     #[inline]
     pub(crate) fn mul_shoup(self, y: u64, w: u64, quotient: u64) -> u64 {
-        let r = self.mul_shoup_lazy(y, w, quotient);
-        r.min(r.wrapping_sub(self.q))
+        self.fold(self.mul_shoup_lazy(y, w, quotient))
     }
 }
 
@@ -168,6 +182,23 @@ mod tests {
             assert_eq!(m.reduce_u128(u128::MAX), (u128::MAX % q as u128) as u64);
             assert_eq!(m.reduce(u64::MAX), u64::MAX % q);
             assert_eq!(m.reduce_i64(i64::MIN) as i128, (i64::MIN as i128).rem_euclid(q as i128));
+        }
+    }
+
+    #[test]
+    fn sums_and_signs_agree_with_division_up_to_both_ends() {
+        for q in [1153u64, 65537, 1125899906842597] {
+            let m = Modulus::new(q).unwrap();
+            let values = [0, 1, 2, q / 2 - 1, q / 2, q / 2 + 1, q - 2, q - 1];
+            for a in values {
+                assert_eq!(m.neg(a), (q - a) % q);
+                let centred = if a > q / 2 { a as i64 - q as i64 } else { a as i64 };
+                assert_eq!(m.center(a), centred);
+                assert_eq!((m.reduce_i64(centred), m.reduce_i128(i128::from(centred))), (a, a));
+                for b in values {
+                    assert_eq!((m.add(a, b), m.sub(a, b)), ((a + b) % q, (a + q - b) % q));
+                }
+            }
         }
     }
 
