@@ -38,11 +38,7 @@ impl SecretRng {
         Ok(Self::keyed(&keys[0], &keys[1]))
     }
 
-    /// A reproducible generator: for tests only, its output is as public as the seed.
-    pub fn from_seed_for_tests(seed: [u8; 32]) -> Self {
-        Self::keyed(&seed, &seed.map(|byte| !byte))
-    }
-
+    /// A generator with given keys; private, so that no other way than [`SecretRng::from_os`] leads to one.
     fn keyed(secret: &[u8; 32], public: &[u8; 32]) -> Self {
         let cipher = |key: &[u8; 32]| ChaCha20::new(key.into(), &[0u8; 12].into());
         Self { cipher: cipher(secret), public: cipher(public) }
@@ -146,5 +142,22 @@ fn sort_oblivious(words: &mut [u64]) {
             gap /= 2;
         }
         run *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_and_public_seeds_are_streams_of_their_own_keys() {
+        let generator = |secret, public| SecretRng::keyed(&[secret; 32], &[public; 32]);
+        let (mut a, mut b) = (generator(1, 2), generator(1, 3));
+        let (word, seed) = (a.next_u64(), a.public_seed());
+        assert_eq!(b.next_u64(), word);
+        assert_ne!(b.public_seed(), seed);
+        let mut swapped = generator(3, 2);
+        assert_eq!(swapped.public_seed(), seed);
+        assert_ne!(swapped.next_u64(), word);
     }
 }

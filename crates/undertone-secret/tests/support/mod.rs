@@ -14,7 +14,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(parameters: Parameters) -> Self {
-        let mut rng = SecretRng::from_seed_for_tests([7; 32]);
+        let mut rng = SecretRng::from_os().unwrap();
         let secret = SecretKey::generate(&parameters, &mut rng);
         Self { parameters, secret }
     }
