@@ -36,7 +36,7 @@ fn write_ciphertexts_and_keys() {
     for level in [0, 1] {
         let seeded = encryptor.encrypt(&slots, level, &mut rng).unwrap();
         write("ciphertexts", &format!("seeded-level-{level}"), &with_first(1, &seeded.to_bytes(&parameters)));
-        let whole = seeded.expand(&parameters).to_bytes(&parameters);
+        let whole = seeded.expand(&parameters).to_bytes(&parameters).unwrap();
         write("ciphertexts", &format!("level-{level}"), &with_first(0, &whole));
     }
     let generator = KeyGenerator::new(&parameters, &secret);

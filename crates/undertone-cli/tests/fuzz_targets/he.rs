@@ -10,7 +10,8 @@ static PARAMETERS: LazyLock<Parameters> = LazyLock::new(|| Parameters::insecure_
 pub fn ciphertexts(data: &[u8]) -> bool {
     let Some((&first, bytes)) = data.split_first() else { return false };
     let again = if first % 2 == 0 {
-        Ciphertext::from_bytes(&PARAMETERS, bytes).map(|ciphertext| ciphertext.to_bytes(&PARAMETERS))
+        let encode = |ciphertext: Ciphertext| ciphertext.to_bytes(&PARAMETERS).expect("it has its level's scale");
+        Ciphertext::from_bytes(&PARAMETERS, bytes).map(encode)
     } else {
         SeededCiphertext::from_bytes(&PARAMETERS, bytes).map(|ciphertext| ciphertext.to_bytes(&PARAMETERS))
     };

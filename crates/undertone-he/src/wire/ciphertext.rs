@@ -6,6 +6,8 @@ use crate::{Ciphertext, Error, Parameters, SeededCiphertext};
 use undertone_ring::Seed;
 
 const SEED_BYTES: usize = 32;
+/// Relative distance from the canonical scale that rounding of f64 may leave.
+const SCALE_TOLERANCE: f64 = 1e-9;
 
 impl Ciphertext {
     /// Exact length of a ciphertext at `level`.
@@ -14,12 +16,21 @@ impl Ciphertext {
     }
 
     /// The canonical encoding. The scale does not travel: a value that leaves a circuit is at its level's canonical one.
-    pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// `ScaleMismatch` when this value is at another scale, at which the reader would decrypt another message.
+    pub fn to_bytes(&self, parameters: &Parameters) -> Result<Vec<u8>, Error> {
+        let need = parameters.scale(self.level());
+        let canonical = (self.scale / need - 1.0).abs() <= SCALE_TOLERANCE;
+        if !canonical {
+            let (have_log2, need_log2) = (self.scale.log2(), need.log2());
+            return Err(Error::ScaleMismatch { op: "to_bytes", have_log2, need_log2 });
+        }
         let mut out = Vec::with_capacity(Self::byte_len(parameters, self.level()));
         header::write(parameters, Kind::Ciphertext, self.level(), &mut out);
         write_poly(parameters.ring(), &self.c0, &mut out);
         write_poly(parameters.ring(), &self.c1, &mut out);
-        out
+        Ok(out)
     }
 
     /// Decodes and validates.

@@ -40,7 +40,7 @@ fn objects_round_trip_at_their_exact_length() {
     let parameters = parameters();
     let ciphertext =
         Ciphertext::from_parts(uniform(&parameters, 0, 1), uniform(&parameters, 1, 1), parameters.scale(1));
-    let bytes = ciphertext.to_bytes(&parameters);
+    let bytes = ciphertext.to_bytes(&parameters).unwrap();
     assert_eq!(bytes.len(), Ciphertext::byte_len(&parameters, 1));
     let back = Ciphertext::from_bytes(&parameters, &bytes).unwrap();
     assert!(back.c0 == ciphertext.c0 && back.c1 == ciphertext.c1 && back.scale == ciphertext.scale);
@@ -81,10 +81,27 @@ fn every_header_bit_and_every_truncation_is_refused_or_canonical() {
 #[test]
 fn residues_at_or_above_the_modulus_are_refused() {
     let parameters = parameters();
-    let ciphertext = Ciphertext::from_parts(uniform(&parameters, 0, 0), uniform(&parameters, 1, 0), 1.0);
-    let mut bytes = ciphertext.to_bytes(&parameters);
+    let scale = parameters.scale(0);
+    let ciphertext = Ciphertext::from_parts(uniform(&parameters, 0, 0), uniform(&parameters, 1, 0), scale);
+    let mut bytes = ciphertext.to_bytes(&parameters).unwrap();
     bytes[64..72].fill(0xff);
     let error = Ciphertext::from_bytes(&parameters, &bytes).err();
     assert_eq!(error, Some(Error::Decode { what: "ciphertext", cause: "a residue is not below its modulus" }));
     assert!(SeededCiphertext::from_bytes(&parameters, &bytes).is_err());
+}
+
+#[test]
+fn ciphertexts_off_their_canonical_scale_do_not_leave() {
+    let parameters = parameters();
+    let canonical = parameters.scale(1);
+    let encoded = |scale| {
+        Ciphertext::from_parts(uniform(&parameters, 0, 1), uniform(&parameters, 1, 1), scale).to_bytes(&parameters)
+    };
+    // What rounding leaves is no other scale.
+    assert_eq!(encoded(canonical * (1.0 + 4.0 * f64::EPSILON)), encoded(canonical));
+    assert!(encoded(canonical).is_ok());
+    for scale in [canonical * 2.0, canonical * (1.0 + 1e-6), 1.0, 0.0, -canonical, f64::NAN, f64::INFINITY] {
+        let refused = encoded(scale).unwrap_err();
+        assert!(matches!(refused, Error::ScaleMismatch { op: "to_bytes", .. }), "{scale}: {refused}");
+    }
 }

@@ -80,7 +80,7 @@ impl CkksEngine {
     fn write(&self, output: &StepOutput<CkksEvaluator>) -> Result<Vec<Vec<u8>>, Error> {
         let write = |value: &Ciphertext| {
             let dropped = self.evaluator.drop_level(value, self.output_level, 1.0)?;
-            Ok(dropped.to_bytes(&self.parameters))
+            Ok(dropped.to_bytes(&self.parameters)?)
         };
         output.logits.iter().chain([&output.guard]).map(write).collect()
     }
