@@ -9,6 +9,8 @@ mod error;
 mod key_generator;
 pub mod sealed;
 mod secret_key;
+#[cfg(test)]
+mod tests;
 
 pub use decryptor::{DECLARED_PRECISION_BITS, Decrypted, Decryptor};
 pub use encryptor::Encryptor;

@@ -105,6 +105,14 @@ impl BufferPool {
         Buffer { block: Some(block), len, pool: Some(self.clone()) }
     }
 
+    /// The words of all free buffers.
+    pub(crate) fn released_words(&self) -> Vec<u64> {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        // SAFETY: a block holds `words` initialised words, and a free one has no other owner.
+        let words = |block: &Block| unsafe { std::slice::from_raw_parts(block.start.as_ptr(), block.words) }.to_vec();
+        state.free.iter().flat_map(words).collect()
+    }
+
     fn give(&self, block: Block) {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         state.size_bytes += 8 * block.words;

@@ -115,6 +115,12 @@ impl Ring {
         poly
     }
 
+    /// The words of all released polynomials that wait to be used again, in no order: whoever erases secrets can look
+    /// here, in a test, whether any is left.
+    pub fn released_words(&self) -> Vec<u64> {
+        self.inner.pool.released_words()
+    }
+
     /// A polynomial with unspecified residues, for callers that overwrite all of them.
     pub(crate) fn stale<F: Form>(&self, basis: Basis) -> Poly<F> {
         assert!(
