@@ -54,8 +54,9 @@ impl<'a> Decryptor<'a> {
         let garner = |(&x0, &x1): (&u64, &u64)| {
             let difference = q1.mul(q1.sub(x1, q1.reduce(x0)), inverse);
             let value = i128::from(x0) + i128::from(q0.value()) * i128::from(difference);
-            let centred = if value > product / 2 { value - product } else { value };
-            centred as f64 / scale
+            // All ones in the upper half; a branch would depend on the plaintext.
+            let above = (product / 2 - value) >> 127;
+            (value - (product & above)) as f64 / scale
         };
         Zeroizing::new(low.iter().zip(message.0.limb(1)).map(garner).collect())
     }
