@@ -1,6 +1,7 @@
 //! Named secret keys, each in a file sealed under a passphrase, in a folder that only its owner can enter.
 
 use crate::Error;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use undertone_he::Parameters;
@@ -53,7 +54,7 @@ impl KeyStore {
         Ok(Self { folder: folder.to_path_buf() })
     }
 
-    /// Draws a key and stores it.
+    /// Draws a key and stores it; of several processes that ask for one name, exactly one gets it.
     ///
     /// # Errors
     /// `KeyName`, `KeyExists`, or what writing reports.
@@ -69,8 +70,14 @@ impl KeyStore {
         let mut bytes = Zeroizing::new(Vec::with_capacity(DIGEST_LEN + payload.len()));
         bytes.extend_from_slice(&parameters.digest());
         bytes.extend_from_slice(&payload);
-        sealed::write_file(&path, &sealed::seal(&bytes, passphrase)?)?;
-        Ok(key)
+        match sealed::create_file(&path, &sealed::seal(&bytes, passphrase)?) {
+            Ok(()) => Ok(key),
+            // Another process was faster since the look above, which only saves the work.
+            Err(undertone_secret::Error::File(error)) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Error::KeyExists { name: name.to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a key.

@@ -37,3 +37,31 @@ fn keys_are_stored_opened_listed_and_removed() {
     assert!(store.list().unwrap().is_empty());
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn of_many_who_create_one_name_exactly_one_succeeds() {
+    let folder = std::env::temp_dir().join(format!("undertone-key-race-{}", std::process::id()));
+    let store = KeyStore::at(&folder).unwrap();
+    let parameters = Parameters::insecure_test(10);
+    for round in 0..3 {
+        let name = format!("race-{round}");
+        let start = std::sync::Barrier::new(4);
+        let create = || {
+            start.wait();
+            store.create(&name, &parameters, b"passphrase")
+        };
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(create)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+        assert!(won.len() == 1 && lost.iter().all(|made| matches!(made, Err(Error::KeyExists { .. }))));
+        // The file holds the key of the one who was told so.
+        let winner = won.into_iter().next().unwrap().unwrap();
+        let stored = store.open(&name, &parameters, b"passphrase").unwrap();
+        assert_eq!(*stored.to_payload(), *winner.to_payload());
+    }
+    // Nothing but the keys is left behind.
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
+    std::fs::remove_dir_all(&folder).unwrap();
+}

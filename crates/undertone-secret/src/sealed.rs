@@ -9,7 +9,7 @@ use crate::Error;
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -79,23 +79,29 @@ pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Erro
     Ok(Zeroizing::new(payload))
 }
 
-/// Writes a file that only its owner can read, in one step: after a crash there is the old file or the new one.
+/// Makes a file that only its owner can read, in one step: after a crash it is there whole or not at all. Of several
+/// calls for one path, in any processes, exactly one succeeds; what exists is never touched.
 ///
 /// # Errors
-/// `File` when the folder or the file cannot be written.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// `File` when the folder or the file cannot be written, of kind `AlreadyExists` when there is a file.
+pub fn create_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or(std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    let name = path.file_name().ok_or(std::io::Error::from(ErrorKind::InvalidInput))?;
     let mut random = [0u8; 8];
     getrandom::fill(&mut random).map_err(|_| Error::Key)?;
     let temporary = folder.join(format!(".{}.{:016x}", name.to_string_lossy(), u64::from_le_bytes(random)));
-    let written = write_new(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // Best effort: the error of the write is the one to report.
-        let _ = std::fs::remove_file(&temporary);
+    write_new(&temporary, bytes)?;
+    let linked = std::fs::hard_link(&temporary, path);
+    // Best effort: the temporary name is not needed whether the file has its own or not.
+    let _ = std::fs::remove_file(&temporary);
+    match linked {
+        // Some file systems know no links; there the file is made under its name, which is as exclusive.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            write_new(path, bytes)?;
+        }
+        other => other?,
     }
-    written?;
-    // The rename itself must survive a crash too; only Unix lets a folder be opened for that.
+    // The new name itself must survive a crash too; only Unix lets a folder be opened for that.
     #[cfg(unix)]
     std::fs::File::open(folder)?.sync_all()?;
     Ok(())
@@ -111,14 +117,19 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     if bytes.len() as u64 > MAX_FILE { Err(Error::Key) } else { Ok(bytes) }
 }
 
+/// Makes a file; one that cannot be written whole is taken away again.
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Best effort: the error of the write is the one to report.
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 fn cipher(passphrase: &[u8], header: &[u8], costs: Costs) -> Result<XChaCha20Poly1305, Error> {
@@ -185,13 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn files_are_private_and_replaced_whole() {
+    fn files_are_private_and_made_once() {
         let folder = std::env::temp_dir().join(format!("undertone-sealed-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("a.key");
-        write_file(&path, b"one").unwrap();
-        write_file(&path, b"two").unwrap();
-        assert_eq!(read_file(&path).unwrap(), b"two");
+        create_file(&path, b"one").unwrap();
+        let refused = create_file(&path, b"two").unwrap_err();
+        assert!(matches!(refused, Error::File(error) if error.kind() == ErrorKind::AlreadyExists));
+        assert_eq!(read_file(&path).unwrap(), b"one");
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
         #[cfg(unix)]
         {
