@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A shared register of things to remove.
@@ -28,7 +28,9 @@ impl Cleanup {
         let cleanup = Self::default();
         let handler = cleanup.clone();
         ctrlc::set_handler(move || {
-            handler.run();
+            // Held until the process is gone, so that nothing is registered after the register was emptied.
+            let mut register = handler.register();
+            register.empty();
             eprintln!("undertone: interrupted");
             std::process::exit(130);
         })
@@ -54,21 +56,46 @@ impl Cleanup {
         self.register().paths.remove(path);
     }
 
-    /// Ends this process when the program ends.
-    pub fn adopt(&self, child: Child) {
-        self.register().children.push(child);
+    /// Starts a process that ends when the program ends, and returns its number.
+    ///
+    /// Its pipes go to `take` before anything else can happen to it. An interrupt either comes before the start or ends
+    /// the process: the register is held in between.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn spawn<T>(&self, command: &mut Command, take: impl FnOnce(&mut Child) -> T) -> std::io::Result<(u32, T)> {
+        let mut register = self.register();
+        let mut child = command.spawn()?;
+        let (process, taken) = (child.id(), take(&mut child));
+        register.children.push(child);
+        Ok((process, taken))
+    }
+
+    /// Ends one process that was started here, and waits for it.
+    pub fn end(&self, process: u32) {
+        let mut register = self.register();
+        if let Some(index) = register.children.iter().position(|child| child.id() == process) {
+            end(&mut register.children.swap_remove(index));
+        }
     }
 
     /// Removes and ends everything registered.
     pub fn run(&self) {
-        let mut register = self.register();
-        for mut child in register.children.drain(..) {
-            // Errors mean that it has already gone.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for path in std::mem::take(&mut register.paths) {
+        self.register().empty();
+    }
+}
+
+impl Register {
+    fn empty(&mut self) {
+        self.children.drain(..).for_each(|mut child| end(&mut child));
+        for path in std::mem::take(&mut self.paths) {
             let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         }
     }
+}
+
+/// Errors mean that it has already gone.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }

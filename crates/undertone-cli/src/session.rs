@@ -4,15 +4,19 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes_of;
 use crate::progress::Progress;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use undertone_client::{Observer, RunReport, TokenReport};
 use undertone_protocol::message::ProgressReport;
 
 /// Steps of the progress bar of one computation.
 const FRACTION_STEPS: f64 = 1000.0;
+/// Longest first line of a server, in bytes.
+const LONGEST_READY_LINE: u64 = 4096;
+/// Bytes of a server's standard error that are kept for a message.
+const LAST_WORDS: usize = 4096;
 
 /// Where the computation happens.
 pub struct ServerAddress {
@@ -57,32 +61,39 @@ pub fn server_program() -> Result<PathBuf> {
 
 /// Starts the server and waits until it says where it listens.
 fn start(model: &Path, context: &Context) -> Result<ServerAddress> {
-    let mut child = Command::new(server_program()?)
-        .arg("--model")
-        .arg(model)
-        .args(["--listen", "127.0.0.1:0", "--json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| Error::System { what: "starting undertone-server", source })?;
+    let mut command = Command::new(server_program()?);
+    command.arg("--model").arg(model).args(["--listen", "127.0.0.1:0", "--json"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |source| Error::System { what: "starting undertone-server", source };
+    let pipes = |child: &mut Child| (child.stdout.take(), child.stderr.take());
+    let (process, (stdout, stderr)) = context.cleanup.spawn(&mut command, pipes).map_err(failed)?;
+    // Read for as long as the server runs, because a full pipe would make it wait.
+    let last_words = std::thread::spawn(move || stderr.map(tail).unwrap_or_default());
     let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
+    if let Some(stdout) = stdout {
         // An unreadable line is an empty one, which is reported below.
-        let _ = BufReader::new(stdout).read_line(&mut line);
+        let _ = BufReader::new(stdout).take(LONGEST_READY_LINE).read_line(&mut line);
     }
     let ready: Option<SocketAddr> =
         serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|line| line["address"].as_str()?.parse().ok());
     let Some(address) = ready else {
-        let output =
-            child.wait_with_output().map_err(|source| Error::System { what: "starting undertone-server", source })?;
-        let text = String::from_utf8_lossy(&output.stderr);
+        context.cleanup.end(process);
+        let text = last_words.join().unwrap_or_default();
         let cause = text.lines().last().unwrap_or("it said nothing").trim_start_matches("undertone-server: ");
         return Err(Error::ServerStart { cause: cause.to_owned() });
     };
-    let process = Some(child.id());
-    context.cleanup.adopt(child);
-    Ok(ServerAddress { address, process })
+    Ok(ServerAddress { address, process: Some(process) })
+}
+
+/// Reads to the end and keeps the last bytes as text.
+fn tail(mut from: impl Read) -> String {
+    let (mut kept, mut buffer) = (Vec::new(), [0u8; LAST_WORDS]);
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(LAST_WORDS);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
 }
 
 /// Shows a run as progress.
@@ -216,4 +227,18 @@ pub fn print(context: &Context, mut report: RunReport, peak_rss_bytes: u64) -> R
         .map_err(|error| Error::System { what: "writing the report", source: std::io::Error::other(error) })?;
     context.result(&object, || text(&report));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_output_is_kept() {
+        let text = format!("{}\nthe cause\n", "x".repeat(3 * LAST_WORDS));
+        let kept = tail(text.as_bytes());
+        assert_eq!(kept.len(), LAST_WORDS);
+        assert!(kept.ends_with("x\nthe cause\n"));
+        assert_eq!(tail("short".as_bytes()), "short");
+    }
 }

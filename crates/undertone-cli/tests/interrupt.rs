@@ -76,3 +76,48 @@ fn an_interrupted_run_leaves_no_server() {
     assert!(!process_with(model.to_str().unwrap()), "the server is still running");
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// A folder with a copy of the program, a model, a private text, and `script` in the place of the server.
+fn scene_with_server(name: &str, script: &str) -> (PathBuf, Command) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = scratch(name);
+    let program = folder.join("undertone");
+    std::fs::copy(env!("CARGO_BIN_EXE_undertone"), &program).unwrap();
+    let server = folder.join("undertone-server");
+    std::fs::write(&server, script).unwrap();
+    std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(folder.join("private.txt"), "A note.").unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let mut command = Command::new(program);
+    command.args(["run", "--model"]).arg(model).arg("--private-file").arg(folder.join("private.txt"));
+    (folder, command)
+}
+
+#[test]
+fn a_server_that_is_still_loading_is_ended() {
+    let nap = format!("86399.{}", std::process::id());
+    let started = format!("#!/bin/sh\ntouch \"${{0%/*}}/started\"\nexec sleep {nap}\n");
+    let (folder, mut command) = scene_with_server("loading", &started);
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = std::time::Instant::now();
+    while !folder.join("started").is_file() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(process_with(&nap), "the server was not started");
+    assert!(Command::new("kill").arg("-INT").arg(process.id().to_string()).status().unwrap().success());
+    assert_eq!(process.wait().unwrap().code(), Some(130));
+    assert!(!process_with(&nap), "the server is still running");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_server_that_says_much_before_it_fails_does_not_hang() {
+    let talkative = "#!/bin/sh\nhead -c 1000000 /dev/zero | tr '\\0' x >&2\necho >&2\necho 'undertone-server: no luck' >&2\nexit 1\n";
+    let (folder, mut command) = scene_with_server("talkative", talkative);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("undertone-server did not start: no luck"), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
