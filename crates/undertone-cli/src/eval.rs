@@ -1,7 +1,7 @@
 //! `undertone eval`: encrypted quality over a prompt file, held against the clear model token by token.
 //!
 //! With `--out`, each finished prompt is one line of that file, and a run that was broken off continues where it
-//! stopped. The first line binds the file to model, calibration, parameters and prompts.
+//! stopped. The first line binds the file to program, model, calibration, parameters and prompts.
 
 mod journal;
 
@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 use crate::mode::Mode;
 use crate::prompt::read_text;
 use crate::session::{RunProgress, ServerAddress};
+use crate::version::{COMMIT, VERSION};
 use clap::Args;
-use journal::{Journal, Outcome};
+use journal::{Head, Journal, Outcome};
 use serde::Deserialize;
 use std::path::PathBuf;
 use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
@@ -78,8 +79,8 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
-    let identity = identity(&model, &parameters, &text);
-    let mut journal = Journal::open(arguments.out.as_deref(), &identity, prompts.len())?;
+    let head = Head::new(identity(&model, &parameters, &text), VERSION, COMMIT);
+    let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(&context.progress);
         let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
@@ -127,7 +128,10 @@ fn prompt(line: &Line, model: &LocalModel) -> Result<Prompt> {
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
 fn identity(model: &LocalModel, parameters: &Parameters, prompts: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 1");
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 2");
+    for text in [VERSION, COMMIT] {
+        hasher.update(blake3::hash(text.as_bytes()).as_bytes());
+    }
     hasher.update(&model.fingerprint);
     hasher.update(&parameters.digest());
     hasher.update(blake3::hash(&model.calibration.to_json()).as_bytes());

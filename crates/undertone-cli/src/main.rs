@@ -27,6 +27,7 @@ mod prompt;
 mod run;
 mod serve;
 mod session;
+mod version;
 
 use clap::{Parser, Subcommand};
 use cleanup::Cleanup;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 
 /// Encrypted inference of Llama-family models
 #[derive(Debug, Parser)]
-#[command(name = "undertone", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "undertone", version = version::LONG, about, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "Start with: undertone demo")]
 struct Arguments {
     /// Print results as JSON, one object per line

@@ -167,7 +167,7 @@ pub fn text(report: &RunReport) -> String {
             "token", "id", "clear", "KL (nats)", "logit error", "seconds"
         ),
     ];
-    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3e}"));
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2e}"));
     for (index, token) in report.tokens.iter().enumerate() {
         lines.push(format!(
             "{:>5} {:>8} {:>8} {:>12} {:>12} {:>9.1}  {:?}",

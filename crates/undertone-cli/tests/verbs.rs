@@ -142,3 +142,13 @@ fn every_verb_has_help_with_what_it_does() {
         assert!(text.contains("Examples:") && text.contains("--json"), "{verb}: {text}");
     }
 }
+
+#[test]
+fn the_version_names_the_commit() {
+    let text = String::from_utf8(undertone(&["--version"]).stdout).unwrap();
+    let (version, commit) = text.trim_end().trim_end_matches(')').split_once(" (commit ").unwrap();
+    assert_eq!(version, format!("undertone {}", env!("CARGO_PKG_VERSION")));
+    let digits = commit.trim_end_matches("-dirty");
+    let is_commit = digits.len() >= 12 && digits.chars().all(|c| c.is_ascii_hexdigit());
+    assert!(is_commit || commit == "unknown", "{commit}");
+}
