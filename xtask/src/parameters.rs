@@ -26,9 +26,10 @@ fn report(parameters: &Parameters) -> Result<String, String> {
         format!("  log2 Q             {:.1} in {} primes, q0 of {:.1} bits", bits(q), q.len(), bits(&q[..1])),
         format!("  log2 P             {:.1} in {} primes", bits(p), p.len()),
         format!(
-            "  log2 QP            {:.1} of {} allowed for a ternary secret",
+            "  log2 QP            {:.1} of {} allowed for a secret of weight {}",
             parameters.log_qp(),
-            max_log_qp(chain.log_n, SecretKind::Ternary)
+            max_log_qp(chain.log_n, parameters.secret_kind()),
+            literal.secret_weight
         ),
         format!(
             "  sparse secret      h = {}, modulus {:.1} of {} bits allowed",

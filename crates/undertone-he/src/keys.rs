@@ -7,7 +7,7 @@
 
 use crate::{Chain, Error, KeySet, Parameters, SecretKind};
 use std::collections::BTreeMap;
-use undertone_ring::{Ntt, Permutation, Poly, Ring, Seed, expand_uniform};
+use undertone_ring::{GadgetKey, Ntt, Permutation, Poly, Ring, Seed, expand_uniform};
 
 /// Which evaluation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,11 @@ pub struct KeySwitchingKey {
 }
 
 impl KeySwitchingKey {
+    /// Both halves, as the ring takes them.
+    pub(crate) fn gadget(&self) -> GadgetKey<'_> {
+        GadgetKey { b: &self.b, a: &self.a }
+    }
+
     fn size_bytes(&self) -> usize {
         self.b.iter().chain(&self.a).map(|poly| poly.data().len() * 8).sum()
     }
@@ -175,7 +180,7 @@ impl EvaluationKeys {
         let log_qp = limbs.map(|m| (m.value() as f64).log2()).sum();
         let kind = match id {
             KeyId::ToSparse => SecretKind::Sparse { weight: self.parameters.literal().sparse_weight },
-            _ => SecretKind::Ternary,
+            _ => self.parameters.secret_kind(),
         };
         self.parameters.gate_key(log_qp, kind)
     }

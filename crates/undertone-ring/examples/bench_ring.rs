@@ -83,20 +83,16 @@ fn main() -> Result<(), Error> {
     report("from_signed + ntt", median_us(9, || drop(black_box(ring.ntt(ring.from_signed(&coefficients, base))))));
     report("clone + rescale", median_us(21, || drop(black_box(ring.rescale(a.clone())))));
     let ranges: Vec<_> = (0..limbs).step_by(digit_limbs).map(|s| s..(s + digit_limbs).min(limbs)).collect();
-    report("decompose", median_us(9, || drop(black_box(ring.decompose(&a, &ranges)))));
-    let digits = ring.decompose(&a, &ranges);
-    let keys: Vec<_> = (0..2 * digits.len() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
-    let (key_b, key_a) = keys.split_at(digits.len());
-    let (key_b, key_a): (Vec<_>, Vec<_>) = (key_b.iter().collect(), key_a.iter().collect());
-    report("inner_product", median_us(21, || drop(black_box(ring.inner_product(&digits, &key_b)))));
-    report("inner_product_pair", median_us(21, || drop(black_box(ring.inner_product_pair(&digits, &key_b, &key_a)))));
-    let lifted = ring.inner_product(&digits, &key_b);
-    report("clone + mod_down", median_us(21, || drop(black_box(ring.mod_down(lifted.clone())))));
-    let switch = || {
-        let digits = ring.decompose(&a, &ranges);
-        let (b, a) = ring.inner_product_pair(&digits, &key_b, &key_a);
-        black_box((ring.mod_down(b), ring.mod_down(a)));
-    };
-    report("whole key switch", median_us(9, switch));
+    let one = ring.intt(ring.truncate(a.clone(), Basis { q: 1, p: 0 }));
+    report("digits", median_us(9, || drop(black_box(ring.digits(&a, &ranges)))));
+    let digits = ring.digits(&a, &ranges);
+    let keys: Vec<_> = (0..2 * digits.count() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
+    let (b, uniform) = keys.split_at(digits.count());
+    let key = GadgetKey { b, a: uniform };
+    report("switch of digits", median_us(9, || drop(black_box(ring.switch(&digits, key, [None, None])))));
+    report("clone + mod_down", median_us(21, || drop(black_box(ring.mod_down(keys[0].clone())))));
+    let whole = || drop(black_box(ring.switch_rescale(&ring.digits(&a, &ranges), key, [Some(&a), Some(&a)])));
+    report("whole key switch with rescale", median_us(9, whole));
+    report("mod_raise", median_us(9, || drop(black_box(ring.mod_raise(&one, base)))));
     Ok(())
 }

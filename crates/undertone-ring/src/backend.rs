@@ -66,11 +66,15 @@ pub trait Backend: Send + Sync {
     /// acc += a in permuted order.
     fn permute_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation);
 
-    /// acc = sum of a_d * b_d, plus the old acc when `accumulate`; at most 2^10 terms.
-    fn inner_product(&self, q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool);
+    /// Two inner products that share the left operands: out_h = sum of a_d * b_h,d; at most 2^10 terms.
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]);
 
-    /// Two inner products that share the left operands: acc_0 with b_0, acc_1 with b_1.
-    fn inner_product_pair(&self, q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool);
+    /// Two inner products that share the right operands: out_h = sum of a_t,h * c_t, with runs as in
+    /// [`Backend::mul_runs`]; at most 2^10 terms.
+    fn inner_product_runs(&self, q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64]; 2]], c: &[&[u64]], log_gap: u32);
+
+    /// The sums over all pairs of a_0 * b_0, a_0 * b_1 + a_1 * b_0 and a_1 * b_1; at most 2^9 pairs.
+    fn tensor(&self, q: Modulus, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[&[u64]; 2]]);
 
     /// out = round(sum of y_i * reciprocals_i), summed in order of i in f64, each product rounded before its sum,
     /// ties to even: the multiple of Q that a centred base conversion takes away.

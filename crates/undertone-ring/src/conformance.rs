@@ -136,13 +136,18 @@ impl Suite<'_> {
             }
             let [a, b, c] = sets.each_ref().map(|set| set.iter().map(Vec::as_slice).collect::<Vec<&[u64]>>());
             let x = self.residues(q, 2 * len, pattern);
-            for accumulate in [false, true] {
-                self.check("inner_product", table, &x[..len], |k, x| k.inner_product(q, x, &a, &b, accumulate));
-                self.check("inner_product_pair", table, &x, |k, x| {
-                    let (low, high) = x.split_at_mut(len);
-                    k.inner_product_pair(q, [low, high], &a, [&b, &c], accumulate);
-                });
-            }
+            self.check("inner_product_pair", table, &x, |k, x| {
+                let (low, high) = x.split_at_mut(len);
+                k.inner_product_pair(q, [low, high], &a, [&b, &c]);
+            });
+            let (left, right): (Vec<_>, Vec<_>) =
+                (0..terms / 2).map(|t| ([a[t], b[t]], [c[t], a[terms - 1 - t]])).unzip();
+            let x = self.residues(q, 3 * len, pattern);
+            self.check("tensor", table, &x, |k, x| {
+                let (low, rest) = x.split_at_mut(len);
+                let (middle, high) = rest.split_at_mut(len);
+                k.tensor(q, [low, middle, high], &left, &right);
+            });
         }
     }
 
@@ -155,6 +160,17 @@ impl Suite<'_> {
             self.check("mul_add_runs", table, &x, |k, x| k.mul_add_runs(q, x, &a, &c, log_gap));
             self.check("add_runs", table, &x, |k, x| k.add_runs(q, x, &c, log_gap, false));
             self.check("sub_runs", table, &x, |k, x| k.add_runs(q, x, &c, log_gap, true));
+            let wide = self.residues(q, 2 * n, 3);
+            for terms in [1, 8, 33] {
+                let sets = [(); 2].map(|()| (0..terms).map(|_| self.residues(q, n, 1)).collect::<Vec<_>>());
+                let pairs: Vec<[&[u64]; 2]> = (0..terms).map(|t| [&sets[0][t][..], &sets[1][t][..]]).collect();
+                let plains: Vec<Vec<u64>> = (0..terms).map(|_| self.residues(q, n >> log_gap, 1)).collect();
+                let plains: Vec<&[u64]> = plains.iter().map(Vec::as_slice).collect();
+                self.check("inner_product_runs", table, &wide, |k, x| {
+                    let (low, high) = x.split_at_mut(n);
+                    k.inner_product_runs(q, [low, high], &pairs, &plains, log_gap);
+                });
+            }
         }
     }
 

@@ -46,7 +46,7 @@ impl<'a> KeyGenerator<'a> {
                 (secret, moved)
             }
         };
-        self.gate(ring, basis, SecretKind::Ternary)?;
+        self.gate(ring, basis, self.parameters.secret_kind())?;
         let digits = self.parameters.digits(request.level);
         Ok(encrypt_gadget(ring, basis, *request, &digits, &from, &to, rng))
     }

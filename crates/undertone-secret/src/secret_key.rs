@@ -31,7 +31,7 @@ impl SecretKey {
     /// Draws a key.
     pub fn generate(parameters: &Parameters, rng: &mut SecretRng) -> Self {
         let n = parameters.ring().degree();
-        let dense = Zeroizing::new(rng.ternary(n));
+        let dense = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().secret_weight));
         let sparse = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().sparse_weight));
         Self::from_coefficients(parameters, dense, sparse)
     }
@@ -65,7 +65,8 @@ impl SecretKey {
     pub fn from_payload(parameters: &Parameters, payload: &[u8]) -> Result<Self, Error> {
         let n = parameters.ring().degree();
         let ternary = payload.iter().all(|&b| b == 0 || b == 1 || b == 0xff);
-        if payload.len() != n || !ternary {
+        let weight: usize = payload.iter().map(|&b| usize::from(b & 1)).sum();
+        if payload.len() != n || !ternary || weight != parameters.literal().secret_weight {
             return Err(Error::Key);
         }
         let dense = Zeroizing::new(payload.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());

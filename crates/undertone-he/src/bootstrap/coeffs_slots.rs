@@ -1,13 +1,12 @@
 //! `slots_to_coeffs` and `coeffs_to_slots`: encoded DFT groups applied with double hoisting.
 //!
-//! Baby rotations share one decomposition and stay modulo QP; each giant step brings one sum down, and one final
-//! division by P serves all (eprint 2020/1203, section 4). Diagonals whose entries repeat are stored in their sub-ring.
+//! Diagonals whose entries repeat are stored in their sub-ring.
 
 use super::dft::{DiagonalMatrix, GroupShape};
 use crate::{Ciphertext, CkksEvaluator, Error, Parameters};
 use num_complex::Complex64;
 use std::collections::BTreeMap;
-use undertone_ring::{CompactPoly, Ntt, Poly};
+use undertone_ring::{CompactPoly, Giant, Step};
 
 /// One group of stages: plaintexts by giant and baby step.
 struct EncodedGroup {
@@ -106,78 +105,37 @@ impl EncodedGroup {
     }
 
     fn apply(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
-        let ring = ev.parameters().ring();
-        let basis = ev.parameters().key_basis(self.level);
-        let babies = self.rotated_babies(ev, a)?;
-        let mut total = (ring.zero(basis), ring.zero(basis));
-        let mut products = 0;
+        let parameters = ev.parameters();
+        let mut steps: Vec<i64> = self.giants.values().flatten().map(|&(baby, _)| baby).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        let babies = steps.iter().map(|&baby| self.step(ev, baby)).collect::<Result<Vec<_>, Error>>()?;
+        let mut giants = Vec::with_capacity(self.giants.len());
         for (&giant, terms) in &self.giants {
-            let mut sum = (ring.zero(basis), ring.zero(basis));
-            for (baby, plain) in terms {
-                let rotated = &babies[baby];
-                ring.mul_compact_add_assign(&mut sum.0, &rotated.0, plain);
-                ring.mul_compact_add_assign(&mut sum.1, &rotated.1, plain);
-            }
-            products += terms.len() as u64;
-            self.add_giant(ev, &mut total, sum, giant)?;
+            // Every baby step was listed above.
+            let index = |baby: &i64| steps.binary_search(baby).unwrap_or_default();
+            let terms = terms.iter().map(|(baby, plain)| (index(baby), plain)).collect();
+            giants.push(Giant { step: self.step(ev, giant)?, terms });
         }
-        ev.count(|c| c.plaintext_products += products);
-        let (c0, c1) = (ring.mod_down(total.0), ring.mod_down(total.1));
-        ev.rescaled(Ciphertext { c0, c1, scale: a.scale })
-    }
-
-    /// Every baby rotation of the input, modulo QP.
-    fn rotated_babies(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<BTreeMap<i64, Pair>, Error> {
-        let ring = ev.parameters().ring();
-        let special = ev.parameters().special_count();
-        let lifted = ring.lift_p(a.c0.clone(), special);
-        let digits = ev.decompose(&a.c1);
-        let mut babies = BTreeMap::new();
-        for &(baby, _) in self.giants.values().flatten() {
-            if babies.contains_key(&baby) {
-                continue;
-            }
-            let by = (baby * self.stride) as i32;
-            let rotated = match ev.rotation_key(by, self.level)? {
-                None => (lifted.clone(), ring.lift_p(a.c1.clone(), special)),
-                Some(key) => {
-                    let (mut k0, k1) = ev.apply_key(&digits, &key.key);
-                    ring.add_assign(&mut k0, &lifted);
-                    ev.count(|c| {
-                        c.rotations += 1;
-                        c.key_switch(self.level, 1);
-                    });
-                    (ring.automorphism(&k0, &key.permutation), ring.automorphism(&k1, &key.permutation))
-                }
-            };
-            babies.insert(baby, rotated);
-        }
-        Ok(babies)
-    }
-
-    /// total += rotation of `sum` by giant·stride, all modulo QP.
-    fn add_giant(&self, ev: &CkksEvaluator, total: &mut Pair, sum: Pair, giant: i64) -> Result<(), Error> {
-        let ring = ev.parameters().ring();
-        let by = (giant * self.stride) as i32;
-        let Some(key) = ev.rotation_key(by, self.level)? else {
-            ring.add_assign(&mut total.0, &sum.0);
-            ring.add_assign(&mut total.1, &sum.1);
-            return Ok(());
-        };
-        let digits = ev.decompose(&ring.mod_down(sum.1));
-        let (mut k0, k1) = ev.apply_key(&digits, &key.key);
-        ring.add_assign(&mut k0, &sum.0);
-        ring.automorphism_add_assign(&mut total.0, &k0, &key.permutation);
-        ring.automorphism_add_assign(&mut total.1, &k1, &key.permutation);
+        let products: usize = self.giants.values().map(Vec::len).sum();
+        let moved = babies.iter().chain(giants.iter().map(|giant| &giant.step)).flatten().count() as u64;
         ev.count(|c| {
-            c.rotations += 1;
-            c.key_switch(self.level, 1);
+            c.plaintext_products += products as u64;
+            c.rotations += moved;
+            c.key_switch(self.level, moved);
         });
-        Ok(())
+        let ranges = parameters.digits(self.level);
+        let [c0, c1] = parameters.ring().hoisted_sum([&a.c0, &a.c1], &ranges, &babies, &giants);
+        // The caller knows the scale after the last group; until then only the diagonals' constants matter.
+        Ok(Ciphertext { c0, c1, scale: a.scale })
+    }
+
+    /// The key and the permutation of a rotation by `steps` strides; none for the identity.
+    fn step<'a>(&self, ev: &'a CkksEvaluator, steps: i64) -> Result<Option<Step<'a>>, Error> {
+        let key = ev.rotation_key((steps * self.stride) as i32, self.level)?;
+        Ok(key.map(|key| Step { key: key.key.gadget(), permutation: &key.permutation }))
     }
 }
-
-type Pair = (Poly<Ntt>, Poly<Ntt>);
 
 /// Entry i becomes entry i − by, cyclically.
 fn rotate_right(entries: &[Complex64], by: i64) -> Vec<Complex64> {

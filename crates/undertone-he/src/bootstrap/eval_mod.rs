@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_sine_is_exact_around_the_integers_that_occur() {
-        let literal = crate::ParametersLiteral::n16_l16_d38();
+        let literal = crate::ParametersLiteral::n16_l16_d36();
         let (ratio, doublings) = (literal.message_ratio_bits.exp2(), literal.double_angles as i32);
         let polynomial = cosine(literal.eval_mod_range, doublings, 1.0);
         let worst = |integer: i32| {

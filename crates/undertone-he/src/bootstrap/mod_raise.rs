@@ -18,21 +18,17 @@ impl CkksEvaluator {
             out
         };
         let key = self.keys.dense_to_sparse()?;
-        let (mut c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
-        let digits = small.decompose(&c1, std::slice::from_ref(&(0..1)));
-        let (k0, k1) = small.inner_product_pair(&digits, &[&key.b[0]], &[&key.a[0]]);
-        small.add_assign(&mut c0, &small.mod_down(k0));
-        let c1 = small.mod_down(k1);
+        let (c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
+        let digits = small.digits(&c1, std::slice::from_ref(&(0..1)));
+        let [c0, c1] = small.switch(&digits, key.gadget(), [Some(&c0), None]);
         self.count(|c| c.key_switch(0, 1));
 
         let basis = parameters.basis(level);
-        let mut raised0 = ring.mod_raise(&small.intt(c0), basis);
-        let raised1 = ring.mod_raise(&small.intt(c1), basis);
-        let (k0, k1) = self.switch(&raised1, self.keys.sparse_to_dense(level)?);
-        ring.add_assign(&mut raised0, &k0);
+        let [c0, c1] = [c0, c1].map(|half| ring.mod_raise(&small.intt(half), basis));
+        let [c0, c1] = self.switch(&c1, self.keys.sparse_to_dense(level)?, [Some(&c0), None]);
         self.count(|c| c.key_switch(level, 1));
         let q0 = ring.q_moduli()[0].value() as f64;
-        Ok(Ciphertext { c0: raised0, c1: k1, scale: q0 })
+        Ok(Ciphertext { c0, c1, scale: q0 })
     }
 
     /// Sum over the automorphisms that fix slots of period `period`; multiplies by slot_count / period.
@@ -44,7 +40,7 @@ impl CkksEvaluator {
     /// Twice the real part and, if asked for, twice the imaginary part of every slot.
     pub(super) fn split(&self, a: &Ciphertext, both: bool) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
         let key = self.keys.galois(conjugation_element(self.chain()), a.level())?;
-        let conjugate = self.automorphism(a, &self.decompose(&a.c1), key);
+        let conjugate = self.automorphism(a, &self.digits(&a.c1), key);
         let real = self.add(a, &conjugate)?;
         if !both {
             return Ok((real, None));

@@ -162,41 +162,34 @@ impl CkksEvaluator {
         self.rescaled(out)
     }
 
-    pub(super) fn sum_of_products(
+    pub(super) fn sum_of_products<'a>(
         &self,
         op: &'static str,
-        pairs: &[(&Ciphertext, &Ciphertext)],
+        pairs: &[(&'a Ciphertext, &'a Ciphertext)],
     ) -> Result<Ciphertext, Error> {
         let Some(level) = pairs.iter().map(|(a, b)| a.level().min(b.level())).min() else {
             return Err(Error::Arity { op, have: 0, need: 1 });
         };
         require_depth(op, level)?;
         let ring = self.parameters.ring();
-        let basis = self.parameters.basis(level);
-        let (mut d0, mut d1, mut d2) = (ring.zero(basis), ring.zero(basis), ring.zero(basis));
-        let mut scale = 0.0;
-        for (a, b) in pairs {
-            let (a, b) = (self.lowered(a, level)?, self.lowered(b, level)?);
-            if scale != 0.0 && (a.scale * b.scale / scale - 1.0).abs() > SCALE_TOLERANCE {
-                let (have_log2, need_log2) = ((a.scale * b.scale).log2(), f64::log2(scale));
-                return Err(Error::ScaleMismatch { op, have_log2, need_log2 });
-            }
-            scale = a.scale * b.scale;
-            ring.mul_add_assign(&mut d0, &a.c0, &b.c0);
-            ring.mul_add_assign(&mut d1, &a.c0, &b.c1);
-            ring.mul_add_assign(&mut d1, &a.c1, &b.c0);
-            ring.mul_add_assign(&mut d2, &a.c1, &b.c1);
+        let lowered = |(a, b): &(&'a Ciphertext, &'a Ciphertext)| Ok((self.lowered(a, level)?, self.lowered(b, level)?));
+        let pairs = pairs.iter().map(lowered).collect::<Result<Vec<_>, Error>>()?;
+        let scales: Vec<f64> = pairs.iter().map(|(a, b)| a.scale * b.scale).collect();
+        let scale = scales[0];
+        if let Some(other) = scales.iter().find(|other| (*other / scale - 1.0).abs() > SCALE_TOLERANCE) {
+            return Err(Error::ScaleMismatch { op, have_log2: other.log2(), need_log2: scale.log2() });
         }
+        let operands: Vec<_> = pairs.iter().map(|(a, b)| ([&a.c0, &a.c1], [&b.c0, &b.c1])).collect();
+        let [d0, d1, d2] = ring.tensor(self.parameters.basis(level), &operands);
         let key = self.keys.relinearization(level)?;
-        let (k0, k1) = self.switch(&d2, key);
-        ring.add_assign(&mut d0, &k0);
-        ring.add_assign(&mut d1, &k1);
+        let [c0, c1] = ring.switch_rescale(&self.digits(&d2), key.gadget(), [Some(&d0), Some(&d1)]);
         self.count(|c| {
             c.products += pairs.len() as u64;
             c.relinearizations += 1;
             c.key_switch(level, 1);
         });
-        self.rescaled(Ciphertext { c0: d0, c1: d1, scale })
+        let prime = ring.q_moduli()[level].value() as f64;
+        Ok(Ciphertext { c0, c1, scale: scale / prime })
     }
 }
 

@@ -33,6 +33,8 @@ pub struct ParametersLiteral {
     pub special_count: usize,
     /// Largest size of one gadget digit in bits.
     pub digit_bits: u32,
+    /// Hamming weight of the main secret.
+    pub secret_weight: usize,
     /// Hamming weight of the ephemeral secret under which ModRaise happens.
     pub sparse_weight: usize,
     /// K: EvalMod covers overflows of magnitude below this.
@@ -44,13 +46,13 @@ pub struct ParametersLiteral {
 }
 
 impl ParametersLiteral {
-    /// N = 2^16, 16 application levels at scale 2^38, dnum 5, log2(QP) about 1687.
-    pub fn n16_l16_d38() -> Self {
+    /// N = 2^16, 16 application levels at scale 2^36, dnum 4, log2(QP) about 1695.
+    pub fn n16_l16_d36() -> Self {
         Self {
-            name: "n16-l16-d38-k5",
+            name: "n16-l16-d36-k4",
             log_n: 16,
             base_bits: 50,
-            scale_bits: 38,
+            scale_bits: 36,
             slots_to_coeffs_levels: 3,
             application_levels: 16,
             arcsine_levels: 2,
@@ -58,8 +60,9 @@ impl ParametersLiteral {
             eval_mod_levels: 8,
             coeffs_to_slots_levels: 3,
             special_bits: 50,
-            special_count: 6,
-            digit_bits: 295,
+            special_count: 7,
+            digit_bits: 344,
+            secret_weight: 1024,
             sparse_weight: 32,
             eval_mod_range: 16,
             double_angles: 3,
@@ -159,6 +162,7 @@ impl ParametersLiteral {
             self.arcsine_levels,
             self.eval_mod_levels,
             self.coeffs_to_slots_levels,
+            self.secret_weight,
             self.sparse_weight,
             self.eval_mod_range,
             self.double_angles,

@@ -38,10 +38,10 @@ struct Inner {
 }
 
 impl Parameters {
-    /// The set `undertone` uses: N = 2^16, 16 application levels of 38 bits, 128-bit security.
+    /// The set `undertone` uses: N = 2^16, 16 application levels of 36 bits, 128-bit security.
     pub fn default_preset() -> Self {
         // The literal is constant and checked by the tests of this module.
-        Self::new(ParametersLiteral::n16_l16_d38()).expect("the shipped preset passes its own gate")
+        Self::new(ParametersLiteral::n16_l16_d36()).expect("the shipped preset passes its own gate")
     }
 
     /// Finds a shipped preset by name.
@@ -49,7 +49,7 @@ impl Parameters {
     /// # Errors
     /// `Parameters` for an unknown name.
     pub fn preset(name: &str) -> Result<Self, Error> {
-        let literal = ParametersLiteral::n16_l16_d38();
+        let literal = ParametersLiteral::n16_l16_d36();
         if name == literal.name {
             return Self::new(literal);
         }
@@ -67,7 +67,9 @@ impl Parameters {
     /// A small set with the levels of the shipped one, for fast tests. It protects nothing.
     #[cfg(feature = "insecure-test-parameters")]
     pub fn insecure_test(log_n: u32) -> Self {
-        let literal = ParametersLiteral { name: "INSECURE_TEST", log_n, ..ParametersLiteral::n16_l16_d38() };
+        let secret_weight = ParametersLiteral::n16_l16_d36().secret_weight.min(1 << (log_n - 1));
+        let literal =
+            ParametersLiteral { name: "INSECURE_TEST", log_n, secret_weight, ..ParametersLiteral::n16_l16_d36() };
         Self::build(literal, false).expect("the test literal differs from the shipped one in the degree only")
     }
 
@@ -83,7 +85,7 @@ impl Parameters {
             .map_err(|e| Error::Parameters { cause: e.to_string() })?;
         let log_qp: f64 = q.iter().chain(&p).map(|&x| (x as f64).log2()).sum();
         if secure {
-            gate(literal.log_n, log_qp / PRESET_MARGIN, SecretKind::Ternary)?;
+            gate(literal.log_n, log_qp / PRESET_MARGIN, SecretKind::Sparse { weight: literal.secret_weight })?;
             let sparse = (q[0] as f64).log2() + (p[0] as f64).log2();
             gate(literal.log_n, sparse, SecretKind::Sparse { weight: literal.sparse_weight })?;
             require_rare_failure(&literal)?;
@@ -159,6 +161,11 @@ impl Parameters {
         self.0.digest
     }
 
+    /// The law of the main secret.
+    pub fn secret_kind(&self) -> SecretKind {
+        SecretKind::Sparse { weight: self.0.literal.secret_weight }
+    }
+
     /// log2(QP) of the largest key.
     pub fn log_qp(&self) -> f64 {
         self.0.log_qp
@@ -170,7 +177,7 @@ impl Parameters {
         if !self.0.secure {
             return 0;
         }
-        let dense = security_bits(literal.log_n, self.0.log_qp, SecretKind::Ternary);
+        let dense = security_bits(literal.log_n, self.0.log_qp, self.secret_kind());
         let modulus = self.0.sparse_ring.q_moduli()[0].value() as f64;
         let special = self.0.sparse_ring.p_moduli()[0].value() as f64;
         let kind = SecretKind::Sparse { weight: literal.sparse_weight };
@@ -214,7 +221,7 @@ mod tests {
     fn the_preset_is_secure_and_prints_its_numbers() {
         let parameters = Parameters::default_preset();
         assert!(parameters.security_bits() >= 128);
-        assert!(parameters.log_qp() <= 1729.0);
+        assert!(parameters.log_qp() <= 1697.0);
         assert!(parameters.failure_log2() <= -128.0);
         assert_eq!(parameters.chain().top_level - parameters.chain().boot_level, 16);
     }
@@ -223,7 +230,7 @@ mod tests {
     fn canonical_scales_stay_near_nominal() {
         let parameters = Parameters::default_preset();
         for level in 0..=parameters.chain().top_level {
-            let drift = (parameters.scale(level).log2() - 38.0).abs();
+            let drift = (parameters.scale(level).log2() - f64::from(parameters.literal().scale_bits)).abs();
             assert!(drift < 2f64.powi(-9), "level {level} drifts by {drift} bits");
         }
     }
@@ -234,15 +241,15 @@ mod tests {
         let p: f64 = parameters.ring().p_moduli().iter().map(|m| (m.value() as f64).log2()).sum();
         for digit in parameters.digits(parameters.chain().max_level) {
             let bits: f64 = parameters.ring().q_moduli()[digit].iter().map(|m| (m.value() as f64).log2()).sum();
-            assert!(bits + 5.5 <= p, "digit of {bits} bits under P of {p}");
+            assert!(bits + 6.0 <= p, "digit of {bits} bits under P of {p}");
         }
     }
 
     #[test]
     fn a_larger_chain_is_refused() {
-        let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l16_d38() };
+        let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l16_d36() };
         assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
-        let literal = ParametersLiteral { eval_mod_range: 12, ..ParametersLiteral::n16_l16_d38() };
+        let literal = ParametersLiteral { eval_mod_range: 12, ..ParametersLiteral::n16_l16_d36() };
         assert!(matches!(Parameters::new(literal), Err(Error::Parameters { .. })));
     }
 }

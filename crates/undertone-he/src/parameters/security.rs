@@ -18,41 +18,46 @@ pub enum SecretKind {
     },
 }
 
-/// Rows: log2 N, then the largest log2(QP) for uniform ternary, h = 64 and h = 32.
-const LIMITS: [(u32, u32, u32, u32); 6] = [
-    (12, 106, 58, 19),
-    (13, 214, 113, 37),
-    (14, 430, 229, 77),
-    (15, 868, 468, 164),
-    (16, 1747, 961, 349),
-    (17, 3523, 961, 349),
+/// Rows: log2 N, then the largest log2(QP) for uniform ternary, h = 1024, h = 64 and h = 32; 0 where nobody estimated.
+const LIMITS: [(u32, [u32; 4]); 6] = [
+    (12, [106, 106, 58, 19]),
+    (13, [214, 214, 113, 37]),
+    (14, [430, 426, 229, 77]),
+    (15, [868, 854, 468, 164]),
+    (16, [1747, 1714, 961, 349]),
+    (17, [3523, 0, 0, 0]),
 ];
+
+/// Least weight of a secret that meets large moduli; anything sparser is ephemeral and bounded twice.
+const MAIN_WEIGHT: usize = 1024;
 
 /// The largest log2(QP) that keeps 128 bits of security, or 0 where no bound is known.
 pub fn max_log_qp(log_n: u32, secret: SecretKind) -> u32 {
-    let Some(row) = LIMITS.iter().find(|row| row.0 == log_n) else { return 0 };
+    let Some((_, [ternary, h1024, h64, h32])) = LIMITS.iter().find(|row| row.0 == log_n) else { return 0 };
     match secret {
-        SecretKind::Ternary => row.1,
-        SecretKind::Sparse { weight } if weight >= 64 => row.2,
-        SecretKind::Sparse { weight } if weight >= 32 => row.3,
+        SecretKind::Ternary => *ternary,
+        SecretKind::Sparse { weight } if weight >= MAIN_WEIGHT => *h1024,
+        SecretKind::Sparse { weight } if weight >= 64 => *h64,
+        SecretKind::Sparse { weight } if weight >= 32 => *h32,
         SecretKind::Sparse { .. } => 0,
     }
 }
 
-/// Largest log2 of the modulus under which the sparse ephemeral secret may encrypt: q0 and one special prime.
-const MAX_SPARSE_LOG_QP: u32 = 122;
+/// Largest log2 of the modulus under which the ephemeral secret may encrypt: q0 and one special prime.
+const MAX_EPHEMERAL_LOG_QP: u32 = 122;
 /// Presets stay this far below the bound of the table.
 pub(crate) const PRESET_MARGIN: f64 = 0.99;
 
-/// Checks one modulus against the table; a sparse secret must also stay below 122 bits and at N ≥ 2^15.
+/// Checks one modulus against the table; a secret of weight below 1024 must also stay below 122 bits and at N ≥ 2^15.
 ///
 /// # Errors
 /// `Insecure` when log2(QP), rounded up, exceeds the bound.
 pub fn gate(log_n: u32, log_qp: f64, secret: SecretKind) -> Result<(), Error> {
+    let bound = max_log_qp(log_n, secret);
     let need = match secret {
-        SecretKind::Ternary => max_log_qp(log_n, secret),
-        SecretKind::Sparse { .. } if log_n < 15 => 0,
-        SecretKind::Sparse { .. } => max_log_qp(log_n, secret).min(MAX_SPARSE_LOG_QP),
+        SecretKind::Sparse { weight } if weight < MAIN_WEIGHT && log_n < 15 => 0,
+        SecretKind::Sparse { weight } if weight < MAIN_WEIGHT => bound.min(MAX_EPHEMERAL_LOG_QP),
+        SecretKind::Ternary | SecretKind::Sparse { .. } => bound,
     };
     if log_qp > f64::from(need) {
         return Err(Error::Insecure { log_n, have: log_qp.ceil() as u32, need });
@@ -79,24 +84,28 @@ mod tests {
 
     #[test]
     fn every_bound_is_sharp() {
-        for (log_n, dense, h64, h32) in LIMITS {
-            for (kind, bound) in [
-                (SecretKind::Ternary, dense),
-                (SecretKind::Sparse { weight: 64 }, h64),
-                (SecretKind::Sparse { weight: 32 }, h32),
-            ] {
+        let sparse = |weight| SecretKind::Sparse { weight };
+        for (log_n, bounds) in LIMITS {
+            let kinds = [SecretKind::Ternary, sparse(1024), sparse(64), sparse(32)];
+            for (kind, bound) in kinds.into_iter().zip(bounds).filter(|(_, bound)| *bound > 0) {
                 assert!(security_bits(log_n, f64::from(bound), kind) == 128);
                 assert!(security_bits(log_n, f64::from(bound) + 0.001, kind) == 0);
                 let bound = match kind {
-                    SecretKind::Ternary => bound,
-                    SecretKind::Sparse { .. } if log_n < 15 => 0,
-                    SecretKind::Sparse { .. } => bound.min(MAX_SPARSE_LOG_QP),
+                    SecretKind::Sparse { weight } if weight < 1024 && log_n < 15 => 0,
+                    SecretKind::Sparse { weight } if weight < 1024 => bound.min(MAX_EPHEMERAL_LOG_QP),
+                    _ => bound,
                 };
                 assert!(gate(log_n, f64::from(bound), kind).is_ok());
                 let above = gate(log_n, f64::from(bound) + 0.001, kind);
                 assert_eq!(above, Err(Error::Insecure { log_n, have: bound + 1, need: bound }));
             }
         }
+    }
+
+    #[test]
+    fn a_medium_weight_counts_as_the_column_below_it() {
+        assert_eq!(max_log_qp(16, SecretKind::Sparse { weight: 1023 }), 961);
+        assert_eq!(max_log_qp(17, SecretKind::Sparse { weight: 1024 }), 0);
     }
 
     #[test]

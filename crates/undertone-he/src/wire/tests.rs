@@ -17,7 +17,7 @@ fn parameters() -> Parameters {
         special_bits: 38,
         special_count: 1,
         digit_bits: 37,
-        ..crate::ParametersLiteral::n16_l16_d38()
+        ..crate::ParametersLiteral::n16_l16_d36()
     };
     Parameters::build_unchecked(literal)
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
-use super::avx512ifma_sums::{inner_product, inner_product_pair, lift_combine, lift_quotients};
+use super::avx512ifma_sums::{inner_product_pair, inner_product_runs, lift_combine, lift_quotients, tensor};
 use super::scalar::Scalar;
 use super::{avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
 use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
@@ -160,7 +160,7 @@ fn switch_modulus(from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {
 /// `c` covers entry k + 7; k is a multiple of 8.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn runs(c: &[u64], k: usize, log_gap: u32) -> V {
+pub(super) unsafe fn runs(c: &[u64], k: usize, log_gap: u32) -> V {
     // SAFETY: by the contract of this function.
     unsafe {
         let p = c.as_ptr().add(k >> log_gap);
@@ -345,18 +345,25 @@ impl Backend for Avx512Ifma {
         kernel!(permute_add(q, acc, a, permutation))
     }
 
-    fn inner_product(&self, q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool) {
-        if !whole(acc.len()) {
-            return Scalar.inner_product(q, acc, a, b, accumulate);
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
+        if !whole(out[0].len()) {
+            return Scalar.inner_product_pair(q, out, a, b);
         }
-        kernel!(inner_product(q, acc, a, b, accumulate))
+        kernel!(inner_product_pair(q, out, a, b))
     }
 
-    fn inner_product_pair(&self, q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool) {
-        if !whole(acc[0].len()) {
-            return Scalar.inner_product_pair(q, acc, a, b, accumulate);
+    fn inner_product_runs(&self, q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64]; 2]], c: &[&[u64]], log_gap: u32) {
+        if !whole(out[0].len()) {
+            return Scalar.inner_product_runs(q, out, a, c, log_gap);
         }
-        kernel!(inner_product_pair(q, acc, a, b, accumulate))
+        kernel!(inner_product_runs(q, out, a, c, log_gap))
+    }
+
+    fn tensor(&self, q: Modulus, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[&[u64]; 2]]) {
+        if !whole(out[0].len()) {
+            return Scalar.tensor(q, out, a, b);
+        }
+        kernel!(tensor(q, out, a, b))
     }
 
     fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]) {

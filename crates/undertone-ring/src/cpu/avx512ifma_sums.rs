@@ -4,8 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512ifma::whole;
-use super::avx512ifma_lane::{Lanes, V, load, splat, store};
+use super::avx512ifma::{runs, whole};
+use super::avx512ifma_lane::{Lanes, load, splat, store};
 use crate::{LiftTarget, Modulus};
 
 /// How far ahead the operands of inner products are fetched: they are too many streams for the hardware.
@@ -17,61 +17,23 @@ const MAX_TERMS: usize = 1 << 10;
 /// Products below 2^100 that may be summed, with some small change, before the sum reaches 2^104.
 const GROUP: usize = 15;
 
-/// The sum of a_d[k] * b_d[k] plus the reduced `start`, fully reduced.
-///
-/// # Safety
-/// Every slice holds at least k + 8 words.
-#[inline]
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn dot(m: Lanes, a: &[&[u64]], b: &[&[u64]], k: usize, start: V) -> V {
-    let mut sum = start;
-    for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
-        let (mut high, mut low) = (_mm512_setzero_si512(), sum);
-        for (a, b) in a.iter().zip(b) {
-            for s in [a, b] {
-                _mm_prefetch::<_MM_HINT_T0>(s.as_ptr().wrapping_add(k + PREFETCH_WORDS).cast());
-            }
-            // SAFETY: by the contract of this function.
-            let (x, y) = unsafe { (load(a.as_ptr().add(k)), load(b.as_ptr().add(k))) };
-            high = _mm512_madd52hi_epu64(high, x, y);
-            low = _mm512_madd52lo_epu64(low, x, y);
-        }
-        sum = m.reduce_sum(high, low);
-    }
-    sum
-}
-
 fn check_terms(len: usize, a: &[&[u64]], b: &[&[u64]]) {
     assert!(whole(len) && a.len() == b.len() && a.len() <= MAX_TERMS);
     assert!(a.iter().chain(b).all(|s| s.len() == len));
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-pub(super) fn inner_product(q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool) {
-    let m = Lanes::new(q);
-    check_terms(acc.len(), a, b);
-    for k in (0..acc.len()).step_by(8) {
-        // SAFETY: k + 8 is at most the common length.
-        unsafe {
-            let start = if accumulate { load(acc.as_ptr().add(k)) } else { _mm512_setzero_si512() };
-            store(acc.as_mut_ptr().add(k), dot(m, a, b, k, start));
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-pub(super) fn inner_product_pair(q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool) {
+pub(super) fn inner_product_pair(q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
     let m = Lanes::new(q);
     let zero = _mm512_setzero_si512();
-    let [acc_0, acc_1] = acc;
-    check_terms(acc_0.len(), a, b[0]);
-    check_terms(acc_1.len(), a, b[1]);
-    assert!(acc_0.len() == acc_1.len());
-    for k in (0..acc_0.len()).step_by(8) {
+    let [out_0, out_1] = out;
+    check_terms(out_0.len(), a, b[0]);
+    check_terms(out_1.len(), a, b[1]);
+    assert!(out_0.len() == out_1.len());
+    for k in (0..out_0.len()).step_by(8) {
         // SAFETY: k + 8 is at most the common length.
         unsafe {
-            let (p_0, p_1) = (acc_0.as_mut_ptr().add(k), acc_1.as_mut_ptr().add(k));
-            let (mut sum_0, mut sum_1) = if accumulate { (load(p_0), load(p_1)) } else { (zero, zero) };
+            let (mut sum_0, mut sum_1) = (zero, zero);
             for ((a, b_0), b_1) in a.chunks(GROUP).zip(b[0].chunks(GROUP)).zip(b[1].chunks(GROUP)) {
                 let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
                 for ((a, b_0), b_1) in a.iter().zip(b_0).zip(b_1) {
@@ -87,8 +49,78 @@ pub(super) fn inner_product_pair(q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]],
                 }
                 (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
             }
-            store(p_0, sum_0);
-            store(p_1, sum_1);
+            store(out_0.as_mut_ptr().add(k), sum_0);
+            store(out_1.as_mut_ptr().add(k), sum_1);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+pub(super) fn inner_product_runs(
+    q: Modulus,
+    out: [&mut [u64]; 2],
+    a: &[[&[u64]; 2]],
+    c: &[&[u64]],
+    log_gap: u32,
+) {
+    let m = Lanes::new(q);
+    let zero = _mm512_setzero_si512();
+    let [out_0, out_1] = out;
+    let len = out_0.len();
+    assert!(whole(len) && out_1.len() == len && a.len() == c.len() && a.len() <= MAX_TERMS);
+    assert!(a.iter().flatten().all(|s| s.len() == len) && c.iter().all(|c| c.len() << log_gap == len));
+    for k in (0..len).step_by(8) {
+        // SAFETY: k + 8 is at most the common length, and each c covers the same entries.
+        unsafe {
+            let (mut sum_0, mut sum_1) = (zero, zero);
+            for (a, c) in a.chunks(GROUP).zip(c.chunks(GROUP)) {
+                let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
+                for ([a_0, a_1], c) in a.iter().zip(c) {
+                    let c = runs(c, k, log_gap);
+                    let (x_0, x_1) = (load(a_0.as_ptr().add(k)), load(a_1.as_ptr().add(k)));
+                    high_0 = _mm512_madd52hi_epu64(high_0, x_0, c);
+                    low_0 = _mm512_madd52lo_epu64(low_0, x_0, c);
+                    high_1 = _mm512_madd52hi_epu64(high_1, x_1, c);
+                    low_1 = _mm512_madd52lo_epu64(low_1, x_1, c);
+                }
+                (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
+            }
+            store(out_0.as_mut_ptr().add(k), sum_0);
+            store(out_1.as_mut_ptr().add(k), sum_1);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+pub(super) fn tensor(q: Modulus, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[&[u64]; 2]]) {
+    let m = Lanes::new(q);
+    let zero = _mm512_setzero_si512();
+    let [out_0, out_1, out_2] = out;
+    let len = out_0.len();
+    assert!(whole(len) && out_1.len() == len && out_2.len() == len && a.len() == b.len() && a.len() <= MAX_TERMS / 2);
+    assert!(a.iter().chain(b).flatten().all(|s| s.len() == len));
+    for k in (0..len).step_by(8) {
+        // SAFETY: k + 8 is at most the common length.
+        unsafe {
+            let mut sums = [zero; 3];
+            // The middle sum takes two products of each pair.
+            for (a, b) in a.chunks(GROUP / 2).zip(b.chunks(GROUP / 2)) {
+                let (mut high, mut low) = ([zero; 3], sums);
+                for ([a_0, a_1], [b_0, b_1]) in a.iter().zip(b) {
+                    let (x_0, x_1) = (load(a_0.as_ptr().add(k)), load(a_1.as_ptr().add(k)));
+                    let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
+                    for (sum, x, y) in [(0, x_0, y_0), (1, x_0, y_1), (1, x_1, y_0), (2, x_1, y_1)] {
+                        high[sum] = _mm512_madd52hi_epu64(high[sum], x, y);
+                        low[sum] = _mm512_madd52lo_epu64(low[sum], x, y);
+                    }
+                }
+                for i in 0..3 {
+                    sums[i] = m.reduce_sum(high[i], low[i]);
+                }
+            }
+            store(out_0.as_mut_ptr().add(k), sums[0]);
+            store(out_1.as_mut_ptr().add(k), sums[1]);
+            store(out_2.as_mut_ptr().add(k), sums[2]);
         }
     }
 }

@@ -84,16 +84,32 @@ impl Backend for Scalar {
         }
     }
 
-    fn inner_product(&self, q: Modulus, acc: &mut [u64], a: &[&[u64]], b: &[&[u64]], accumulate: bool) {
-        for (k, x) in acc.iter_mut().enumerate() {
-            let start = if accumulate { *x as u128 } else { 0 };
-            *x = q.reduce_u128(products(a, b, k) + start);
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
+        for (out, b) in out.into_iter().zip(b) {
+            out.iter_mut().enumerate().for_each(|(k, x)| *x = q.reduce_u128(products(a, b, k)));
         }
     }
 
-    fn inner_product_pair(&self, q: Modulus, acc: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2], accumulate: bool) {
-        for (acc, b) in acc.into_iter().zip(b) {
-            self.inner_product(q, acc, a, b, accumulate);
+    fn inner_product_runs(&self, q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64]; 2]], c: &[&[u64]], log_gap: u32) {
+        for (half, out) in out.into_iter().enumerate() {
+            for (k, x) in out.iter_mut().enumerate() {
+                let term = |(a, c): (&[&[u64]; 2], &&[u64])| u128::from(a[half][k]) * u128::from(c[k >> log_gap]);
+                *x = q.reduce_u128(a.iter().zip(c).map(term).sum());
+            }
+        }
+    }
+
+    fn tensor(&self, q: Modulus, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[&[u64]; 2]]) {
+        let [out_0, out_1, out_2] = out;
+        for k in 0..out_0.len() {
+            let mut sums = [0u128; 3];
+            for (a, b) in a.iter().zip(b) {
+                let [a_0, a_1, b_0, b_1] = [a[0][k], a[1][k], b[0][k], b[1][k]].map(u128::from);
+                sums[0] += a_0 * b_0;
+                sums[1] += a_0 * b_1 + a_1 * b_0;
+                sums[2] += a_1 * b_1;
+            }
+            [out_0[k], out_1[k], out_2[k]] = sums.map(|sum| q.reduce_u128(sum));
         }
     }
 

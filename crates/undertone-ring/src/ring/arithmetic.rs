@@ -1,7 +1,9 @@
 //! Addition, multiplication, scalars and monomials.
 
+use rayon::prelude::*;
+
 use crate::table::bit_reverse;
-use crate::{Form, Ntt, Poly, Ring};
+use crate::{Basis, Form, Ntt, Poly, Ring};
 
 impl Ring {
     /// acc += a.
@@ -55,6 +57,28 @@ impl Ring {
         self.check_same(acc, a);
         self.check_same(a, b);
         self.each_limb(acc, |i, t, x| self.backend().mul_add(t.modulus, x, a.limb(i), b.limb(i)));
+    }
+
+    /// The tensor product of pairs of ciphertexts, summed: a_0 b_0, a_0 b_1 + a_1 b_0 and a_1 b_1. Operands may have
+    /// more q limbs than `basis`, which has no p limbs.
+    ///
+    /// # Panics
+    /// When an operand does not cover `basis`, or the basis has p limbs.
+    pub fn tensor(&self, basis: Basis, pairs: &[([&Poly<Ntt>; 2], [&Poly<Ntt>; 2])]) -> [Poly<Ntt>; 3] {
+        for poly in pairs.iter().flat_map(|(a, b)| a.iter().chain(b)) {
+            self.check_degree(poly);
+            assert!(basis.p == 0 && poly.basis().q >= basis.q, "{:?} does not cover {basis:?}", poly.basis());
+        }
+        let n = self.degree();
+        let mut out = [(); 3].map(|()| self.stale::<Ntt>(basis));
+        let [d0, d1, d2] = &mut out;
+        let limbs = d0.data_mut().par_chunks_exact_mut(n).zip(d1.data_mut().par_chunks_exact_mut(n));
+        limbs.zip(d2.data_mut().par_chunks_exact_mut(n)).enumerate().for_each(|(limb, ((d0, d1), d2))| {
+            let (a, b): (Vec<_>, Vec<_>) =
+                pairs.iter().map(|(a, b)| (a.map(|half| half.limb(limb)), b.map(|half| half.limb(limb)))).unzip();
+            self.backend().tensor(self.table(basis, limb).modulus, [d0, d1, d2], &a, &b);
+        });
+        out
     }
 
     /// Multiplies limb i by `residues[i]`.

@@ -1,259 +1,244 @@
-//! The ring half of hybrid key switching (Han-Ki, eprint 2019/688): mod up by digits, inner products, mod down.
+//! The ring half of hybrid key switching (Han-Ki, eprint 2019/688): digits lifted to QP, their inner product with a
+//! key, division by P.
 //!
-//! A base conversion takes y_i = x * (Q/q_i)^-1 mod q_i, so that x = sum y_i * Q/q_i - v * Q. With
-//! v = round(sum y_i/q_i) in f64 the result is the representative in [-Q/2, Q/2]; within 2^-46 of the ends of that
-//! interval the f64 sum may choose the other end, which is congruent and as small.
+//! Everything between the digits' coefficients and the result is done limb by limb, so that lifted digits and sums
+//! modulo QP never leave the cache; the limbs that are divided away come first.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::{Basis, LiftTarget, Modulus, Ntt, NttTable, Poly, Ring};
+use super::lift::{Lift, Scaled};
+use crate::cpu::Buffer;
+use crate::{Basis, Ntt, NttTable, Poly, Ring};
 
-/// At most this many limbs of a base conversion go together.
-const MAX_GROUP: usize = 4;
-
-/// Constants of the conversion away from one set of primes.
-struct Lift<'a> {
-    moduli: &'a [Modulus],
-    reciprocals: Vec<f64>,
+/// Both halves of a gadget key, one polynomial per digit; they may have more q limbs than the digits.
+#[derive(Clone, Copy)]
+pub struct GadgetKey<'a> {
+    /// The half that holds the message.
+    pub b: &'a [Poly<Ntt>],
+    /// The uniform half.
+    pub a: &'a [Poly<Ntt>],
 }
 
-impl<'a> Lift<'a> {
-    fn new(moduli: &'a [Modulus]) -> Self {
-        Self { moduli, reciprocals: moduli.iter().map(|q| 1.0 / q.value() as f64).collect() }
+/// The gadget digits of a polynomial with basis (l, 0): coefficients from which any limb of a lifted digit follows.
+///
+/// Each digit stands for its centred representative, lifted to basis (l, p) with all special primes of the ring.
+pub struct Digits<'a> {
+    source: &'a Poly<Ntt>,
+    ranges: Vec<Range<usize>>,
+    /// y_i of the conversion away from each digit's primes, limb after limb.
+    scaled: Buffer,
+    /// v of each digit, digit after digit.
+    quotients: Buffer,
+}
+
+impl Digits<'_> {
+    /// How many digits there are.
+    pub fn count(&self) -> usize {
+        self.ranges.len()
     }
 
-    /// (Q/q_i)^-1 mod q_i.
-    fn scale(&self, i: usize) -> u64 {
-        let q = self.moduli[i];
-        q.inverse(self.cofactor(i, q))
-    }
-
-    /// Q/q_i mod `target`.
-    fn cofactor(&self, i: usize, target: Modulus) -> u64 {
-        let others = self.moduli.iter().enumerate().filter(|&(j, _)| j != i);
-        others.fold(1, |product, (_, q)| target.mul(product, q.value()))
-    }
-
-    /// The weights Q/q_i and the correction -Q, all mod `target`.
-    fn weights(&self, target: Modulus) -> (Vec<u64>, u64) {
-        let weights = (0..self.moduli.len()).map(|i| self.cofactor(i, target)).collect();
-        (weights, target.neg(self.product(target)))
-    }
-
-    /// Q mod `target`.
-    fn product(&self, target: Modulus) -> u64 {
-        self.moduli.iter().fold(1, |product, q| target.mul(product, q.value()))
+    /// The basis of the lifted digits.
+    pub(super) fn basis(&self, ring: &Ring) -> Basis {
+        Basis { q: self.source.basis().q, p: ring.inner.p.len() }
     }
 }
 
 impl Ring {
-    /// Cuts the polynomial (basis (l, 0)) into digits and lifts each, centred, to basis (l, p) with all special
-    /// primes of the ring. Ranges are clipped to l; digits that become empty are left out of the result.
+    /// Cuts a polynomial (basis (l, 0)) into digits; ranges are clipped to l, empty ones left out.
     ///
     /// # Panics
     /// When the polynomial has p limbs.
-    pub fn decompose(&self, poly: &Poly<Ntt>, digits: &[Range<usize>]) -> Vec<Poly<Ntt>> {
-        let limbs = poly.basis().q;
-        assert!(poly.basis().p == 0, "decompose takes no p limbs, not {:?}", poly.basis());
-        self.check_degree(poly);
-        let basis = Basis { q: limbs, p: self.inner.p.len() };
-        let clip = |r: &Range<usize>| r.start..r.end.min(limbs);
-        let ranges: Vec<Range<usize>> = digits.iter().map(clip).filter(|r| !r.is_empty()).collect();
-        ranges.iter().map(|range| self.mod_up(poly, range.clone(), basis)).collect()
+    pub fn digits<'a>(&self, source: &'a Poly<Ntt>, ranges: &[Range<usize>]) -> Digits<'a> {
+        let (limbs, n) = (source.basis().q, self.degree());
+        assert!(source.basis().p == 0, "digits take no p limbs, not {:?}", source.basis());
+        self.check_degree(source);
+        let ranges: Vec<Range<usize>> =
+            ranges.iter().map(|r| r.start..r.end.min(limbs)).filter(|r| !r.is_empty()).collect();
+        let mut scaled = self.inner.pool.take(n * limbs);
+        scaled.par_chunks_exact_mut(n).enumerate().for_each(|(limb, y)| {
+            let range = ranges.iter().find(|r| r.contains(&limb)).expect("digits cover every limb");
+            y.copy_from_slice(source.limb(limb));
+            let scale = self.lift_of(range).scale(limb - range.start);
+            self.backend().intt(&self.inner.tables[limb], y, scale);
+        });
+        let mut quotients = self.inner.pool.take(n * ranges.len());
+        quotients.par_chunks_exact_mut(n).zip(&ranges).for_each(|(out, range)| {
+            out.copy_from_slice(&self.quotients(&self.lift_of(range), &scaled[range.start * n..range.end * n]));
+        });
+        Digits { source, ranges, scaled, quotients }
     }
 
-    /// Lifts the residues modulo q_range to `basis`; inside the range the NTT values are those of the input.
-    fn mod_up(&self, poly: &Poly<Ntt>, range: Range<usize>, basis: Basis) -> Poly<Ntt> {
-        let n = self.degree();
-        let lift = Lift::new(&self.inner.q[range.clone()]);
-        let mut scaled = self.inner.pool.take(n * range.len());
-        scaled.par_chunks_exact_mut(n).enumerate().for_each(|(i, y)| {
-            y.copy_from_slice(poly.limb(range.start + i));
-            self.backend().intt(&self.inner.tables[range.start + i], y, lift.scale(i));
-        });
-        let y: Vec<&[u64]> = scaled.chunks_exact(n).collect();
-        let mut quotients = self.inner.pool.take(n);
-        self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
+    fn lift_of(&self, range: &Range<usize>) -> Lift {
+        Lift::new(self.inner.q[range.clone()].iter().copied())
+    }
+
+    /// One lifted digit as a polynomial; for tests and for readers.
+    ///
+    /// # Panics
+    /// When there is no such digit.
+    pub fn lifted_digit(&self, digits: &Digits<'_>, index: usize) -> Poly<Ntt> {
+        let basis = digits.basis(self);
         let mut out = self.stale::<Ntt>(basis);
-        let group = self.group(basis.limb_count());
-        out.data_mut().par_chunks_mut(group * n).enumerate().for_each(|(chunk, values)| {
-            let mut targets = Vec::with_capacity(group);
-            for (i, values) in values.chunks_exact_mut(n).enumerate() {
-                let limb = group * chunk + i;
-                if range.contains(&limb) {
-                    values.copy_from_slice(poly.limb(limb));
-                } else {
-                    targets.push((self.table(basis, limb), values));
+        let limbs: Vec<usize> = (0..basis.limb_count()).collect();
+        let mut scratch = self.inner.pool.take(limbs.len() * digits.ranges.len() * self.degree());
+        for (&limb, lifted) in limbs.iter().zip(self.lift_digits(digits, &limbs, &mut scratch)) {
+            out.limb_mut(limb).copy_from_slice(lifted[index]);
+        }
+        out
+    }
+
+    /// For each of a few limbs of the digits' basis, the NTT values of all digits. `scratch` has room for all of them;
+    /// inside a digit's own primes they are those of the source.
+    pub(super) fn lift_digits<'s>(
+        &self,
+        digits: &'s Digits<'_>,
+        limbs: &[usize],
+        scratch: &'s mut [u64],
+    ) -> Vec<Vec<&'s [u64]>> {
+        let (n, basis) = (self.degree(), digits.basis(self));
+        let mut lifted: Vec<Vec<&[u64]>> = limbs.iter().map(|_| Vec::with_capacity(digits.ranges.len())).collect();
+        let rooms = scratch.chunks_mut(limbs.len() * n).zip(digits.quotients.chunks_exact(n));
+        for (range, (room, quotients)) in digits.ranges.iter().zip(rooms) {
+            let y = digits.scaled[range.start * n..range.end * n].chunks_exact(n).collect();
+            let mut targets: Vec<(&NttTable, &mut [u64])> = limbs
+                .iter()
+                .zip(room.chunks_exact_mut(n))
+                .filter(|(limb, _)| !range.contains(limb))
+                .map(|(&limb, out)| (self.table(basis, limb), out))
+                .collect();
+            self.lift_to(&self.lift_of(range), &Scaled { y, quotients }, &mut targets);
+            let mut made = targets.into_iter().map(|(_, out)| &*out);
+            for (&limb, all) in limbs.iter().zip(&mut lifted) {
+                let own = range.contains(&limb).then(|| digits.source.limb(limb));
+                all.extend(own.or_else(|| made.next()));
+            }
+        }
+        lifted
+    }
+
+    /// Words of scratch that [`Ring::lift_digits`] needs for `limbs` limbs.
+    pub(super) fn lift_room(&self, digits: &Digits<'_>, limbs: usize) -> Buffer {
+        self.inner.pool.take(limbs * digits.ranges.len() * self.degree())
+    }
+
+    /// Both inner products of one limb of the lifted digits with a key.
+    pub(super) fn key_products(&self, basis: Basis, limb: usize, lifted: &[&[u64]], key: GadgetKey<'_>, out: Pair<'_>) {
+        let b: Vec<&[u64]> = key.b[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
+        let a: Vec<&[u64]> = key.a[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
+        self.backend().inner_product_pair(self.table(basis, limb).modulus, out, lifted, [&b, &a]);
+    }
+
+    pub(super) fn check_key(&self, digits: &Digits<'_>, key: GadgetKey<'_>) {
+        let (basis, count) = (digits.basis(self), digits.ranges.len());
+        for half in [key.b, key.a] {
+            assert!(half.len() >= count, "{} key polynomials for {count} digits", half.len());
+            for k in half {
+                self.check_degree(k);
+                let have = k.basis();
+                assert!(have.q >= basis.q && have.p == basis.p, "a key of basis {have:?} does not cover {basis:?}");
+            }
+        }
+    }
+
+    /// (P * plus + digits * key) / P: what the digits' polynomial times the key's source secret is under its target.
+    ///
+    /// # Panics
+    /// When key or `plus` do not fit the digits' basis.
+    pub fn switch(&self, digits: &Digits<'_>, key: GadgetKey<'_>, plus: [Option<&Poly<Ntt>>; 2]) -> [Poly<Ntt>; 2] {
+        self.switch_to(digits, key, plus, digits.source.basis().q)
+    }
+
+    /// As [`Ring::switch`], divided by the last prime of the chain too, rounding once.
+    ///
+    /// # Panics
+    /// As [`Ring::switch`], and when there is only one q limb.
+    pub fn switch_rescale(
+        &self,
+        digits: &Digits<'_>,
+        key: GadgetKey<'_>,
+        plus: [Option<&Poly<Ntt>>; 2],
+    ) -> [Poly<Ntt>; 2] {
+        let limbs = digits.source.basis().q;
+        assert!(limbs >= 2, "a rescale needs two q limbs, not {limbs}");
+        self.switch_to(digits, key, plus, limbs - 1)
+    }
+
+    fn switch_to(
+        &self,
+        digits: &Digits<'_>,
+        key: GadgetKey<'_>,
+        plus: [Option<&Poly<Ntt>>; 2],
+        keep: usize,
+    ) -> [Poly<Ntt>; 2] {
+        self.check_key(digits, key);
+        plus.iter().flatten().for_each(|plus| self.check_same(digits.source, plus));
+        let (n, basis) = (self.degree(), digits.basis(self));
+        let gone_count = basis.limb_count() - keep;
+        let mut gone = [self.inner.pool.take(n * gone_count), self.inner.pool.take(n * gone_count)];
+        let [b, a] = &mut gone;
+        self.each_group(keep, b, a, |limbs, out| self.products_plus(digits, key, plus, limbs, out));
+        let remainders = gone.map(|gone| self.remainder(basis, keep, gone));
+        let mut result = [(); 2].map(|()| self.stale::<Ntt>(Basis { q: keep, p: 0 }));
+        let [b, a] = &mut result;
+        self.each_group(0, b.data_mut(), a.data_mut(), |limbs, out| {
+            let [out_b, out_a] = out;
+            self.products_plus(digits, key, plus, limbs, [&mut *out_b, &mut *out_a]);
+            for (remainder, out) in remainders.iter().zip([out_b, out_a]) {
+                let tables = limbs.iter().map(|&limb| self.table(basis, limb));
+                let mut values: Vec<_> = tables.zip(out.chunks_exact_mut(n)).collect();
+                self.subtract_and_divide(remainder, &mut values);
+            }
+        });
+        result
+    }
+
+    /// Calls `work` with the numbers of a few limbs, from `first` on, and their places in both halves.
+    pub(super) fn each_group(
+        &self,
+        first: usize,
+        b: &mut [u64],
+        a: &mut [u64],
+        work: impl Fn(&[usize], Pair<'_>) + Sync,
+    ) {
+        let n = self.degree();
+        let group = self.group(b.len() / n);
+        let chunks = b.par_chunks_mut(group * n).zip(a.par_chunks_mut(group * n));
+        chunks.enumerate().for_each(|(chunk, (b, a))| {
+            let start = first + chunk * group;
+            let limbs: Vec<usize> = (start..start + b.len() / n).collect();
+            work(&limbs, [b, a]);
+        });
+    }
+
+    /// digits * key + P * plus for a few limbs.
+    fn products_plus(
+        &self,
+        digits: &Digits<'_>,
+        key: GadgetKey<'_>,
+        plus: [Option<&Poly<Ntt>>; 2],
+        limbs: &[usize],
+        [out_b, out_a]: Pair<'_>,
+    ) {
+        let (n, basis) = (self.degree(), digits.basis(self));
+        let mut scratch = self.lift_room(digits, limbs.len());
+        let lifted = self.lift_digits(digits, limbs, &mut scratch);
+        let halves = out_b.chunks_exact_mut(n).zip(out_a.chunks_exact_mut(n));
+        for ((&limb, lifted), (b, a)) in limbs.iter().zip(&lifted).zip(halves) {
+            self.key_products(basis, limb, lifted, key, [&mut *b, &mut *a]);
+            for (out, plus) in [b, a].into_iter().zip(plus) {
+                if let Some(plus) = plus.filter(|_| limb < basis.q) {
+                    let q = self.table(basis, limb).modulus;
+                    self.backend().mul_scalar_add(q, out, plus.limb(limb), self.special_product(basis.p, q));
                 }
             }
-            self.lift_to(&lift, &y, &quotients, &mut targets);
-        });
-        out
-    }
-
-    /// Limbs per task of a base conversion: several share one reading of the sources, as long as their outputs stay
-    /// in the second-level cache and every thread has work.
-    fn group(&self, limbs: usize) -> usize {
-        limbs.div_ceil(2 * rayon::current_num_threads()).clamp(1, MAX_GROUP)
-    }
-
-    /// Converts to every target's prime, then to NTT form.
-    fn lift_to(&self, lift: &Lift<'_>, y: &[&[u64]], quotients: &[u64], targets: &mut [(&NttTable, &mut [u64])]) {
-        let weights: Vec<(Vec<u64>, u64)> = targets.iter().map(|(t, _)| lift.weights(t.modulus)).collect();
-        let mut prepared = Vec::with_capacity(targets.len());
-        for ((t, out), (weights, correction)) in targets.iter_mut().zip(&weights) {
-            prepared.push(LiftTarget { q: t.modulus, weights, correction: *correction, out });
         }
-        self.backend().lift_combine(y, quotients, &mut prepared);
-        targets.iter_mut().for_each(|(t, out)| self.backend().ntt(t, out));
-    }
-
-    /// sum_d digits_d * key_d; the key polynomials may have more q limbs than the digits.
-    ///
-    /// # Panics
-    /// When there are no digits, fewer keys than digits, differing digit bases, or a key with too few limbs.
-    pub fn inner_product(&self, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) -> Poly<Ntt> {
-        let mut out = self.stale(digits.first().expect("an inner product needs a digit").basis());
-        self.inner_product_into(&mut out, digits, key, false);
-        out
-    }
-
-    /// acc += sum_d digits_d * key_d.
-    ///
-    /// # Panics
-    /// As [`Ring::inner_product`], and when the basis of `acc` differs from that of the digits.
-    pub fn inner_product_add_assign(&self, acc: &mut Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) {
-        self.inner_product_into(acc, digits, key, true);
-    }
-
-    /// Both halves of a key switch, reading the digits once: the products with `key_b` and with `key_a`.
-    ///
-    /// # Panics
-    /// As [`Ring::inner_product`].
-    pub fn inner_product_pair(
-        &self,
-        digits: &[Poly<Ntt>],
-        key_b: &[&Poly<Ntt>],
-        key_a: &[&Poly<Ntt>],
-    ) -> (Poly<Ntt>, Poly<Ntt>) {
-        let basis = digits.first().expect("an inner product needs a digit").basis();
-        let (mut out_b, mut out_a) = (self.stale(basis), self.stale(basis));
-        self.inner_product_pair_into(&mut out_b, &mut out_a, digits, key_b, key_a, false);
-        (out_b, out_a)
-    }
-
-    /// [`Ring::inner_product_pair`] added to two accumulators.
-    ///
-    /// # Panics
-    /// As [`Ring::inner_product_add_assign`].
-    pub fn inner_product_pair_add_assign(
-        &self,
-        acc_b: &mut Poly<Ntt>,
-        acc_a: &mut Poly<Ntt>,
-        digits: &[Poly<Ntt>],
-        key_b: &[&Poly<Ntt>],
-        key_a: &[&Poly<Ntt>],
-    ) {
-        self.inner_product_pair_into(acc_b, acc_a, digits, key_b, key_a, true);
-    }
-
-    fn inner_product_into(&self, acc: &mut Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>], add: bool) {
-        self.check_key(acc, digits, key);
-        let basis = acc.basis();
-        self.each_limb(acc, |limb, t, x| {
-            let a: Vec<&[u64]> = digits.iter().map(|d| d.limb(limb)).collect();
-            let b: Vec<&[u64]> = key[..digits.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
-            self.backend().inner_product(t.modulus, x, &a, &b, add);
-        });
-    }
-
-    fn inner_product_pair_into(
-        &self,
-        acc_b: &mut Poly<Ntt>,
-        acc_a: &mut Poly<Ntt>,
-        digits: &[Poly<Ntt>],
-        key_b: &[&Poly<Ntt>],
-        key_a: &[&Poly<Ntt>],
-        add: bool,
-    ) {
-        self.check_key(acc_b, digits, key_b);
-        self.check_key(acc_a, digits, key_a);
-        let (basis, n) = (acc_b.basis(), self.degree());
-        let halves = acc_b.data_mut().par_chunks_exact_mut(n).zip(acc_a.data_mut().par_chunks_exact_mut(n));
-        halves.enumerate().for_each(|(limb, (x_b, x_a))| {
-            let a: Vec<&[u64]> = digits.iter().map(|d| d.limb(limb)).collect();
-            let b = [key_b, key_a]
-                .map(|key| -> Vec<&[u64]> { key[..digits.len()].iter().map(|k| key_limb(k, basis, limb)).collect() });
-            let q = self.table(basis, limb).modulus;
-            self.backend().inner_product_pair(q, [x_b, x_a], &a, [&b[0], &b[1]], add);
-        });
-    }
-
-    fn check_key(&self, acc: &Poly<Ntt>, digits: &[Poly<Ntt>], key: &[&Poly<Ntt>]) {
-        let basis = acc.basis();
-        assert!(key.len() >= digits.len(), "{} key polynomials for {} digits", key.len(), digits.len());
-        assert!(digits.len() <= 1 << 10, "{} digits exceed the lazy range of 2^10 products", digits.len());
-        digits.iter().for_each(|d| self.check_same(acc, d));
-        for k in key {
-            self.check_degree(k);
-            let have = k.basis();
-            assert!(have.q >= basis.q && have.p >= basis.p, "a key of basis {have:?} does not cover {basis:?}");
-        }
-    }
-
-    /// Divides by P with centred rounding: basis (l, p) to (l, 0).
-    ///
-    /// # Panics
-    /// When the polynomial has no q limb or no p limb.
-    pub fn mod_down(&self, mut poly: Poly<Ntt>) -> Poly<Ntt> {
-        let basis = poly.basis();
-        assert!(basis.q > 0 && basis.p > 0, "mod_down needs q and p limbs, not {basis:?}");
-        self.check_degree(&poly);
-        let n = self.degree();
-        let lift = Lift::new(&self.inner.p[..basis.p]);
-        let (head, tail) = poly.data_mut().split_at_mut(basis.q * n);
-        tail.par_chunks_exact_mut(n).enumerate().for_each(|(i, y)| {
-            self.backend().intt(&self.inner.tables[self.inner.q.len() + i], y, lift.scale(i));
-        });
-        let y: Vec<&[u64]> = tail.chunks_exact(n).collect();
-        let mut quotients = self.inner.pool.take(n);
-        self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
-        let group = self.group(basis.q);
-        head.par_chunks_mut(group * n).enumerate().for_each(|(chunk, x)| {
-            let mut remainders = self.inner.pool.take(x.len());
-            let tables = &self.inner.tables[group * chunk..];
-            let mut targets: Vec<_> = tables.iter().zip(remainders.chunks_exact_mut(n)).collect();
-            self.lift_to(&lift, &y, &quotients, &mut targets);
-            for (x, (t, remainder)) in x.chunks_exact_mut(n).zip(&targets) {
-                let inverse = t.modulus.inverse(lift.product(t.modulus));
-                self.backend().sub_mul_scalar(t.modulus, x, remainder, inverse);
-            }
-        });
-        poly.shrink(Basis { q: basis.q, p: 0 })
-    }
-
-    /// The value P * x modulo QP: multiplies the q limbs by P = p_0..p_{p-1} and appends `p` zero limbs.
-    ///
-    /// # Panics
-    /// When the polynomial has p limbs already or the ring has fewer than `p` special primes.
-    pub fn lift_p(&self, poly: Poly<Ntt>, p: usize) -> Poly<Ntt> {
-        assert!(poly.basis().p == 0, "lift_p takes no p limbs, not {:?}", poly.basis());
-        self.check_degree(&poly);
-        let basis = Basis { q: poly.basis().q, p };
-        let mut out = self.stale::<Ntt>(basis);
-        let lift = Lift::new(&self.inner.p[..p]);
-        self.each_limb(&mut out, |limb, t, x| {
-            if limb >= basis.q {
-                return x.fill(0);
-            }
-            x.copy_from_slice(poly.limb(limb));
-            self.backend().mul_scalar(t.modulus, x, lift.product(t.modulus));
-        });
-        out
     }
 }
+
+/// Places of both halves.
+pub(super) type Pair<'a> = [&'a mut [u64]; 2];
 
 /// The limb of a key that has the same prime as limb `limb` of `basis`.
 fn key_limb(key: &Poly<Ntt>, basis: Basis, limb: usize) -> &[u64] {

@@ -6,9 +6,14 @@
 mod arithmetic;
 mod automorphism;
 mod compact;
+mod divide;
+mod hoisted;
 mod key_switch;
-mod rescale;
+mod lift;
 mod transform;
+
+pub use hoisted::{Giant, Step};
+pub use key_switch::{Digits, GadgetKey};
 
 use std::sync::Arc;
 

@@ -1,0 +1,132 @@
+//! Key switches and hoisted sums against their definitions, composed of single operations, on every backend.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use undertone_ring::*;
+
+const LOG_N: u32 = 6;
+const LIMBS: usize = 5;
+const SPECIAL: usize = 2;
+const RANGES: [Range<usize>; 3] = [0..2, 2..4, 4..6];
+
+fn rings() -> Vec<Ring> {
+    let primes = ntt_primes_near(LOG_N, 1 << 45, LIMBS + 1 + SPECIAL, &[]).unwrap();
+    let (q, p) = primes.split_at(LIMBS + 1);
+    let backends: Vec<Arc<dyn Backend>> = std::iter::once(scalar_backend()).chain(avx512ifma_backend()).collect();
+    backends.into_iter().map(|backend| Ring::new(LOG_N, q, p, backend).unwrap()).collect()
+}
+
+fn random(ring: &Ring, basis: Basis, seed: u64) -> Poly<Ntt> {
+    expand_uniform(ring, &Seed([3; 32]), seed, basis)
+}
+
+/// A key with one more q limb than it serves.
+struct Key {
+    b: Vec<Poly<Ntt>>,
+    a: Vec<Poly<Ntt>>,
+    permutation: Permutation,
+}
+
+impl Key {
+    fn new(ring: &Ring, seed: u64) -> Self {
+        let polys = |from: u64| -> Vec<Poly<Ntt>> {
+            (0..3).map(|i| random(ring, Basis { q: LIMBS + 1, p: SPECIAL }, from + i)).collect()
+        };
+        Self { b: polys(10 * seed), a: polys(10 * seed + 5), permutation: ring.permutation(2 * seed + 1) }
+    }
+
+    fn gadget(&self) -> GadgetKey<'_> {
+        GadgetKey { b: &self.b, a: &self.a }
+    }
+
+    fn step(&self) -> Step<'_> {
+        Step { key: self.gadget(), permutation: &self.permutation }
+    }
+}
+
+/// P * plus + sum of lifted digits times key, modulo QP.
+fn product(ring: &Ring, poly: &Poly<Ntt>, key: &[Poly<Ntt>], plus: Option<&Poly<Ntt>>) -> Poly<Ntt> {
+    let (digits, basis) = (ring.digits(poly, &RANGES), Basis { q: poly.basis().q, p: SPECIAL });
+    let mut sum = plus.map_or_else(|| ring.zero(basis), |plus| ring.lift_p(plus.clone(), SPECIAL));
+    for (index, key) in key.iter().enumerate().take(digits.count()) {
+        ring.mul_add_assign(&mut sum, &ring.lifted_digit(&digits, index), &ring.restrict(key, basis));
+    }
+    sum
+}
+
+#[test]
+fn a_switch_is_the_divided_inner_product() {
+    for ring in rings() {
+        for limbs in [LIMBS, 4, 2] {
+            let basis = Basis { q: limbs, p: 0 };
+            let (poly, plus) = (random(&ring, basis, 1), random(&ring, basis, 2));
+            let (key, digits) = (Key::new(&ring, 3), ring.digits(&poly, &RANGES));
+            let [b, a] = ring.switch(&digits, key.gadget(), [Some(&plus), None]);
+            assert!(b == ring.mod_down(product(&ring, &poly, &key.b, Some(&plus))), "{limbs} limbs");
+            assert!(a == ring.mod_down(product(&ring, &poly, &key.a, None)), "{limbs} limbs");
+            let [b, a] = ring.switch_rescale(&digits, key.gadget(), [Some(&plus), Some(&poly)]);
+            assert!(b == ring.mod_down_rescale(product(&ring, &poly, &key.b, Some(&plus))), "{limbs} limbs");
+            assert!(a == ring.mod_down_rescale(product(&ring, &poly, &key.a, Some(&poly))), "{limbs} limbs");
+        }
+    }
+}
+
+#[test]
+fn a_hoisted_sum_is_its_definition() {
+    for ring in rings() {
+        let (base, full) = (Basis { q: LIMBS, p: 0 }, Basis { q: LIMBS, p: SPECIAL });
+        let c = [random(&ring, base, 1), random(&ring, base, 2)];
+        let keys: Vec<Key> = (1..6).map(|seed| Key::new(&ring, seed)).collect();
+        for log_gap in [0, 2, LOG_N] {
+            let plain = |seed: i64| {
+                let stored = (1i64 << LOG_N) >> log_gap;
+                let values: Vec<i64> = (0..stored).map(|k| (k * k * seed + 77 * seed) % 1009 - 500).collect();
+                ring.ntt_compact(&values, log_gap, full)
+            };
+            let plains: Vec<CompactPoly> = (1..8).map(plain).collect();
+            let babies = [None, Some(keys[0].step()), Some(keys[1].step())];
+            let giants = [
+                Giant { step: None, terms: vec![(0, &plains[0]), (1, &plains[1]), (2, &plains[2])] },
+                Giant { step: Some(keys[2].step()), terms: vec![(0, &plains[3]), (2, &plains[4])] },
+                Giant { step: Some(keys[3].step()), terms: vec![(1, &plains[5])] },
+                Giant { step: None, terms: vec![(1, &plains[6])] },
+            ];
+            let got = ring.hoisted_sum([&c[0], &c[1]], &RANGES, &babies, &giants);
+            let expected = composed(&ring, &c, &babies, &giants);
+            assert!(got == expected, "gap 2^{log_gap}, {}", ring.backend_name());
+        }
+    }
+}
+
+fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants: &[Giant<'_>]) -> [Poly<Ntt>; 2] {
+    let rotated: Vec<[Poly<Ntt>; 2]> = babies
+        .iter()
+        .map(|baby| match baby {
+            None => c.each_ref().map(|c| ring.lift_p(c.clone(), SPECIAL)),
+            Some(step) => {
+                let sums = [product(ring, &c[1], step.key.b, Some(&c[0])), product(ring, &c[1], step.key.a, None)];
+                sums.map(|sum| ring.automorphism(&sum, step.permutation))
+            }
+        })
+        .collect();
+    let zero = || ring.zero::<Ntt>(Basis { q: LIMBS, p: SPECIAL });
+    let mut total = [zero(), zero()];
+    for giant in giants {
+        let mut sum = [zero(), zero()];
+        for &(baby, plain) in &giant.terms {
+            for (sum, value) in sum.iter_mut().zip(&rotated[baby]) {
+                ring.mul_compact_add_assign(sum, value, plain);
+            }
+        }
+        if let Some(step) = giant.step {
+            let [b, a] = sum;
+            let a = ring.mod_down(a);
+            let mut switched = [product(ring, &a, step.key.b, None), product(ring, &a, step.key.a, None)];
+            ring.add_assign(&mut switched[0], &b);
+            sum = switched.map(|half| ring.automorphism(&half, step.permutation));
+        }
+        total.iter_mut().zip(&sum).for_each(|(total, sum)| ring.add_assign(total, sum));
+    }
+    total.map(|sum| ring.mod_down_rescale(sum))
+}
