@@ -151,10 +151,19 @@ impl Evaluator for ClearEvaluator {
         Ok(zip(self.cost.mul(&a.cost, &b.cost)?, a, b, |x, y| x * y))
     }
 
-    fn multiply_sum(&self, pairs: &[(&ClearValue, &ClearValue)]) -> Result<ClearValue, Error> {
+    fn multiply_combine(
+        &self,
+        pairs: &[(&ClearValue, &ClearValue)],
+        terms: &[(f64, &ClearValue)],
+        constant: f64,
+    ) -> Result<ClearValue, Error> {
         let levels: Vec<_> = pairs.iter().map(|(a, b)| (&a.cost, &b.cost)).collect();
-        let cost = self.cost.multiply_sum(&levels)?;
-        let mut slots = vec![0.0; self.chain().slot_count()];
+        let others: Vec<_> = terms.iter().map(|(c, t)| (*c, &t.cost)).collect();
+        let cost = self.cost.multiply_combine(&levels, &others, constant)?;
+        let mut slots = vec![constant; self.chain().slot_count()];
+        for (c, t) in terms {
+            slots.iter_mut().zip(t.slots.iter()).for_each(|(sum, x)| *sum += c * x);
+        }
         for (a, b) in pairs {
             for ((sum, x), y) in slots.iter_mut().zip(a.slots.iter()).zip(b.slots.iter()) {
                 *sum += x * y;

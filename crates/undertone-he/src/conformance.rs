@@ -119,6 +119,8 @@ impl<E: Evaluator, Enc: Fn(&Slots, usize) -> E::Value, Dec: Fn(&E::Value) -> Vec
         let combined = ev.combine(&[(0.5, &a.value), (-1.25, &b.value), (0.0, &c.value)], 0.125)?;
         self.check("combine", &combined, top - 4, |i| 0.5 * x[i] - 1.25 * y[i] + 0.125);
         assert!(ev.combine(&[], 1.0).is_err(), "combine must refuse an empty sum");
+        let mixed = ev.multiply_combine(&[(&a.value, &c.value), (&a.value, &c.value)], &[(-0.5, &b.value)], 0.25)?;
+        self.check("multiply_combine", &mixed, top - 4, |i| 2.0 * x[i] * z[i] - 0.5 * y[i] + 0.25);
         assert!(ev.multiply_sum(&[]).is_err(), "multiply_sum must refuse an empty sum");
         Ok(())
     }
@@ -135,7 +137,7 @@ impl<E: Evaluator, Enc: Fn(&Slots, usize) -> E::Value, Dec: Fn(&E::Value) -> Vec
         assert_eq!(ev.drop_level(&a.value, top, 0.5).err(), too_low("drop_level", top, top + 1));
         assert_eq!(ev.drop_level(&last, 1, 1.0).err(), too_low("drop_level", 0, 1));
         assert_eq!(ev.mul(&a.value, &last).err(), too_low("mul", 0, 1));
-        assert_eq!(ev.multiply_sum(&[(&a.value, &last)]).err(), too_low("multiply_sum", 0, 1));
+        assert_eq!(ev.multiply_sum(&[(&a.value, &last)]).err(), too_low("multiply_combine", 0, 1));
         assert_eq!(ev.mul_slots(&last, &self.pattern(9, 4)).err(), too_low("mul_slots", 0, 1));
         assert_eq!(ev.combine(&[(1.0, &last)], 0.0).err(), too_low("combine", 0, 1));
         let boot = ev.chain().boot_level;

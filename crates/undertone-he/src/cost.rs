@@ -223,9 +223,15 @@ impl Evaluator for CostEvaluator {
         Ok(product)
     }
 
-    fn multiply_sum(&self, pairs: &[(&CostValue, &CostValue)]) -> Result<CostValue, Error> {
-        let level = lowest("multiply_sum", pairs.iter().flat_map(|(a, b)| [a.level, b.level]))?;
-        let product = one_below("multiply_sum", level)?;
+    fn multiply_combine(
+        &self,
+        pairs: &[(&CostValue, &CostValue)],
+        terms: &[(f64, &CostValue)],
+        _constant: f64,
+    ) -> Result<CostValue, Error> {
+        let level = lowest("multiply_combine", pairs.iter().flat_map(|(a, b)| [a.level, b.level]))?;
+        let level = terms.iter().map(|(_, t)| t.level).fold(level, usize::min);
+        let product = one_below("multiply_combine", level)?;
         self.count_products(pairs.len(), level);
         Ok(product)
     }

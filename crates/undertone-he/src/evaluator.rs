@@ -12,7 +12,7 @@ use crate::{Chain, Counts, Error, Slots};
 ///
 /// # Levels
 /// Binary operations first drop the operand at the higher level to the lower one (no depth beyond that level).
-/// `mul`, `multiply_sum`, `mul_slots`, `combine` and `linear_transform` return one level below their (lowest) input.
+/// `mul`, `multiply_combine`, `mul_slots`, `combine` and `linear_transform` return one level below their (lowest) input.
 /// Nothing may go below level 0; `LevelTooLow` says so.
 pub trait Evaluator: Sync {
     /// An encrypted (or simulated) vector of slots.
@@ -39,8 +39,14 @@ pub trait Evaluator: Sync {
     fn mul_integer(&self, a: &Self::Value, b: i64) -> Result<Self::Value, Error>;
     /// a ⊙ b, relinearized and rescaled. Depth 1, one key switch.
     fn mul(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value, Error>;
-    /// Σ a_i ⊙ b_i with one relinearization and one rescale. Depth 1, one key switch.
-    fn multiply_sum(&self, pairs: &[(&Self::Value, &Self::Value)]) -> Result<Self::Value, Error>;
+    /// Σ a_i ⊙ b_i + Σ c_j · t_j + constant with one relinearization and one rescale; at least one pair. Depth 1 below the
+    /// lowest of all operands, one key switch. A pair that stands twice doubles its product for next to nothing.
+    fn multiply_combine(
+        &self,
+        pairs: &[(&Self::Value, &Self::Value)],
+        terms: &[(f64, &Self::Value)],
+        constant: f64,
+    ) -> Result<Self::Value, Error>;
     /// a ⊙ plaintext slots. Depth 1.
     fn mul_slots(&self, a: &Self::Value, b: &Slots) -> Result<Self::Value, Error>;
     /// Σ c_i · a_i + constant for real scalars, operands at any levels. Depth 1 below the lowest of them.
@@ -70,6 +76,11 @@ pub trait Evaluator: Sync {
         hi: Option<&Self::Value>,
         period: usize,
     ) -> Result<(Self::Value, Option<Self::Value>), Error>;
+
+    /// Σ a_i ⊙ b_i with one relinearization and one rescale. Depth 1, one key switch.
+    fn multiply_sum(&self, pairs: &[(&Self::Value, &Self::Value)]) -> Result<Self::Value, Error> {
+        self.multiply_combine(pairs, &[], 0.0)
+    }
 
     /// a ⊙ a. Depth 1, one key switch.
     fn square(&self, a: &Self::Value) -> Result<Self::Value, Error> {

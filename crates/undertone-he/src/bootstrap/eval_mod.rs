@@ -49,7 +49,7 @@ impl EvalMod {
 pub(super) fn arcsine<E: Evaluator>(ev: &E, v: &E::Value, factor: f64) -> Result<E::Value, Error> {
     let squared = ev.square(v)?;
     let scaled = ev.drop_level(v, ev.level(&squared), factor)?;
-    ev.add(v, &ev.mul(&scaled, &squared)?)
+    ev.multiply_combine(&[(&scaled, &squared)], &[(1.0, v)], 0.0)
 }
 
 /// The polynomial and the double angles; shared with the cost prediction.
@@ -61,8 +61,7 @@ pub(super) fn evaluate<E: Evaluator>(
 ) -> Result<E::Value, Error> {
     let (mut value, _) = evaluate_chebyshev(ev, a, polynomial)?;
     for square in squares {
-        let squared = ev.square(&value)?;
-        value = ev.add_constant(&ev.mul_integer(&squared, 2)?, -square)?;
+        value = ev.multiply_combine(&[(&value, &value), (&value, &value)], &[], -square)?;
     }
     Ok(value)
 }

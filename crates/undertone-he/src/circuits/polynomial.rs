@@ -141,9 +141,12 @@ pub fn evaluate_chebyshev<E: Evaluator>(ev: &E, u: &E::Value, poly: &Chebyshev) 
 /// T_j = 2·T_a·T_b − T_(a−b) with a the largest power of two below j and b = j − a.
 fn next_basis_element<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, j: usize) -> Result<E::Value, Error> {
     let (a, b) = plan::parents(j);
-    let product = if a == b { ev.square(&basis[&a])? } else { ev.mul(&basis[&a], &basis[&b])? };
-    let doubled = ev.mul_integer(&product, 2)?;
-    if a == b { ev.add_constant(&doubled, -1.0) } else { ev.sub(&doubled, &basis[&(a - b)]) }
+    let pair = (&basis[&a], &basis[&b]);
+    if a == b {
+        ev.multiply_combine(&[pair, pair], &[], -1.0)
+    } else {
+        ev.multiply_combine(&[pair, pair], &[(-1.0, &basis[&(a - b)])], 0.0)
+    }
 }
 
 fn evaluate_node<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, node: &Node) -> Result<E::Value, Error> {
@@ -153,11 +156,8 @@ fn evaluate_node<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, node: 
     let quotients =
         node.products.iter().map(|(quotient, _)| evaluate_node(ev, basis, quotient)).collect::<Result<Vec<_>, _>>()?;
     let pairs: Vec<_> = quotients.iter().zip(&node.products).map(|(q, (_, giant))| (q, &basis[giant])).collect();
-    let sum = ev.multiply_sum(&pairs)?;
-    if node.rest.terms.is_empty() {
-        return if node.rest.constant == 0.0 { Ok(sum) } else { ev.add_constant(&sum, node.rest.constant) };
-    }
-    ev.add(&sum, &evaluate_leaf(ev, basis, &node.rest)?)
+    let rest: Vec<_> = node.rest.terms.iter().map(|&(j, c)| (c, &basis[&j])).collect();
+    ev.multiply_combine(&pairs, &rest, node.rest.constant)
 }
 
 fn evaluate_leaf<E: Evaluator>(ev: &E, basis: &BTreeMap<usize, E::Value>, leaf: &Leaf) -> Result<E::Value, Error> {

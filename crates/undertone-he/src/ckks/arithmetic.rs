@@ -3,7 +3,7 @@
 use super::CkksEvaluator;
 use crate::{Ciphertext, Error, Slots};
 use std::borrow::Cow;
-use undertone_ring::{CompactPoly, Modulus};
+use undertone_ring::{CompactPoly, Modulus, Ntt, Poly};
 
 /// Two scales count as equal within this relative distance; canonical scales agree to rounding of f64.
 const SCALE_TOLERANCE: f64 = 1e-9;
@@ -113,21 +113,18 @@ impl CkksEvaluator {
         let ring = self.parameters.ring();
         let basis = self.parameters.basis(level);
         let target = self.scale_before_rescale(level);
-        let mut sum = Ciphertext { c0: ring.zero(basis), c1: ring.zero(basis), scale: target };
-        for (factor, a) in terms {
-            let residues = self.residues((factor * target / a.scale).round() as i128, level);
-            let cut;
-            let a = if a.level() == level {
-                *a
-            } else {
-                cut = self.truncated(a, level);
-                &cut
-            };
-            ring.mul_scalar_add_assign(&mut sum.c0, &a.c0, &residues);
-            ring.mul_scalar_add_assign(&mut sum.c1, &a.c1, &residues);
-        }
-        ring.add_scalar_assign(&mut sum.c0, &self.residues((constant * target).round() as i128, level));
+        let terms = self.weighted(terms, target, level);
+        let constant = self.residues((constant * target).round() as i128, level);
+        let c0 = ring.weighted_sum(basis, &side(&terms, |a| &a.c0), &constant);
+        let c1 = ring.weighted_sum(basis, &side(&terms, |a| &a.c1), &vec![0; level + 1]);
+        let sum = Ciphertext { c0, c1, scale: target };
         self.rescaled(sum)
+    }
+
+    /// Terms with the residues of the integers that bring each to scale `target`.
+    fn weighted<'a>(&self, terms: &[(f64, &'a Ciphertext)], target: f64, level: usize) -> Vec<Weighted<'a>> {
+        let weight = |factor: f64, a: &Ciphertext| self.residues((factor * target / a.scale).round() as i128, level);
+        terms.iter().map(|&(factor, a)| (a, weight(factor, a))).collect()
     }
 
     /// Encodes one period of slots for a value at `level`.
@@ -166,10 +163,13 @@ impl CkksEvaluator {
         &self,
         op: &'static str,
         pairs: &[(&'a Ciphertext, &'a Ciphertext)],
+        terms: &[(f64, &Ciphertext)],
+        constant: f64,
     ) -> Result<Ciphertext, Error> {
         let Some(level) = pairs.iter().map(|(a, b)| a.level().min(b.level())).min() else {
             return Err(Error::Arity { op, have: 0, need: 1 });
         };
+        let level = terms.iter().map(|(_, t)| t.level()).fold(level, usize::min);
         require_depth(op, level)?;
         let ring = self.parameters.ring();
         let lowered = |(a, b): &(&'a Ciphertext, &'a Ciphertext)| Ok((self.lowered(a, level)?, self.lowered(b, level)?));
@@ -180,7 +180,21 @@ impl CkksEvaluator {
             return Err(Error::ScaleMismatch { op, have_log2: other.log2(), need_log2: scale.log2() });
         }
         let operands: Vec<_> = pairs.iter().map(|(a, b)| ([&a.c0, &a.c1], [&b.c0, &b.c1])).collect();
-        let [d0, d1, d2] = ring.tensor(self.parameters.basis(level), &operands);
+        let basis = self.parameters.basis(level);
+        let [mut d0, mut d1, d2] = ring.tensor(basis, &operands);
+        if !terms.is_empty() || constant != 0.0 {
+            let terms = self.weighted(terms, scale, level);
+            let constant = self.residues((constant * scale).round() as i128, level);
+            let mut with_c0 = side(&terms, |t| &t.c0);
+            let mut with_c1 = side(&terms, |t| &t.c1);
+            with_c0.push((&d0, vec![1; level + 1]));
+            with_c1.push((&d1, vec![1; level + 1]));
+            let sums = [
+                ring.weighted_sum(basis, &with_c0, &constant),
+                ring.weighted_sum(basis, &with_c1, &vec![0; level + 1]),
+            ];
+            [d0, d1] = sums;
+        }
         let key = self.keys.relinearization(level)?;
         let [c0, c1] = ring.switch_rescale(&self.digits(&d2), key.gadget(), [Some(&d0), Some(&d1)]);
         self.count(|c| {
@@ -191,6 +205,14 @@ impl CkksEvaluator {
         let prime = ring.q_moduli()[level].value() as f64;
         Ok(Ciphertext { c0, c1, scale: scale / prime })
     }
+}
+
+/// A ciphertext and one residue per limb.
+type Weighted<'a> = (&'a Ciphertext, Vec<u64>);
+
+/// One half of every term.
+fn side<'a>(terms: &[Weighted<'a>], half: fn(&Ciphertext) -> &Poly<Ntt>) -> Vec<(&'a Poly<Ntt>, Vec<u64>)> {
+    terms.iter().map(|(a, weights)| (half(a), weights.clone())).collect()
 }
 
 /// Depth-one operations need a level to give up.

@@ -93,11 +93,16 @@ impl Evaluator for CkksEvaluator {
     }
 
     fn mul(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {
-        self.sum_of_products("mul", &[(a, b)])
+        self.sum_of_products("mul", &[(a, b)], &[], 0.0)
     }
 
-    fn multiply_sum(&self, pairs: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, Error> {
-        self.sum_of_products("multiply_sum", pairs)
+    fn multiply_combine(
+        &self,
+        pairs: &[(&Ciphertext, &Ciphertext)],
+        terms: &[(f64, &Ciphertext)],
+        constant: f64,
+    ) -> Result<Ciphertext, Error> {
+        self.sum_of_products("multiply_combine", pairs, terms, constant)
     }
 
     fn mul_slots(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {

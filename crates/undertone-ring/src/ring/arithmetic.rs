@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::table::bit_reverse;
-use crate::{Basis, Form, Ntt, Poly, Ring};
+use crate::{Basis, Form, LiftTarget, Ntt, Poly, Ring};
 
 impl Ring {
     /// acc += a.
@@ -109,6 +109,27 @@ impl Ring {
         self.each_limb(acc, |i, t, x| {
             self.backend().mul_scalar_add(t.modulus, x, a.limb(i), t.modulus.reduce(residues[i]));
         });
+    }
+
+    /// sum_t residues_t * a_t + constant, each factor given by one residue per limb. Operands may have more q limbs than
+    /// `basis`, which has no p limbs.
+    ///
+    /// # Panics
+    /// When an operand does not cover `basis`, the basis has p limbs, or there are too few residues.
+    pub fn weighted_sum(&self, basis: Basis, terms: &[(&Poly<Ntt>, Vec<u64>)], constant: &[u64]) -> Poly<Ntt> {
+        assert!(basis.p == 0 && terms.iter().all(|(a, _)| a.basis().q >= basis.q), "operands do not cover {basis:?}");
+        terms.iter().for_each(|(a, _)| self.check_degree(a));
+        // The kernel of base conversions, in which the constant takes the place of the correction.
+        let mut ones = self.inner.pool.take(self.degree());
+        ones.fill(1);
+        let mut out = self.stale::<Ntt>(basis);
+        self.each_limb(&mut out, |limb, t, out| {
+            let values: Vec<&[u64]> = terms.iter().map(|(a, _)| a.limb(limb)).collect();
+            let weights: Vec<u64> = terms.iter().map(|(_, residues)| residues[limb]).collect();
+            let target = LiftTarget { q: t.modulus, weights: &weights, correction: constant[limb], out };
+            self.backend().lift_combine(&values, &ones, &mut [target]);
+        });
+        out
     }
 
     /// acc *= X^exponent; the exponent counts modulo 2N.

@@ -75,7 +75,8 @@ impl Plan {
     pub(super) fn cost(&self) -> PolynomialCost {
         let (products, sums) = self.root.count();
         PolynomialCost {
-            products: products + self.basis.len(),
+            // T_a·T_b stands twice in its sum.
+            products: products + 2 * self.basis.len(),
             key_switches: sums + self.basis.len(),
             depth: self.depth,
         }
