@@ -11,7 +11,7 @@ use undertone_model::sampling::Sampler;
 use undertone_model::{LlamaConfig, RopeKind, RopeScaling, synthetic};
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::clear::{self, message::encode_slots};
-use undertone_protocol::{Engine, Error as ProtocolError, Message, MessageStream, Session, Turn};
+use undertone_protocol::{Engine, Error as ProtocolError, Message, MessageStream, Mode, Session, Turn};
 
 const LOG_N: u32 = 10;
 /// The token that ends an answer.
@@ -79,7 +79,7 @@ fn serve(engine: Scripted, model: &LocalModel, chain: Chain) -> (SocketAddr, Joi
     let open = move |hello: &Hello| {
         let lengths = clear::prepare(chain, &config, &calibration, hello.shape).unwrap().lengths;
         let welcome = Welcome { session: 1, idle_timeout_seconds: 60, max_sessions: 1 };
-        clear::Server::new(hello.shape, 40, lengths, welcome, Box::new(engine))
+        clear::Server::new(Mode::Clear, hello.shape, 40, lengths, welcome).with_engine(Box::new(engine))
     };
     let thread = std::thread::spawn(move || {
         let mut stream = MessageStream::new(listener.accept().unwrap().0);

@@ -69,9 +69,9 @@ impl ModelHost {
         let chain = self.parameters.chain();
         hello.expect(clear::chain_digest(chain), self.fingerprint, self.calibration_digest)?;
         let prepared = clear::prepare(chain, &self.model.config, &self.calibration, hello.shape)?;
-        let engine = clear::ClearEngine::new(chain, self.model.clone(), prepared.program);
-        let session = clear::Server::new(hello.shape, self.vocab_size(), prepared.lengths, welcome, Box::new(engine));
-        Ok(Opening { session: Box::new(session), memory_bytes: CLEAR_MEMORY })
+        let engine = clear::engine(chain, self.model.clone(), prepared.program);
+        let session = clear::Server::new(Mode::Clear, hello.shape, self.vocab_size(), prepared.lengths, welcome);
+        Ok(Opening { session: Box::new(session.with_engine(Box::new(engine))), memory_bytes: CLEAR_MEMORY })
     }
 }
 

@@ -72,7 +72,8 @@ impl Host for SlowHost {
             return Err(Error::ModeRefused { mode: hello.mode.name() });
         }
         let engine = Slow { stages: self.stages, cancelled: self.cancelled.clone(), inside: self.inside.clone() };
-        let session = clear::Server::new(hello.shape, 100, lengths(), welcome, Box::new(engine));
+        let session =
+            clear::Server::new(Mode::Clear, hello.shape, 100, lengths(), welcome).with_engine(Box::new(engine));
         Ok(Opening { session: Box::new(session), memory_bytes: self.memory_bytes })
     }
 }
