@@ -13,6 +13,7 @@ mod host;
 mod memory;
 mod model_host;
 mod options;
+mod pace;
 mod server;
 mod sessions;
 mod watch;
