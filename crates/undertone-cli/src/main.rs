@@ -17,7 +17,6 @@ mod eval;
 mod files;
 mod key_file;
 mod keys;
-mod leakage;
 mod memory;
 mod mode;
 mod plan;

@@ -202,7 +202,7 @@ pub fn text(report: &RunReport) -> String {
             mib(report.peak_rss_bytes.unwrap_or(0)) / 1024.0
         ),
         String::new(),
-        "What the server learns, and what is not protected:".to_owned(),
+        "What the server learns, what it cannot read, and what is not protected:".to_owned(),
     ]);
     lines.extend(report.leakage.iter().map(|sentence| format!("  - {sentence}")));
     lines.join("\n")
