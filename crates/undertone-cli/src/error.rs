@@ -47,6 +47,9 @@ pub enum Error {
     /// The client side of a run.
     #[error(transparent)]
     Client(#[from] undertone_client::Error),
+    /// What client and server agree on beforehand.
+    #[error(transparent)]
+    Protocol(#[from] undertone_protocol::Error),
     /// The server half of the demo.
     #[error(transparent)]
     Server(#[from] undertone_server::Error),

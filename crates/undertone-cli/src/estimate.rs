@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use std::time::Instant;
-use undertone_he::{Counts, KeyId, KeyRequest, Parameters};
+use undertone_he::{Counts, Parameters};
 use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
 
 /// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
@@ -15,6 +15,8 @@ const KEY_SWITCH_RATIO: f64 = 4.9;
 const PLAINTEXT_TRANSFORMS: f64 = 8.0;
 /// Speed-up by threads is their number to this power, because key switching streams keys from memory.
 const THREAD_EXPONENT: f64 = 0.8;
+/// Part of the memory that is free beside the weights which a server gives to sessions unless told otherwise.
+const SESSION_SHARE: f64 = 0.9;
 
 /// What matters of the machine that plans.
 pub struct Machine {
@@ -24,6 +26,8 @@ pub struct Machine {
     pub threads: usize,
     /// Physical memory, 0 where the system does not say.
     pub memory_bytes: u64,
+    /// Memory that programs can still take, 0 where the system does not say.
+    pub free_bytes: u64,
 }
 
 impl Machine {
@@ -46,13 +50,22 @@ impl Machine {
             .collect();
         times.sort_by(f64::total_cmp);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { ntt_ms: times[times.len() / 2], threads, memory_bytes: memory_bytes() })
+        Ok(Self {
+            ntt_ms: times[times.len() / 2],
+            threads,
+            memory_bytes: memory_line("MemTotal:"),
+            free_bytes: memory_line("MemAvailable:"),
+        })
     }
 
     /// Whether the job is worth starting here: "fits", "just run it locally" or "use permuted".
-    pub fn verdict(&self, peak_bytes: u64, seconds: f64, weight_bytes: u64, patience_seconds: f64) -> &'static str {
-        let memory_fits = self.memory_bytes == 0 || peak_bytes <= self.memory_bytes;
-        if memory_fits && seconds <= patience_seconds {
+    ///
+    /// "fits" means that a server started here now, beside a client that also holds the weights, admits a session of
+    /// `session_bytes`, and that the job ends within `patience_seconds`.
+    pub fn verdict(&self, session_bytes: u64, weight_bytes: u64, seconds: f64, patience_seconds: f64) -> &'static str {
+        let beside_weights = self.free_bytes.saturating_sub(weight_bytes.saturating_mul(2));
+        let admitted = self.free_bytes == 0 || session_bytes <= (beside_weights as f64 * SESSION_SHARE) as u64;
+        if admitted && seconds <= patience_seconds {
             "fits"
         } else if self.memory_bytes == 0 || weight_bytes <= self.memory_bytes / 2 {
             // The weights fit this machine, so the model can run here without any server.
@@ -63,9 +76,10 @@ impl Machine {
     }
 }
 
-fn memory_bytes() -> u64 {
+/// Bytes of one line of the system's account of memory; 0 where there is none.
+fn memory_line(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }
@@ -86,33 +100,26 @@ fn key_switch_transforms(parameters: &Parameters, level: usize) -> f64 {
     (basis.q + parameters.digits(level).len() * extended + 2 * extended) as f64
 }
 
-/// Memory of one expanded key.
-pub fn key_memory(parameters: &Parameters, request: KeyRequest) -> u64 {
-    let limb = 8u64 << parameters.chain().log_n;
-    let basis = parameters.key_basis(request.level);
-    match request.id {
-        KeyId::ToSparse => 4 * limb,
-        _ => 2 * limb * (parameters.digits(request.level).len() * (basis.q + basis.p)) as u64,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn verdicts_follow_memory_and_time() {
-        let machine = Machine { ntt_ms: 0.2, threads: 2, memory_bytes: 16 << 30 };
-        assert_eq!(machine.verdict(8 << 30, 100.0, 1 << 20, 3600.0), "fits");
-        assert_eq!(machine.verdict(32 << 30, 100.0, 1 << 20, 3600.0), "just run it locally");
-        assert_eq!(machine.verdict(8 << 30, 1e6, 1 << 20, 3600.0), "just run it locally");
-        assert_eq!(machine.verdict(8 << 30, 1e6, 12 << 30, 3600.0), "use permuted");
+        let machine = Machine { ntt_ms: 0.2, threads: 2, memory_bytes: 16 << 30, free_bytes: 10 << 30 };
+        assert_eq!(machine.verdict(9 << 30, 0, 100.0, 3600.0), "fits");
+        assert_eq!(machine.verdict((9 << 30) + 1, 0, 100.0, 3600.0), "just run it locally");
+        // Both halves hold the weights before the server looks at what is left.
+        assert_eq!(machine.verdict(7 << 30, 1 << 30, 100.0, 3600.0), "fits");
+        assert_eq!(machine.verdict(8 << 30, 1 << 30, 100.0, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 0, 1e6, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 12 << 30, 1e6, 3600.0), "use permuted");
     }
 
     #[test]
     fn more_key_switches_take_longer_and_higher_ones_more_so() {
         let parameters = Parameters::default_preset();
-        let machine = Machine { ntt_ms: 0.2, threads: 1, memory_bytes: 0 };
+        let machine = Machine { ntt_ms: 0.2, threads: 1, memory_bytes: 0, free_bytes: 0 };
         let seconds = |level, count| {
             let mut counts = Counts::default();
             counts.key_switch(level, count);

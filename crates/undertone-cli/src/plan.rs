@@ -5,7 +5,7 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::estimate::{Machine, key_memory, step_seconds};
+use crate::estimate::{Machine, step_seconds};
 use crate::mode::Mode;
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,6 +15,8 @@ use undertone_he::{
 };
 use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
 use undertone_model::LlamaConfig;
+use undertone_protocol::message::WireShape;
+use undertone_protocol::modes::fhe;
 
 /// Longest job that "fits", in seconds.
 const PATIENCE_SECONDS: f64 = 3600.0;
@@ -61,7 +63,7 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
     };
     let planned = Planned::new(&config, calibration.as_ref(), shape)?;
-    let object = planned.object(&config)?;
+    let object = planned.object()?;
     context.result(&object, || text(&object));
     if arguments.compare {
         for mode in [Mode::Permuted, Mode::Adapter] {
@@ -92,6 +94,8 @@ pub struct Planned {
     plan: Plan,
     parameters: Parameters,
     requests: Vec<KeyRequest>,
+    session_bytes: u64,
+    weight_bytes: u64,
     machine: Machine,
 }
 
@@ -99,13 +103,22 @@ impl Planned {
     /// Plans a session on the shipped parameters and this machine.
     ///
     /// # Errors
-    /// What the planner refuses.
+    /// What the planner refuses, and lengths that no session may have.
     pub fn new(config: &LlamaConfig, calibration: Option<&Calibration>, shape: Shape) -> Result<Self> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let wire = WireShape {
+            public_tokens: number(shape.public_tokens),
+            private_tokens: number(shape.private_tokens),
+            max_new_tokens: number(shape.max_new_tokens),
+        };
+        wire.check()?;
         let parameters = Parameters::default_preset();
         let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
         let plan = Plan::new(config, calibration, shape, &ev)?;
         let requests = key_requests(&parameters, &plan.keys);
-        Ok(Self { plan, parameters, requests, machine: Machine::measure()? })
+        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests)?;
+        let weight_bytes = config.parameter_count().saturating_mul(size_of::<f32>() as u64);
+        Ok(Self { plan, parameters, requests, session_bytes, weight_bytes, machine: Machine::measure()? })
     }
 
     /// The shape.
@@ -127,14 +140,9 @@ impl Planned {
         Ok(lengths.sum::<std::result::Result<usize, _>>()?)
     }
 
-    /// Memory of the server: expanded keys, encoded bootstrap matrices and working ciphertexts, and the weights.
-    pub fn peak_rss_bytes(&self, config: &LlamaConfig) -> u64 {
-        let keys: u64 = self.requests.iter().map(|request| key_memory(&self.parameters, *request)).sum();
-        let limb = 8u64 << self.parameters.chain().log_n;
-        let top = self.parameters.chain().top_level as u64 + 1;
-        // The inputs, intermediates and caches of a layer: a generous multiple of its input.
-        let working = 64 * 2 * limb * top * self.plan.prompt_ciphertexts.max(1) as u64;
-        keys + working + 4 * config.parameter_count()
+    /// Memory of the server with this session: what it reserves, and the weights.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.session_bytes.saturating_add(self.weight_bytes)
     }
 
     /// Seconds of the prefill and of each later token.
@@ -152,7 +160,7 @@ impl Planned {
         self.plan.steps.iter().map(|step| step.counts.key_switches).sum()
     }
 
-    fn object(&self, config: &LlamaConfig) -> Result<Value> {
+    fn object(&self) -> Result<Value> {
         let (parameters, plan) = (&self.parameters, &self.plan);
         let chain = parameters.chain();
         let seconds = self.seconds();
@@ -161,8 +169,7 @@ impl Planned {
         let steps = plan.steps.len();
         let input = SeededCiphertext::byte_len(parameters, plan.input_level);
         let output = Ciphertext::byte_len(parameters, plan.output_level);
-        let peak = self.peak_rss_bytes(config);
-        let verdict = self.machine.verdict(peak, total, 4 * config.parameter_count(), PATIENCE_SECONDS);
+        let verdict = self.machine.verdict(self.session_bytes, self.weight_bytes, total, PATIENCE_SECONDS);
         let prefill = plan.steps.first();
         Ok(json!({
             "mode": "fhe",
@@ -183,7 +190,9 @@ impl Planned {
             "prefill_key_switches": prefill.map(|step| step.counts.key_switches),
             "keys": self.requests.len(),
             "key_bytes": key_bytes,
-            "peak_rss_bytes": peak,
+            "session_bytes": self.session_bytes,
+            "weight_bytes": self.weight_bytes,
+            "peak_rss_bytes": self.peak_rss_bytes(),
             "bytes_up": key_bytes + input * (plan.prompt_ciphertexts + steps.saturating_sub(1)),
             "bytes_down": output * (plan.logit_ciphertexts + 1) * steps,
             "rounds": steps,
@@ -213,7 +222,11 @@ fn text(object: &Value) -> String {
         format!("bootstraps   {} ({} in the prefill)", object["bootstraps"], object["prefill_bootstraps"]),
         format!("key switches {} ({} in the prefill)", object["key_switches"], object["prefill_key_switches"]),
         format!("keys         {} of {:.2} GiB on the wire, sent once", object["keys"], gib("key_bytes")),
-        format!("memory       {:.1} GiB at the server", gib("peak_rss_bytes")),
+        format!(
+            "memory       {:.1} GiB reserved at the server, and {:.1} GiB of weights",
+            gib("session_bytes"),
+            gib("weight_bytes")
+        ),
         format!(
             "traffic      {:.2} GiB up, {:.3} GiB down, {} rounds",
             gib("bytes_up"),
@@ -234,4 +247,24 @@ fn text(object: &Value) -> String {
         lines.push("This is an estimate: the model has no calibration, so typical ranges were assumed.".into());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use undertone_protocol::modes::fhe::prepare;
+
+    #[test]
+    fn the_plan_is_what_both_sides_prepare() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let (config, calibration) = read(&folder).unwrap();
+        let shape = Shape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
+        let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
+        let wire = WireShape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
+        let prepared = prepare(&Parameters::default_preset(), &config, &calibration.unwrap(), wire).unwrap();
+        assert_eq!(planned.session_bytes, prepared.plan.memory_bytes);
+        assert_eq!(planned.key_bytes().unwrap() as u64, prepared.plan.key_bytes());
+        assert_eq!(planned.requests.len(), prepared.plan.keys.len());
+        assert_eq!(planned.plan.steps, prepared.costs.steps);
+    }
 }

@@ -86,6 +86,8 @@ fn plan_states_security_cost_and_a_verdict() {
             "bootstraps",
             "key_switches",
             "key_bytes",
+            "session_bytes",
+            "weight_bytes",
             "peak_rss_bytes",
             "bytes_up",
             "bytes_down",

@@ -99,7 +99,7 @@ fn measure(
             "seconds": planned_seconds,
             "bootstraps": planned.bootstraps(),
             "key_switches": planned.key_switches(),
-            "peak_rss_bytes": planned.peak_rss_bytes(&model.config),
+            "peak_rss_bytes": planned.peak_rss_bytes(),
         },
     });
     context.result(&object, || {
