@@ -8,12 +8,11 @@ mod journal;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
-use crate::prompt::read_text;
+use crate::prompt::{PromptLine, prompt_lines, read_text};
 use crate::session::{RunProgress, ServerAddress};
 use crate::version::{COMMIT, VERSION};
 use clap::Args;
 use journal::{Head, Journal, Outcome};
-use serde::Deserialize;
 use std::path::PathBuf;
 use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::Parameters;
@@ -54,19 +53,6 @@ pub struct EvalArguments {
     pub limit: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    public: String,
-    private: String,
-    #[serde(default = "default_new_tokens")]
-    max_new_tokens: usize,
-}
-
-fn default_new_tokens() -> usize {
-    8
-}
-
 /// Runs the verb.
 ///
 /// # Errors
@@ -74,7 +60,10 @@ fn default_new_tokens() -> usize {
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     let text = read_text(&arguments.prompts)?;
-    let mut lines = lines(&text)?;
+    let mut lines = prompt_lines(&text)?;
+    if lines.is_empty() {
+        return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
+    }
     lines.truncate(arguments.limit.unwrap_or(usize::MAX));
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
@@ -106,21 +95,8 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn lines(text: &str) -> Result<Vec<Line>> {
-    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parsed = numbered.map(|(number, line)| {
-        serde_json::from_str(line)
-            .map_err(|error| Error::Usage(format!("line {} of the prompt file is no prompt: {error}", number + 1)))
-    });
-    let lines: Vec<Line> = parsed.collect::<Result<_>>()?;
-    if lines.is_empty() {
-        return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
-    }
-    Ok(lines)
-}
-
 /// Every prompt is checked before the first is run.
-fn prompt(line: &Line, model: &LocalModel) -> Result<Prompt> {
+fn prompt(line: &PromptLine, model: &LocalModel) -> Result<Prompt> {
     let prompt = Prompt::tokenize(model, &line.public, &line.private)?;
     prompt.shape(line.max_new_tokens, &model.config)?;
     Ok(prompt)

@@ -46,7 +46,7 @@ impl KeyArguments {
 pub fn passphrase(file: Option<&PathBuf>) -> Result<Zeroizing<String>> {
     let missing =
         || Error::Usage("a passphrase is needed; give it with --passphrase-file FILE or --passphrase-file -".into());
-    let text = Zeroizing::new(read_text(file.ok_or_else(missing)?)?);
+    let text = read_text(file.ok_or_else(missing)?)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() { Err(missing()) } else { Ok(Zeroizing::new(line.to_owned())) }
 }
