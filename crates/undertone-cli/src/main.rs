@@ -9,6 +9,7 @@ mod bundled;
 mod calibrate;
 mod cleanup;
 mod clear;
+mod config;
 mod context;
 mod demo;
 mod error;

@@ -3,6 +3,7 @@
 //! Counts, keys and bytes come from the cost evaluator, which runs the layers' own code. Times come from a short
 //! transform benchmark on this machine, multiplied by the number of transforms and by measured ratios.
 
+use crate::config::read_config;
 use crate::context::Context;
 use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
@@ -30,7 +31,7 @@ const EXPECTED_PRECISION_BITS: f64 = 17.0;
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json")]
 pub struct PlanArguments {
-    /// Hugging Face model directory, or its config.json alone
+    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -76,9 +77,13 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
 
 /// The configuration, and the calibration beside it when there is one.
 fn read(path: &Path) -> Result<(LlamaConfig, Option<Calibration>)> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let config = LlamaConfig::from_dir(folder)?;
+    let config = read_config(path)?;
+    let folder = match path.file_name() {
+        _ if path.is_dir() => path,
+        Some(name) if name == "config.json" => path.parent().unwrap_or(Path::new(".")),
+        // Under another name it is not what the directory's calibration was made for.
+        _ => return Ok((config, None)),
+    };
     match Calibration::load(folder) {
         Ok(calibration) => {
             calibration.check_shape(&config)?;

@@ -106,6 +106,24 @@ fn plan_states_security_cost_and_a_verdict() {
 }
 
 #[test]
+fn plan_reads_the_file_that_is_named() {
+    let text = std::fs::read_to_string(model().join("config.json")).unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("plan-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), &text).unwrap();
+    std::fs::copy(model().join("undertone-calibration.json"), folder.join("undertone-calibration.json")).unwrap();
+    let mut deeper: Value = serde_json::from_str(&text).unwrap();
+    let layers = deeper["num_hidden_layers"].as_u64().unwrap();
+    deeper["num_hidden_layers"] = (layers + 1).into();
+    std::fs::write(folder.join("deeper.json"), deeper.to_string()).unwrap();
+    let plan = |name: &str| object(&["plan", "--model", folder.join(name).to_str().unwrap(), "--json"]);
+    let (shallow, deep) = (plan("config.json"), plan("deeper.json"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!((&shallow["estimate"], &deep["estimate"]), (&false.into(), &true.into()));
+    assert!(deep["bootstraps"].as_u64().unwrap() > shallow["bootstraps"].as_u64().unwrap());
+}
+
+#[test]
 fn plan_compares_modes() {
     let model = model();
     let output = undertone(&["plan", "--model", model.to_str().unwrap(), "--compare", "--json"]);

@@ -4,8 +4,9 @@
 //! square. The weights are random, so the figures are those of the shape, not of a trained model.
 
 use super::setup::Setup;
+use crate::config::read_config;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::peak_rss_bytes;
 use crate::plan::Planned;
 use clap::Args;
@@ -115,16 +116,15 @@ fn measure(
 
 /// One layer of the shape that is asked for.
 fn config_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
-    let text = match like {
-        "llama-2-7b" => known(4096, 11008, 32, 32, 10000.0),
-        "llama-3-8b" => known(4096, 14336, 32, 8, 500_000.0),
-        _ => {
-            let path = Path::new(like);
-            let file = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
-            std::fs::read_to_string(&file).map_err(|source| Error::file("reading", &file, source))?
-        }
+    let known = match like {
+        "llama-2-7b" => Some(known(4096, 11008, 32, 32, 10000.0)),
+        "llama-3-8b" => Some(known(4096, 14336, 32, 8, 500_000.0)),
+        _ => None,
     };
-    let mut config = LlamaConfig::from_json(text.as_bytes(), None)?;
+    let mut config = match known {
+        Some(text) => LlamaConfig::from_json(text.as_bytes(), None)?,
+        None => read_config(Path::new(like))?,
+    };
     config.num_hidden_layers = 1;
     config.vocab_size = VOCABULARY;
     config.max_position_embeddings = config.max_position_embeddings.max(tokens + 1);
@@ -198,6 +198,7 @@ impl Progress for Steps<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn known_names_and_files_give_one_layer() {
