@@ -155,6 +155,15 @@ impl Planned {
         self.plan.steps.iter().map(|step| step_seconds(&self.parameters, &self.machine, &step.counts)).collect()
     }
 
+    /// Seconds, bootstraps and key switches of one layer of the prefill.
+    pub fn prefill_layer(&self, layer: usize) -> (f64, u64, u64) {
+        let stages = self.plan.steps.iter().take(1).flat_map(|step| &step.stages);
+        stages.filter(|stage| stage.layer == layer).fold((0.0, 0, 0), |sum, stage| {
+            let seconds = step_seconds(&self.parameters, &self.machine, &stage.counts);
+            (sum.0 + seconds, sum.1 + stage.counts.bootstraps, sum.2 + stage.counts.key_switches)
+        })
+    }
+
     /// Bootstraps of the whole session.
     pub fn bootstraps(&self) -> u64 {
         self.plan.steps.iter().map(|step| step.counts.bootstraps).sum()
