@@ -73,6 +73,10 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = undertone_protocol::process::deny_core_dumps() {
+        // Nothing secret is held yet, and a system that cannot promise this is still worth using.
+        eprintln!("undertone: note: core dumps of this process could not be denied: {error}");
+    }
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

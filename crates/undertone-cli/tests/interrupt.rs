@@ -121,3 +121,15 @@ fn a_server_that_says_much_before_it_fails_does_not_hang() {
     assert!(said.contains("undertone-server did not start: no luck"), "{said}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn core_dumps_are_denied() {
+    // The script in the place of the server tells what holds for the program that started it.
+    let tell = "#!/bin/sh\ngrep 'Max core file size' /proc/$PPID/limits >&2\nexit 1\n";
+    let (folder, mut command) = scene_with_server("core", tell);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let words: Vec<&str> = said.split("Max core file size").nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(words[..2], ["0", "0"], "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
