@@ -34,6 +34,7 @@ use cleanup::Cleanup;
 use context::Context;
 use progress::Progress;
 use std::process::ExitCode;
+use undertone_protocol::modes::fhe::KNOWS_TEST_PARAMETERS;
 
 /// Encrypted inference of Llama-family models
 #[derive(Debug, Parser)]
@@ -72,6 +73,17 @@ enum Verb {
     Privacy(privacy::PrivacyArguments),
 }
 
+/// Said once by verbs that talk to another program: `cargo test` leaves such builds where plain ones are expected.
+const TEST_BUILD: &str = "undertone: built with the test-only feature insecure-test-parameters, so that plainly built \
+                          programs refuse to talk to it; build again with `cargo build --release`";
+
+impl Verb {
+    /// Whether client and server talk to each other.
+    fn talks(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::Run(_) | Self::Eval(_) | Self::Serve(_))
+    }
+}
+
 fn main() -> ExitCode {
     if let Err(error) = undertone_protocol::process::deny_core_dumps() {
         // Nothing secret is held yet, and a system that cannot promise this is still worth using.
@@ -90,6 +102,9 @@ fn main() -> ExitCode {
 
 fn dispatch(arguments: &Arguments) -> error::Result<()> {
     let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
+    if KNOWS_TEST_PARAMETERS && arguments.verb.talks() {
+        eprintln!("{TEST_BUILD}");
+    }
     let outcome = match &arguments.verb {
         Verb::Demo(arguments) => demo::run(arguments, &context),
         Verb::Run(arguments) => run::run(arguments, &context),

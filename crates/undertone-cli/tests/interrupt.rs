@@ -17,7 +17,10 @@ fn interrupted(command: &mut Command) -> (Option<i32>, String) {
     let mut process: Child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stderr.take().unwrap());
     let mut said = String::new();
-    lines.read_line(&mut said).unwrap();
+    // The notice about the test build comes before any work.
+    while said.is_empty() || said.ends_with("`cargo build --release`\n") {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+    }
     std::thread::sleep(Duration::from_millis(1500));
     let sent = Command::new("kill").arg("-INT").arg(process.id().to_string()).status().unwrap();
     let code = process.wait().unwrap().code();

@@ -19,6 +19,9 @@ pub use memory::session_bytes;
 pub use plan::{FhePlan, Prepared, prepare};
 pub use server::{KeySink, Server};
 
+/// Whether this build knows the parameter sets for tests, which protect nothing; it speaks to builds of its kind only.
+pub const KNOWS_TEST_PARAMETERS: bool = cfg!(feature = "insecure-test-parameters");
+
 /// What the server learns in this mode, what it cannot read, and what the mode does not protect.
 ///
 /// Without a shape, the statement holds for any session and names no numbers; `padded_from` then means nothing.
