@@ -7,16 +7,18 @@ use crate::pace::Pace;
 use crate::sessions::{Place, Sessions};
 use crate::watch::Watch;
 use crate::{Error, Host, Opening, Options};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
 use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Turn};
 
-/// How long the end of a session may take at shutdown.
-const GRACE: Duration = Duration::from_millis(200);
+/// How long the connection that wakes the listening loop may take.
+const WAKE_UP: Duration = Duration::from_millis(200);
+/// How long sessions may take to end at shutdown before their connections are cut.
+const GRACE: Duration = Duration::from_secs(3);
 /// How long a client may take to hear why its session has ended; its place is free already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -91,7 +93,8 @@ impl Server {
         Handle { address: self.address, shared: self.shared.clone() }
     }
 
-    /// Serves until stopped, then ends every session and waits for it.
+    /// Serves until stopped, then ends every session and waits for it; what a peer does not take within some seconds
+    /// is cut off.
     ///
     /// # Errors
     /// `Accept` when the listening socket fails.
@@ -115,7 +118,12 @@ impl Server {
             }
         };
         self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.sessions.disconnect();
+        self.shared.sessions.disconnect(Shutdown::Read);
+        let end = Instant::now() + GRACE;
+        while Instant::now() < end && !threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.shared.sessions.disconnect(Shutdown::Both);
         for thread in threads {
             // A session that panicked has freed its place already; there is nothing to add.
             let _ = thread.join();
@@ -134,7 +142,7 @@ impl Handle {
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // The listening loop waits in `accept`; a connection wakes it. If none can be made, it has ended already.
-        let _ = TcpStream::connect_timeout(&self.address, GRACE);
+        let _ = TcpStream::connect_timeout(&self.address, WAKE_UP);
     }
 }
 
