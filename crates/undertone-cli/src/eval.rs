@@ -9,11 +9,11 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
 use crate::prompt::{PromptLine, prompt_lines, read_text};
-use crate::session::{RunProgress, ServerAddress};
+use crate::session::{RunProgress, ServerAddress, server_program};
 use crate::version::{COMMIT, VERSION};
 use clap::Args;
 use journal::{Head, Journal, Outcome};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::Parameters;
 use undertone_infer::Error as InferError;
@@ -68,7 +68,9 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
-    let head = Head::new(identity(&model, &parameters, &text), VERSION, COMMIT);
+    let server_here = arguments.server.is_none().then(server_program).transpose()?;
+    let programs = programs_digest(server_here.as_deref())?;
+    let head = Head::new(identity(&model, &parameters, &programs, &text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(&context.progress);
@@ -103,16 +105,26 @@ fn prompt(line: &PromptLine, model: &LocalModel) -> Result<Prompt> {
 }
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
-fn identity(model: &LocalModel, parameters: &Parameters, prompts: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 2");
-    for text in [VERSION, COMMIT] {
-        hasher.update(blake3::hash(text.as_bytes()).as_bytes());
-    }
+fn identity(model: &LocalModel, parameters: &Parameters, programs: &blake3::Hash, prompts: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 3");
+    hasher.update(programs.as_bytes());
     hasher.update(&model.fingerprint);
     hasher.update(&parameters.digest());
     hasher.update(blake3::hash(&model.calibration.to_json()).as_bytes());
     hasher.update(prompts.as_bytes());
     hasher.finalize().to_hex().to_string()
+}
+
+/// A digest of the programs that compute: two builds of one commit, with different uncommitted edits, differ in it.
+fn programs_digest(server: Option<&Path>) -> Result<blake3::Hash> {
+    let own = std::env::current_exe().map_err(|source| Error::System { what: "finding this program", source })?;
+    let mut hasher = blake3::Hasher::new();
+    for program in [Some(own.as_path()), server].into_iter().flatten() {
+        let failed = |source| Error::file("reading", program, source);
+        let bytes = std::fs::read(program).map_err(failed)?;
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    Ok(hasher.finalize())
 }
 
 /// An answer, or an escape; other errors end the evaluation.
