@@ -5,14 +5,17 @@ use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes_of;
 use crate::progress::Progress;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use undertone_client::{Observer, RunReport, TokenReport};
 use undertone_protocol::message::ProgressReport;
 
 /// Steps of the progress bar of one computation.
 const FRACTION_STEPS: f64 = 1000.0;
+/// How long an address of this machine may take to answer while others are left to try.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Longest first line of a server, in bytes.
 const LONGEST_READY_LINE: u64 = 4096;
 /// Bytes of a server's standard error that are kept for a message.
@@ -45,8 +48,20 @@ impl ServerAddress {
 }
 
 fn resolve(name: &str) -> Result<SocketAddr> {
-    let found = name.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let found = name.to_socket_addrs().ok().and_then(|all| listening(&all.collect::<Vec<_>>()));
     found.ok_or_else(|| Error::Usage(format!("{name} is no address; write HOST:PORT, for example 127.0.0.1:7411")))
+}
+
+/// Of all addresses that a name stands for, the first one where somebody listens: localhost is often ::1 before it is
+/// 127.0.0.1, and a server listens at one of them.
+///
+/// Addresses of other machines are not tried, because the client refuses to talk to them; the first address is the
+/// answer when there is nothing better, so that the refusal names it.
+fn listening(all: &[SocketAddr]) -> Option<SocketAddr> {
+    let here: Vec<SocketAddr> = all.iter().copied().filter(|address| address.ip().is_loopback()).collect();
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIME).is_ok();
+    let found = if here.len() > 1 { here.iter().find(answers) } else { None };
+    found.or(here.first()).or(all.first()).copied()
 }
 
 /// The program `undertone-server`, next to this one.
@@ -232,6 +247,24 @@ pub fn print(context: &Context, mut report: RunReport, peak_rss_bytes: u64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn of_several_addresses_the_one_that_listens_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed: SocketAddr = format!("[::1]:{}", open.port()).parse().unwrap();
+        let elsewhere: SocketAddr = "192.0.2.1:7411".parse().unwrap();
+        assert_eq!(listening(&[closed, open]), Some(open));
+        assert_eq!(listening(&[elsewhere, closed, open]), Some(open));
+        assert_eq!(resolve(&format!("localhost:{}", open.port())).unwrap(), open);
+        // Nobody else is asked, and what cannot be reached is still named.
+        assert_eq!(listening(&[elsewhere]), Some(elsewhere));
+        drop(listener);
+        assert_eq!(listening(&[closed, open]), Some(closed));
+        assert_eq!(listening(&[]), None);
+        assert!(matches!(resolve("nonsense"), Err(Error::Usage(_))));
+    }
 
     #[test]
     fn the_end_of_a_long_output_is_kept() {
