@@ -4,6 +4,7 @@ use crate::error::Result;
 use std::time::Instant;
 use undertone_he::{Counts, Parameters};
 use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
+use undertone_server::SystemMemory;
 
 /// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
 /// between key switches and memory traffic.
@@ -15,8 +16,6 @@ const KEY_SWITCH_RATIO: f64 = 4.9;
 const PLAINTEXT_TRANSFORMS: f64 = 8.0;
 /// Speed-up by threads is their number to this power, because key switching streams keys from memory.
 const THREAD_EXPONENT: f64 = 0.8;
-/// Part of the memory that is free beside the weights which a server gives to sessions unless told otherwise.
-const SESSION_SHARE: f64 = 0.9;
 
 /// What matters of the machine that plans.
 pub struct Machine {
@@ -24,10 +23,8 @@ pub struct Machine {
     pub ntt_ms: f64,
     /// Cores.
     pub threads: usize,
-    /// Physical memory, 0 where the system does not say.
-    pub memory_bytes: u64,
-    /// Memory that programs can still take, 0 where the system does not say.
-    pub free_bytes: u64,
+    /// Memory, where the system says.
+    pub memory: Option<SystemMemory>,
 }
 
 impl Machine {
@@ -50,12 +47,7 @@ impl Machine {
             .collect();
         times.sort_by(f64::total_cmp);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            ntt_ms: times[times.len() / 2],
-            threads,
-            memory_bytes: memory_line("MemTotal:"),
-            free_bytes: memory_line("MemAvailable:"),
-        })
+        Ok(Self { ntt_ms: times[times.len() / 2], threads, memory: SystemMemory::read() })
     }
 
     /// Whether the job is worth starting here: "fits", "just run it locally" or "use permuted".
@@ -63,25 +55,17 @@ impl Machine {
     /// "fits" means that a server started here now, beside a client that also holds the weights, admits a session of
     /// `session_bytes`, and that the job ends within `patience_seconds`.
     pub fn verdict(&self, session_bytes: u64, weight_bytes: u64, seconds: f64, patience_seconds: f64) -> &'static str {
-        let beside_weights = self.free_bytes.saturating_sub(weight_bytes.saturating_mul(2));
-        let admitted = self.free_bytes == 0 || session_bytes <= (beside_weights as f64 * SESSION_SHARE) as u64;
+        let both_weights = weight_bytes.saturating_mul(2);
+        let admitted = self.memory.is_none_or(|memory| session_bytes <= memory.for_sessions(both_weights));
         if admitted && seconds <= patience_seconds {
             "fits"
-        } else if self.memory_bytes == 0 || weight_bytes <= self.memory_bytes / 2 {
+        } else if self.memory.is_none_or(|memory| weight_bytes <= memory.total_bytes / 2) {
             // The weights fit this machine, so the model can run here without any server.
             "just run it locally"
         } else {
             "use permuted"
         }
     }
-}
-
-/// Bytes of one line of the system's account of memory; 0 where there is none.
-fn memory_line(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }
 
 /// Seconds of the counted operations on this machine.
@@ -106,7 +90,8 @@ mod tests {
 
     #[test]
     fn verdicts_follow_memory_and_time() {
-        let machine = Machine { ntt_ms: 0.2, threads: 2, memory_bytes: 16 << 30, free_bytes: 10 << 30 };
+        let memory = Some(SystemMemory { total_bytes: 16 << 30, available_bytes: 10 << 30 });
+        let machine = Machine { ntt_ms: 0.2, threads: 2, memory };
         assert_eq!(machine.verdict(9 << 30, 0, 100.0, 3600.0), "fits");
         assert_eq!(machine.verdict((9 << 30) + 1, 0, 100.0, 3600.0), "just run it locally");
         // Both halves hold the weights before the server looks at what is left.
@@ -114,12 +99,14 @@ mod tests {
         assert_eq!(machine.verdict(8 << 30, 1 << 30, 100.0, 3600.0), "just run it locally");
         assert_eq!(machine.verdict(8 << 30, 0, 1e6, 3600.0), "just run it locally");
         assert_eq!(machine.verdict(8 << 30, 12 << 30, 1e6, 3600.0), "use permuted");
+        let unknown = Machine { memory: None, ..machine };
+        assert_eq!(unknown.verdict(1 << 50, 1 << 50, 100.0, 3600.0), "fits");
     }
 
     #[test]
     fn more_key_switches_take_longer_and_higher_ones_more_so() {
         let parameters = Parameters::default_preset();
-        let machine = Machine { ntt_ms: 0.2, threads: 1, memory_bytes: 0, free_bytes: 0 };
+        let machine = Machine { ntt_ms: 0.2, threads: 1, memory: None };
         let seconds = |level, count| {
             let mut counts = Counts::default();
             counts.key_switch(level, count);

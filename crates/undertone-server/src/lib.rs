@@ -20,6 +20,7 @@ mod watch;
 
 pub use error::Error;
 pub use host::{Host, Opening};
+pub use memory::SystemMemory;
 pub use model_host::ModelHost;
 pub use options::Options;
 pub use server::{Handle, Server};
