@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::prompt::read_text;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use undertone_client::KeyStore;
 use undertone_he::Parameters;
 use undertone_secret::SecretKey;
@@ -36,6 +36,20 @@ impl KeyArguments {
                 Ok(Some(KeyStore::of_user()?.open(name, parameters, passphrase.as_bytes())?))
             }
         }
+    }
+}
+
+/// Refuses two flags that both name standard input, of which the second would find nothing left.
+///
+/// # Errors
+/// `Usage` with both flags.
+pub fn one_standard_input(flags: &[(&str, Option<&Path>)]) -> Result<()> {
+    let mut named = flags.iter().filter(|(_, file)| *file == Some(Path::new("-"))).map(|(flag, _)| flag);
+    match (named.next(), named.next()) {
+        (Some(first), Some(second)) => Err(Error::Usage(format!(
+            "{first} - and {second} - cannot both read standard input; give a file to one of them"
+        ))),
+        _ => Ok(()),
     }
 }
 

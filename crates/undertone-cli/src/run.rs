@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::key_file::KeyArguments;
+use crate::key_file::{KeyArguments, one_standard_input};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::prompt::PromptArguments;
@@ -53,6 +53,11 @@ pub struct RunArguments {
 /// Whatever the model, the prompt or the server gives rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    one_standard_input(&[
+        ("--public-file", arguments.text.public_file.as_deref()),
+        ("--private-file", arguments.text.private_file.as_deref()),
+        ("--passphrase-file", arguments.key.passphrase_file.as_deref()),
+    ])?;
     let mut sampler = arguments.text.sampling.sampler()?;
     let model = load(&arguments.model, arguments.server.is_some())?;
     let text = arguments.text.read()?;

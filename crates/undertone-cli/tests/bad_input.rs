@@ -281,6 +281,11 @@ fn keys_that_do_not_exist_or_are_unnamed() {
     scene.refuses(&["keys", "show", "clinic"], 1, &["clinic"]);
     scene.refuses(&["keys", "show", "../clinic"], 1, &["letters"]);
     scene.refuses(&["keys", "new", "clinic"], 2, &["passphrase"]);
+    // Standard input can be read once.
+    let both = ["run", "--model", "model", "--key", "clinic", "--private-file", "-", "--passphrase-file", "-"];
+    scene.refuses(&both, 2, &["--private-file -", "--passphrase-file -"]);
+    let both = ["run", "--model", "model", "--key", "clinic", "--public-file", "-", "--passphrase-file", "-"];
+    scene.refuses(&both, 2, &["--public-file -", "--passphrase-file -"]);
     scene.refuses(&["keys", "push", "clinic"], 1, &["clinic"]);
     let help = scene.output(&["keys", "push", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("nothing is sent or stored"));
