@@ -1,7 +1,7 @@
 //! One encrypted layer of a given shape with random weights, step by step.
 //!
-//! Two layers, the final norm and a small head run; the first layer is the one that is reported, because the last one
-//! of a model works on the row of the last token alone. The error is that of the logits of the last private token
+//! Two layers, the final norm and a small head run. The line named `layer` is the first of them alone, because the last
+//! one of a model works on the row of the last token alone; `total` is all that ran. Its error is that of the logits of the last private token
 //! against the clear reference, relative to their root mean square. The weights are random, so the figures are those of
 //! the shape, not of a trained model.
 
@@ -92,28 +92,36 @@ fn measure(
     let counts = setup.evaluator.counts();
     report_layer(context, &steps.finished(), geometry(&model.config, planned.shape()), planned);
     let error = relative_rms_log2(&expected, &found);
-    let planned_seconds = planned.seconds().first().copied();
-    let object = json!({
+    let object = total(geometry(&model.config, planned.shape()), seconds, &counts, error, planned);
+    context.result(&object, || {
+        let name = format!("total of {LAYERS} layers");
+        let planned = planned.seconds().first().copied().unwrap_or(0.0);
+        let (bootstraps, switches) = (counts.bootstraps, counts.key_switches);
+        format!("{} with the head, error 2^{error:.1}", line(&name, seconds, planned, bootstraps, switches))
+    });
+    Ok(())
+}
+
+/// All that ran: the layers, how many they are, and the head.
+fn total(geometry: Value, seconds: f64, counts: &Counts, error: f64, planned: &Planned) -> Value {
+    json!({
         "name": "total",
-        "geometry": geometry(&model.config, planned.shape()),
+        "layers": LAYERS,
+        "head": true,
+        "geometry": geometry,
         "seconds": seconds,
         "bootstraps": counts.bootstraps,
         "key_switches": counts.key_switches,
         "relative_rms_error_log2": error,
         "peak_rss_bytes": peak_rss_bytes(),
         "planned": {
-            "seconds": planned_seconds,
+            "seconds": planned.seconds().first(),
             "bootstraps": planned.bootstraps(),
             "key_switches": planned.key_switches(),
-            "peak_rss_bytes": planned.peak_rss_bytes(),
+            // One process with one copy of the weights, which makes its keys before it computes.
+            "peak_rss_bytes": planned.server_bytes(),
         },
-    });
-    context.result(&object, || {
-        let (name, planned) = (format!("{LAYERS} layers and head"), planned_seconds.unwrap_or(0.0));
-        let (bootstraps, switches) = (counts.bootstraps, counts.key_switches);
-        format!("{}, relative error 2^{error:.1}", line(&name, seconds, planned, bootstraps, switches))
-    });
-    Ok(())
+    })
 }
 
 /// The stages of the reported layer, and their sum.
@@ -293,6 +301,9 @@ mod tests {
         assert!(reported.1 + last.1 <= planned.bootstraps() && reported.2 + last.2 < planned.key_switches());
         let said = geometry(&config, shape);
         assert_eq!((&said["layers"], &said["private_tokens"]), (&LAYERS.into(), &16.into()));
+        let all = total(said, 1.0, &Counts::default(), -20.0, &planned);
+        assert_eq!((&all["name"], &all["layers"], &all["head"]), (&"total".into(), &2.into(), &true.into()));
+        assert_eq!(all["planned"]["seconds"].as_f64(), planned.seconds().first().copied());
     }
 
     #[test]
