@@ -6,7 +6,7 @@ use crate::key_file::{KeyArguments, one_standard_input};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::prompt::PromptArguments;
-use crate::session::{RunProgress, ServerAddress, print};
+use crate::session::{RunProgress, ServerAddress, disagreement, print};
 use clap::Args;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,15 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         server: server.address,
         way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
     };
-    let report = generate(request, &mut progress)?;
-    print(context, report, peak_rss_bytes() + server.peak_rss_bytes())
+    let mut report = generate(request, &mut progress)?;
+    print(context, &mut report, peak_rss_bytes() + server.peak_rss_bytes())?;
+    if let Some((number, _)) = disagreement(&report) {
+        let count = report.tokens.len();
+        eprintln!(
+            "undertone: warning: token {number} of {count} is not the most likely one of the clear model; see the report"
+        );
+    }
+    Ok(())
 }
 
 /// All weights, so that results can be compared; where only another machine needs them, the embedding will do.

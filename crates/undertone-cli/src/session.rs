@@ -225,7 +225,7 @@ pub fn text(report: &RunReport) -> String {
 
 /// How the tokens compare with the clear model's, in one sentence.
 fn verdict(report: &RunReport) -> &'static str {
-    if report.tokens.iter().any(|token| token.top1_agrees == Some(false)) {
+    if disagreement(report).is_some() {
         "NOT every token is the one that the clear model prefers; see the table."
     } else if report.tokens.iter().all(|token| token.top1_agrees == Some(true)) {
         "Every token is the one that the clear model prefers."
@@ -234,20 +234,70 @@ fn verdict(report: &RunReport) -> &'static str {
     }
 }
 
+/// The first token where the most likely one differs from the clear model's, with its place from 1.
+pub fn disagreement(report: &RunReport) -> Option<(usize, &TokenReport)> {
+    (1..).zip(&report.tokens).find(|(_, token)| token.top1_agrees == Some(false))
+}
+
 /// Prints a report, with the memory of all processes that took part.
-pub fn print(context: &Context, mut report: RunReport, peak_rss_bytes: u64) -> Result<()> {
+pub fn print(context: &Context, report: &mut RunReport, peak_rss_bytes: u64) -> Result<()> {
     context.progress.finish();
     report.peak_rss_bytes = Some(peak_rss_bytes);
-    let object = serde_json::to_value(&report)
+    let object = serde_json::to_value(&*report)
         .map_err(|error| Error::System { what: "writing the report", source: std::io::Error::other(error) })?;
-    context.result(&object, || text(&report));
+    context.result(&object, || text(report));
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    /// A report of these tokens, each with what the clear model prefers.
+    pub fn report_of(tokens: &[(u32, Option<u32>)]) -> RunReport {
+        let token = |&(id, clear_id): &(u32, Option<u32>)| TokenReport {
+            id,
+            text: String::new(),
+            clear_id,
+            top1_agrees: clear_id.map(|clear| clear == id),
+            kl: None,
+            max_logit_error: None,
+            seconds: 1.0,
+        };
+        RunReport {
+            mode: "fhe",
+            security_bits: 128,
+            ring_degree: 1 << 16,
+            log_qp: 1.0,
+            failure_log2: -128.0,
+            public_tokens: 1,
+            private_tokens: 1,
+            tokens: tokens.iter().map(token).collect(),
+            text: String::new(),
+            setup_seconds: 1.0,
+            prefill_seconds: 1.0,
+            bootstraps: 0,
+            key_switches: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            key_bytes: 0,
+            rounds: 2,
+            peak_rss_bytes: None,
+            leakage: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_report_says_whether_every_token_agrees() {
+        let agreeing = report_of(&[(5, Some(5)), (6, Some(6))]);
+        assert!(disagreement(&agreeing).is_none() && text(&agreeing).contains("Every token"));
+        let differing = report_of(&[(5, Some(5)), (6, Some(7)), (8, Some(9))]);
+        assert_eq!(disagreement(&differing).map(|(number, token)| (number, token.id)), Some((2, 6)));
+        assert!(text(&differing).contains("NOT every token"));
+        let alone = report_of(&[(5, None)]);
+        assert!(disagreement(&alone).is_none() && text(&alone).contains("no weights"));
+    }
 
     #[test]
     fn of_several_addresses_the_one_that_listens_is_taken() {
