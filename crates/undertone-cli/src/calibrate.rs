@@ -1,12 +1,11 @@
 //! `undertone calibrate`: per-layer ranges of every nonlinear input, stored beside the model.
 
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Access, write_whole};
 use crate::progress::Progress;
-use crate::prompt::read_text;
+use crate::prompt::{PromptLine, prompt_lines, read_text};
 use clap::Args;
-use serde::Deserialize;
 use std::path::PathBuf;
 use undertone_infer::calibrate::{CalibrationEvent, CalibrationOptions, Prompt, WindowOptions, calibrate, windows};
 use undertone_infer::calibration::FILE_NAME;
@@ -41,16 +40,6 @@ pub struct CalibrateArguments {
     /// Factor by which ranges exceed what was seen
     #[arg(long, value_name = "X", default_value_t = CalibrationOptions::default().margin)]
     pub margin: f64,
-}
-
-/// One line of a prompt file.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    public: String,
-    private: String,
-    #[serde(default)]
-    answer: String,
 }
 
 /// Runs the verb.
@@ -99,17 +88,15 @@ fn prompts(text: &str, tokenizer: &Tokenizer, model: &Llama) -> Result<Vec<Promp
         let options = WindowOptions { count: WINDOWS, public, private, answer: WINDOW_ANSWER.min(context / 8) };
         return Ok(windows(&tokens, tokenizer.bos(), options));
     }
-    let mut prompts = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let line: Line = serde_json::from_str(line)
-            .map_err(|error| Error::Usage(format!("line {} of the text is no prompt: {error}", number + 1)))?;
-        prompts.push(Prompt {
+    let lines = prompt_lines(text)?;
+    let prompt = |line: &PromptLine| {
+        Ok(Prompt {
             public: tokenizer.encode(&line.public, true)?,
             private: tokenizer.encode(&line.private, false)?,
             answer: tokenizer.encode(&line.answer, false)?,
-        });
-    }
-    Ok(prompts)
+        })
+    };
+    lines.iter().map(prompt).collect()
 }
 
 struct Report<'a> {

@@ -3,12 +3,14 @@
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::files::{Access, write_whole};
-use crate::prompt::{PromptArguments, PromptIds};
+use crate::prompt::PromptArguments;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use undertone_client::Prompt;
 use undertone_model::generate::clear_generate_with;
 use undertone_model::tokenizer::Tokenizer;
 use undertone_model::{KvCache, Llama, forward};
+use zeroize::Zeroizing;
 
 /// Flags of `undertone clear`.
 #[derive(Debug, Args)]
@@ -42,11 +44,14 @@ pub fn run(arguments: &ClearArguments, context: &Context) -> Result<()> {
     let model = Llama::load(&arguments.model)?;
     let tokenizer = Tokenizer::load(&arguments.model, &model.config)?;
     let prompt = match &arguments.prompt {
-        Some(text) => PromptIds { public: tokenizer.encode(text, true)?, private: Vec::new() },
-        None => arguments.text.read()?.tokenize(&tokenizer)?,
+        Some(text) => Prompt::tokenize_with(&tokenizer, text, "")?,
+        None => {
+            let text = arguments.text.read()?;
+            Prompt::tokenize_with(&tokenizer, &text.public, &text.private)?
+        }
     };
-    prompt.check_context(arguments.text.max_new_tokens, model.config.max_position_embeddings)?;
-    let ids = prompt.joined();
+    prompt.check_context(arguments.text.max_new_tokens, &model.config)?;
+    let ids: Zeroizing<Vec<u32>> = Zeroizing::new(prompt.public.iter().chain(&*prompt.private).copied().collect());
 
     let progress = &context.progress;
     let limit = arguments.text.max_new_tokens;
@@ -60,8 +65,8 @@ pub fn run(arguments: &ClearArguments, context: &Context) -> Result<()> {
     progress.finish();
 
     if let Some(path) = &arguments.logits {
-        let positions: Vec<u32> =
-            ids.iter().chain(new_ids.iter().take(new_ids.len().saturating_sub(1))).copied().collect();
+        let fed_back = new_ids.iter().take(new_ids.len().saturating_sub(1));
+        let positions: Zeroizing<Vec<u32>> = Zeroizing::new(ids.iter().chain(fed_back).copied().collect());
         let rows = forward(&model, &mut KvCache::new(&model.config), &positions)?;
         write_logits(context, path, &rows)?;
     }

@@ -5,10 +5,10 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
-use crate::session::{RunProgress, print};
+use crate::session::{RunProgress, disagreement, print};
 use clap::Args;
 use std::sync::Arc;
-use undertone_client::{LocalModel, Prompt, Request, Way, generate};
+use undertone_client::{LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::Parameters;
 use undertone_model::{Llama, Sampler};
 use undertone_server::{ModelHost, Options, Server};
@@ -17,6 +17,7 @@ use undertone_server::{ModelHost, Options, Server};
 #[derive(Debug, Args)]
 #[command(after_help = "The server half reads a clinic's formulary, the client half holds a note about a patient, and
 the answer depends on both. Everything runs in this process; the two halves talk over a socket.
+The exit code is 1 when a token is not the one that the clear model prefers.
 
 Examples:
   undertone demo
@@ -34,7 +35,7 @@ pub struct DemoArguments {
 /// Runs the verb.
 ///
 /// # Errors
-/// Whatever the run gives rise to.
+/// Whatever the run gives rise to, and `Disagreement`, after the report, for a token that differs from the clear model's.
 pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     let mut progress = RunProgress::new(&context.progress);
@@ -61,10 +62,39 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     let report = generate(request, &mut progress);
     handle.stop();
     let ended = serving.join();
-    let report = report?;
+    let mut report = report?;
     if !matches!(ended, Ok(Ok(()))) {
         let source = std::io::Error::other("it did not end in order");
         return Err(Error::System { what: "the server half", source });
     }
-    print(context, report, peak_rss_bytes())
+    print(context, &mut report, peak_rss_bytes())?;
+    agreeing(&report)
+}
+
+/// Only the bundled prompt is run here, so that its tokens may be named.
+fn agreeing(report: &RunReport) -> Result<()> {
+    match disagreement(report) {
+        Some((number, token)) => Err(Error::Disagreement {
+            number,
+            count: report.tokens.len(),
+            have: token.id,
+            need: token.clear_id.unwrap_or(token.id),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::report_of;
+
+    #[test]
+    fn a_token_that_differs_is_an_error_that_names_it() {
+        assert!(agreeing(&report_of(&[(5, Some(5)), (7, Some(7))])).is_ok());
+        let error = agreeing(&report_of(&[(5, Some(5)), (7, Some(9)), (1, Some(2))])).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("token 2 of 3 is 7") && said.contains('9'), "{said}");
+        assert_eq!(error.exit_code(), 1);
+    }
 }

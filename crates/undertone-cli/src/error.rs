@@ -44,9 +44,27 @@ pub enum Error {
         /// Its own last words.
         cause: String,
     },
+    /// A token of the demo is not the one that the clear model prefers.
+    #[error(
+        "token {number} of {count} is {have} where the clear model prefers {need}; do not rely on this build, and report \
+         the line above with the machine it ran on"
+    )]
+    Disagreement {
+        /// Its place in the answer, from 1.
+        number: usize,
+        /// The tokens of the answer.
+        count: usize,
+        /// The token of the encrypted run.
+        have: u32,
+        /// The token of the clear model.
+        need: u32,
+    },
     /// The client side of a run.
     #[error(transparent)]
     Client(#[from] undertone_client::Error),
+    /// What client and server agree on beforehand.
+    #[error(transparent)]
+    Protocol(#[from] undertone_protocol::Error),
     /// The server half of the demo.
     #[error(transparent)]
     Server(#[from] undertone_server::Error),

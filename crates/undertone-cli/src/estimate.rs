@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use std::time::Instant;
-use undertone_he::{Counts, KeyId, KeyRequest, Parameters};
+use undertone_he::{Counts, Parameters};
 use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
+use undertone_server::SystemMemory;
 
 /// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
 /// between key switches and memory traffic.
@@ -22,8 +23,8 @@ pub struct Machine {
     pub ntt_ms: f64,
     /// Cores.
     pub threads: usize,
-    /// Physical memory, 0 where the system does not say.
-    pub memory_bytes: u64,
+    /// Memory, where the system says.
+    pub memory: Option<SystemMemory>,
 }
 
 impl Machine {
@@ -46,28 +47,25 @@ impl Machine {
             .collect();
         times.sort_by(f64::total_cmp);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { ntt_ms: times[times.len() / 2], threads, memory_bytes: memory_bytes() })
+        Ok(Self { ntt_ms: times[times.len() / 2], threads, memory: SystemMemory::read() })
     }
 
     /// Whether the job is worth starting here: "fits", "just run it locally" or "use permuted".
-    pub fn verdict(&self, peak_bytes: u64, seconds: f64, weight_bytes: u64, patience_seconds: f64) -> &'static str {
-        let memory_fits = self.memory_bytes == 0 || peak_bytes <= self.memory_bytes;
-        if memory_fits && seconds <= patience_seconds {
+    ///
+    /// "fits" means that a server started here now, beside a client that also holds the weights, admits a session of
+    /// `session_bytes`, and that the job ends within `patience_seconds`.
+    pub fn verdict(&self, session_bytes: u64, weight_bytes: u64, seconds: f64, patience_seconds: f64) -> &'static str {
+        let both_weights = weight_bytes.saturating_mul(2);
+        let admitted = self.memory.is_none_or(|memory| session_bytes <= memory.for_sessions(both_weights));
+        if admitted && seconds <= patience_seconds {
             "fits"
-        } else if self.memory_bytes == 0 || weight_bytes <= self.memory_bytes / 2 {
+        } else if self.memory.is_none_or(|memory| weight_bytes <= memory.total_bytes / 2) {
             // The weights fit this machine, so the model can run here without any server.
             "just run it locally"
         } else {
             "use permuted"
         }
     }
-}
-
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }
 
 /// Seconds of the counted operations on this machine.
@@ -86,33 +84,29 @@ fn key_switch_transforms(parameters: &Parameters, level: usize) -> f64 {
     (basis.q + parameters.digits(level).len() * extended + 2 * extended) as f64
 }
 
-/// Memory of one expanded key.
-pub fn key_memory(parameters: &Parameters, request: KeyRequest) -> u64 {
-    let limb = 8u64 << parameters.chain().log_n;
-    let basis = parameters.key_basis(request.level);
-    match request.id {
-        KeyId::ToSparse => 4 * limb,
-        _ => 2 * limb * (parameters.digits(request.level).len() * (basis.q + basis.p)) as u64,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn verdicts_follow_memory_and_time() {
-        let machine = Machine { ntt_ms: 0.2, threads: 2, memory_bytes: 16 << 30 };
-        assert_eq!(machine.verdict(8 << 30, 100.0, 1 << 20, 3600.0), "fits");
-        assert_eq!(machine.verdict(32 << 30, 100.0, 1 << 20, 3600.0), "just run it locally");
-        assert_eq!(machine.verdict(8 << 30, 1e6, 1 << 20, 3600.0), "just run it locally");
-        assert_eq!(machine.verdict(8 << 30, 1e6, 12 << 30, 3600.0), "use permuted");
+        let memory = Some(SystemMemory { total_bytes: 16 << 30, available_bytes: 10 << 30 });
+        let machine = Machine { ntt_ms: 0.2, threads: 2, memory };
+        assert_eq!(machine.verdict(9 << 30, 0, 100.0, 3600.0), "fits");
+        assert_eq!(machine.verdict((9 << 30) + 1, 0, 100.0, 3600.0), "just run it locally");
+        // Both halves hold the weights before the server looks at what is left.
+        assert_eq!(machine.verdict(7 << 30, 1 << 30, 100.0, 3600.0), "fits");
+        assert_eq!(machine.verdict(8 << 30, 1 << 30, 100.0, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 0, 1e6, 3600.0), "just run it locally");
+        assert_eq!(machine.verdict(8 << 30, 12 << 30, 1e6, 3600.0), "use permuted");
+        let unknown = Machine { memory: None, ..machine };
+        assert_eq!(unknown.verdict(1 << 50, 1 << 50, 100.0, 3600.0), "fits");
     }
 
     #[test]
     fn more_key_switches_take_longer_and_higher_ones_more_so() {
         let parameters = Parameters::default_preset();
-        let machine = Machine { ntt_ms: 0.2, threads: 1, memory_bytes: 0 };
+        let machine = Machine { ntt_ms: 0.2, threads: 1, memory: None };
         let seconds = |level, count| {
             let mut counts = Counts::default();
             counts.key_switch(level, count);

@@ -8,13 +8,12 @@ mod journal;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
-use crate::prompt::read_text;
-use crate::session::{RunProgress, ServerAddress};
+use crate::prompt::{PromptLine, prompt_lines, read_text};
+use crate::session::{RunProgress, ServerAddress, server_program};
 use crate::version::{COMMIT, VERSION};
 use clap::Args;
 use journal::{Head, Journal, Outcome};
-use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::Parameters;
 use undertone_infer::Error as InferError;
@@ -54,19 +53,6 @@ pub struct EvalArguments {
     pub limit: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    public: String,
-    private: String,
-    #[serde(default = "default_new_tokens")]
-    max_new_tokens: usize,
-}
-
-fn default_new_tokens() -> usize {
-    8
-}
-
 /// Runs the verb.
 ///
 /// # Errors
@@ -74,12 +60,17 @@ fn default_new_tokens() -> usize {
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     let text = read_text(&arguments.prompts)?;
-    let mut lines = lines(&text)?;
+    let mut lines = prompt_lines(&text)?;
+    if lines.is_empty() {
+        return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
+    }
     lines.truncate(arguments.limit.unwrap_or(usize::MAX));
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
-    let head = Head::new(identity(&model, &parameters, &text), VERSION, COMMIT);
+    let server_here = arguments.server.is_none().then(server_program).transpose()?;
+    let programs = programs_digest(server_here.as_deref())?;
+    let head = Head::new(identity(&model, &parameters, &programs, &text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(&context.progress);
@@ -106,37 +97,34 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn lines(text: &str) -> Result<Vec<Line>> {
-    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parsed = numbered.map(|(number, line)| {
-        serde_json::from_str(line)
-            .map_err(|error| Error::Usage(format!("line {} of the prompt file is no prompt: {error}", number + 1)))
-    });
-    let lines: Vec<Line> = parsed.collect::<Result<_>>()?;
-    if lines.is_empty() {
-        return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
-    }
-    Ok(lines)
-}
-
 /// Every prompt is checked before the first is run.
-fn prompt(line: &Line, model: &LocalModel) -> Result<Prompt> {
+fn prompt(line: &PromptLine, model: &LocalModel) -> Result<Prompt> {
     let prompt = Prompt::tokenize(model, &line.public, &line.private)?;
     prompt.shape(line.max_new_tokens, &model.config)?;
     Ok(prompt)
 }
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
-fn identity(model: &LocalModel, parameters: &Parameters, prompts: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 2");
-    for text in [VERSION, COMMIT] {
-        hasher.update(blake3::hash(text.as_bytes()).as_bytes());
-    }
+fn identity(model: &LocalModel, parameters: &Parameters, programs: &blake3::Hash, prompts: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 3");
+    hasher.update(programs.as_bytes());
     hasher.update(&model.fingerprint);
     hasher.update(&parameters.digest());
     hasher.update(blake3::hash(&model.calibration.to_json()).as_bytes());
     hasher.update(prompts.as_bytes());
     hasher.finalize().to_hex().to_string()
+}
+
+/// A digest of the programs that compute: two builds of one commit, with different uncommitted edits, differ in it.
+fn programs_digest(server: Option<&Path>) -> Result<blake3::Hash> {
+    let own = std::env::current_exe().map_err(|source| Error::System { what: "finding this program", source })?;
+    let mut hasher = blake3::Hasher::new();
+    for program in [Some(own.as_path()), server].into_iter().flatten() {
+        let failed = |source| Error::file("reading", program, source);
+        let bytes = std::fs::read(program).map_err(failed)?;
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    Ok(hasher.finalize())
 }
 
 /// An answer, or an escape; other errors end the evaluation.

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::prompt::read_text;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use undertone_client::KeyStore;
 use undertone_he::Parameters;
 use undertone_secret::SecretKey;
@@ -39,6 +39,20 @@ impl KeyArguments {
     }
 }
 
+/// Refuses two flags that both name standard input, of which the second would find nothing left.
+///
+/// # Errors
+/// `Usage` with both flags.
+pub fn one_standard_input(flags: &[(&str, Option<&Path>)]) -> Result<()> {
+    let mut named = flags.iter().filter(|(_, file)| *file == Some(Path::new("-"))).map(|(flag, _)| flag);
+    match (named.next(), named.next()) {
+        (Some(first), Some(second)) => Err(Error::Usage(format!(
+            "{first} - and {second} - cannot both read standard input; give a file to one of them"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Reads a passphrase: the first line of the file.
 ///
 /// # Errors
@@ -46,7 +60,7 @@ impl KeyArguments {
 pub fn passphrase(file: Option<&PathBuf>) -> Result<Zeroizing<String>> {
     let missing =
         || Error::Usage("a passphrase is needed; give it with --passphrase-file FILE or --passphrase-file -".into());
-    let text = Zeroizing::new(read_text(file.ok_or_else(missing)?)?);
+    let text = read_text(file.ok_or_else(missing)?)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() { Err(missing()) } else { Ok(Zeroizing::new(line.to_owned())) }
 }

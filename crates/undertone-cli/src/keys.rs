@@ -40,7 +40,10 @@ enum What {
         /// Name of the key
         name: String,
     },
-    /// Evaluation keys travel with each session in this release, so there is nothing to push
+    /// Always refused in this release: nothing is sent or stored
+    ///
+    /// Evaluation keys travel with each session, so there is nothing to push ahead of one. The verb checks that the key
+    /// exists, says so, and ends with exit code 2.
     Push {
         /// Name of the key
         name: String,

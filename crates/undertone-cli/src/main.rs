@@ -9,6 +9,7 @@ mod bundled;
 mod calibrate;
 mod cleanup;
 mod clear;
+mod config;
 mod context;
 mod demo;
 mod error;
@@ -17,7 +18,6 @@ mod eval;
 mod files;
 mod key_file;
 mod keys;
-mod leakage;
 mod memory;
 mod mode;
 mod plan;
@@ -34,6 +34,7 @@ use cleanup::Cleanup;
 use context::Context;
 use progress::Progress;
 use std::process::ExitCode;
+use undertone_protocol::modes::fhe::KNOWS_TEST_PARAMETERS;
 
 /// Encrypted inference of Llama-family models
 #[derive(Debug, Parser)]
@@ -72,7 +73,22 @@ enum Verb {
     Privacy(privacy::PrivacyArguments),
 }
 
+/// Said once by verbs that talk to another program: `cargo test` leaves such builds where plain ones are expected.
+const TEST_BUILD: &str = "undertone: built with the test-only feature insecure-test-parameters, so that plainly built \
+                          programs refuse to talk to it; build again with `cargo build --release`";
+
+impl Verb {
+    /// Whether client and server talk to each other.
+    fn talks(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::Run(_) | Self::Eval(_) | Self::Serve(_))
+    }
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = undertone_protocol::process::deny_core_dumps() {
+        // Nothing secret is held yet, and a system that cannot promise this is still worth using.
+        eprintln!("undertone: note: core dumps of this process could not be denied: {error}");
+    }
     let arguments = Arguments::parse();
     match dispatch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,6 +102,9 @@ fn main() -> ExitCode {
 
 fn dispatch(arguments: &Arguments) -> error::Result<()> {
     let context = Context { json: arguments.json, progress: Progress::on_stderr(), cleanup: Cleanup::on_interrupt()? };
+    if KNOWS_TEST_PARAMETERS && arguments.verb.talks() {
+        eprintln!("{TEST_BUILD}");
+    }
     let outcome = match &arguments.verb {
         Verb::Demo(arguments) => demo::run(arguments, &context),
         Verb::Run(arguments) => run::run(arguments, &context),

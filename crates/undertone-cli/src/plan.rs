@@ -3,9 +3,10 @@
 //! Counts, keys and bytes come from the cost evaluator, which runs the layers' own code. Times come from a short
 //! transform benchmark on this machine, multiplied by the number of transforms and by measured ratios.
 
+use crate::config::read_config;
 use crate::context::Context;
 use crate::error::Result;
-use crate::estimate::{Machine, key_memory, step_seconds};
+use crate::estimate::{Machine, step_seconds};
 use crate::mode::Mode;
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,20 +16,32 @@ use undertone_he::{
 };
 use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
 use undertone_model::LlamaConfig;
+use undertone_protocol::message::WireShape;
+use undertone_protocol::modes::fhe;
 
 /// Longest job that "fits", in seconds.
 const PATIENCE_SECONDS: f64 = 3600.0;
 
-/// Worst-slot bits of a full bootstrap of the shipped set, from `bench bootstrap`; docs/numerics.md holds the line.
-const EXPECTED_PRECISION_BITS: f64 = 17.0;
+/// Worst-slot bits of a full bootstrap of the shipped set: just below the 16.89 that `bench bootstrap` found over all
+/// slots of 20 runs, the line of docs/numerics.md.
+const EXPECTED_PRECISION_BITS: f64 = 16.8;
+
+/// Memory of a client that depends on the shipped parameters alone: tables, secrets, the largest key while it is made
+/// and sent, and the freed polynomials that the ring keeps for reuse, which are most of it.
+///
+/// Measured: a client of the bundled model, with weights of 0.9 MB, peaks at 1 079 984 128 bytes.
+const CLIENT_FIXED_BYTES: u64 = 1_080_000_000;
 
 /// Flags of `undertone plan`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "peak_rss_bytes is what `run` would report of both parties on one machine: session_bytes and
+weight_bytes at the server, and client_bytes, which holds the weights once more to compare with.
+
+Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json")]
 pub struct PlanArguments {
-    /// Hugging Face model directory, or its config.json alone
+    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -61,7 +74,7 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
     };
     let planned = Planned::new(&config, calibration.as_ref(), shape)?;
-    let object = planned.object(&config)?;
+    let object = planned.object()?;
     context.result(&object, || text(&object));
     if arguments.compare {
         for mode in [Mode::Permuted, Mode::Adapter] {
@@ -74,9 +87,13 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
 
 /// The configuration, and the calibration beside it when there is one.
 fn read(path: &Path) -> Result<(LlamaConfig, Option<Calibration>)> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let config = LlamaConfig::from_dir(folder)?;
+    let config = read_config(path)?;
+    let folder = match path.file_name() {
+        _ if path.is_dir() => path,
+        Some(name) if name == "config.json" => path.parent().unwrap_or(Path::new(".")),
+        // Under another name it is not what the directory's calibration was made for.
+        _ => return Ok((config, None)),
+    };
     match Calibration::load(folder) {
         Ok(calibration) => {
             calibration.check_shape(&config)?;
@@ -92,6 +109,9 @@ pub struct Planned {
     plan: Plan,
     parameters: Parameters,
     requests: Vec<KeyRequest>,
+    session_bytes: u64,
+    weight_bytes: u64,
+    client_bytes: u64,
     machine: Machine,
 }
 
@@ -99,13 +119,23 @@ impl Planned {
     /// Plans a session on the shipped parameters and this machine.
     ///
     /// # Errors
-    /// What the planner refuses.
+    /// What the planner refuses, and lengths that no session may have.
     pub fn new(config: &LlamaConfig, calibration: Option<&Calibration>, shape: Shape) -> Result<Self> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let wire = WireShape {
+            public_tokens: number(shape.public_tokens),
+            private_tokens: number(shape.private_tokens),
+            max_new_tokens: number(shape.max_new_tokens),
+        };
+        wire.check()?;
         let parameters = Parameters::default_preset();
         let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
         let plan = Plan::new(config, calibration, shape, &ev)?;
         let requests = key_requests(&parameters, &plan.keys);
-        Ok(Self { plan, parameters, requests, machine: Machine::measure()? })
+        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests)?;
+        let weight_bytes = config.parameter_count().saturating_mul(size_of::<f32>() as u64);
+        let client_bytes = client_bytes(&parameters, config, &plan).saturating_add(weight_bytes);
+        Ok(Self { plan, parameters, requests, session_bytes, weight_bytes, client_bytes, machine: Machine::measure()? })
     }
 
     /// The shape.
@@ -127,19 +157,33 @@ impl Planned {
         Ok(lengths.sum::<std::result::Result<usize, _>>()?)
     }
 
-    /// Memory of the server: expanded keys, encoded bootstrap matrices and working ciphertexts, and the weights.
-    pub fn peak_rss_bytes(&self, config: &LlamaConfig) -> u64 {
-        let keys: u64 = self.requests.iter().map(|request| key_memory(&self.parameters, *request)).sum();
-        let limb = 8u64 << self.parameters.chain().log_n;
-        let top = self.parameters.chain().top_level as u64 + 1;
-        // The inputs, intermediates and caches of a layer: a generous multiple of its input.
-        let working = 64 * 2 * limb * top * self.plan.prompt_ciphertexts.max(1) as u64;
-        keys + working + 4 * config.parameter_count()
+    /// Memory of the server with this session: what it reserves, and the weights.
+    pub fn server_bytes(&self) -> u64 {
+        self.session_bytes.saturating_add(self.weight_bytes)
+    }
+
+    /// Memory of both parties on one machine, as `run` reports it: that of the server and that of the client.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.server_bytes().saturating_add(self.client_bytes)
+    }
+
+    /// How often the client waits for an answer: for the welcome, and for the logits of every token.
+    pub fn rounds(&self) -> usize {
+        1 + self.plan.steps.len()
     }
 
     /// Seconds of the prefill and of each later token.
     pub fn seconds(&self) -> Vec<f64> {
         self.plan.steps.iter().map(|step| step_seconds(&self.parameters, &self.machine, &step.counts)).collect()
+    }
+
+    /// Seconds, bootstraps and key switches of one layer of the prefill.
+    pub fn prefill_layer(&self, layer: usize) -> (f64, u64, u64) {
+        let stages = self.plan.steps.iter().take(1).flat_map(|step| &step.stages);
+        stages.filter(|stage| stage.layer == layer).fold((0.0, 0, 0), |sum, stage| {
+            let seconds = step_seconds(&self.parameters, &self.machine, &stage.counts);
+            (sum.0 + seconds, sum.1 + stage.counts.bootstraps, sum.2 + stage.counts.key_switches)
+        })
     }
 
     /// Bootstraps of the whole session.
@@ -152,7 +196,7 @@ impl Planned {
         self.plan.steps.iter().map(|step| step.counts.key_switches).sum()
     }
 
-    fn object(&self, config: &LlamaConfig) -> Result<Value> {
+    fn object(&self) -> Result<Value> {
         let (parameters, plan) = (&self.parameters, &self.plan);
         let chain = parameters.chain();
         let seconds = self.seconds();
@@ -161,8 +205,7 @@ impl Planned {
         let steps = plan.steps.len();
         let input = SeededCiphertext::byte_len(parameters, plan.input_level);
         let output = Ciphertext::byte_len(parameters, plan.output_level);
-        let peak = self.peak_rss_bytes(config);
-        let verdict = self.machine.verdict(peak, total, 4 * config.parameter_count(), PATIENCE_SECONDS);
+        let verdict = self.machine.verdict(self.session_bytes, self.weight_bytes, total, PATIENCE_SECONDS);
         let prefill = plan.steps.first();
         Ok(json!({
             "mode": "fhe",
@@ -183,10 +226,13 @@ impl Planned {
             "prefill_key_switches": prefill.map(|step| step.counts.key_switches),
             "keys": self.requests.len(),
             "key_bytes": key_bytes,
-            "peak_rss_bytes": peak,
+            "session_bytes": self.session_bytes,
+            "weight_bytes": self.weight_bytes,
+            "client_bytes": self.client_bytes,
+            "peak_rss_bytes": self.peak_rss_bytes(),
             "bytes_up": key_bytes + input * (plan.prompt_ciphertexts + steps.saturating_sub(1)),
             "bytes_down": output * (plan.logit_ciphertexts + 1) * steps,
-            "rounds": steps,
+            "rounds": self.rounds(),
             "prefill_seconds": seconds.first(),
             "seconds_per_token": seconds.get(1),
             "seconds": total,
@@ -195,6 +241,20 @@ impl Planned {
             "verdict": verdict,
         }))
     }
+}
+
+/// Memory of a client beside the weights: what the parameters alone ask for, the caches of the clear model that it
+/// compares with, and one step's slots and ciphertexts.
+fn client_bytes(parameters: &Parameters, config: &LlamaConfig, plan: &Plan) -> u64 {
+    let word = |count: usize| count as u64;
+    let positions = word(plan.shape.public_tokens + plan.shape.private_tokens + plan.shape.max_new_tokens);
+    let row = word(config.num_key_value_heads * config.head_dim * size_of::<f32>());
+    let caches = (2 * word(config.num_hidden_layers)).saturating_mul(row).saturating_mul(positions);
+    let slots = parameters.chain().slot_count() * size_of::<f64>();
+    let input = SeededCiphertext::byte_len(parameters, plan.input_level) + slots;
+    let output = Ciphertext::byte_len(parameters, plan.output_level) + slots;
+    let travelling = word(plan.prompt_ciphertexts * input) + word((plan.logit_ciphertexts + 1) * output);
+    [caches, travelling].into_iter().fold(CLIENT_FIXED_BYTES, u64::saturating_add)
 }
 
 /// The object as lines.
@@ -213,7 +273,12 @@ fn text(object: &Value) -> String {
         format!("bootstraps   {} ({} in the prefill)", object["bootstraps"], object["prefill_bootstraps"]),
         format!("key switches {} ({} in the prefill)", object["key_switches"], object["prefill_key_switches"]),
         format!("keys         {} of {:.2} GiB on the wire, sent once", object["keys"], gib("key_bytes")),
-        format!("memory       {:.1} GiB at the server", gib("peak_rss_bytes")),
+        format!(
+            "memory       {:.1} GiB reserved at the server, beside {:.1} GiB of weights; {:.1} GiB at the client, with them",
+            gib("session_bytes"),
+            gib("weight_bytes"),
+            gib("client_bytes")
+        ),
         format!(
             "traffic      {:.2} GiB up, {:.3} GiB down, {} rounds",
             gib("bytes_up"),
@@ -234,4 +299,43 @@ fn text(object: &Value) -> String {
         lines.push("This is an estimate: the model has no calibration, so typical ranges were assumed.".into());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use undertone_protocol::modes::fhe::prepare;
+
+    #[test]
+    fn the_plan_is_what_both_sides_prepare() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let (config, calibration) = read(&folder).unwrap();
+        let shape = Shape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
+        let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
+        let wire = WireShape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
+        let prepared = prepare(&Parameters::default_preset(), &config, &calibration.unwrap(), wire).unwrap();
+        assert_eq!(planned.session_bytes, prepared.plan.memory_bytes);
+        assert_eq!(planned.key_bytes().unwrap() as u64, prepared.plan.key_bytes());
+        assert_eq!(planned.requests.len(), prepared.plan.keys.len());
+        assert_eq!(planned.plan.steps, prepared.costs.steps);
+    }
+
+    #[test]
+    fn rounds_and_memory_are_those_that_a_run_reports() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let (config, calibration) = read(&folder).unwrap();
+        let shape = Shape { public_tokens: 293, private_tokens: 79, max_new_tokens: 4 };
+        let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
+        // Hello and welcome, then one round per token.
+        assert_eq!(planned.rounds(), 5);
+        let object = planned.object().unwrap();
+        let bytes = |name: &str| object[name].as_u64().unwrap();
+        assert_eq!(bytes("peak_rss_bytes"), bytes("session_bytes") + bytes("weight_bytes") + bytes("client_bytes"));
+        assert!((1_080_000_000..1_200_000_000).contains(&bytes("client_bytes")), "{}", bytes("client_bytes"));
+        // A client that compares holds the weights as well.
+        let mut wider = config.clone();
+        wider.vocab_size *= 64;
+        let more = Planned::new(&wider, None, shape).unwrap();
+        assert!(more.client_bytes - planned.client_bytes >= more.weight_bytes - planned.weight_bytes);
+    }
 }

@@ -2,9 +2,9 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::leakage;
 use crate::mode::Mode;
 use clap::Args;
+use undertone_protocol::modes::fhe;
 
 /// Flags of `undertone privacy`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct PrivacyArguments {
 /// `Usage` for a mode that this build does not offer.
 pub fn run(arguments: &PrivacyArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
-    let sentences = leakage::fhe();
+    let sentences: Vec<String> = fhe::leakage(None, None).into_iter().map(|leak| leak.sentence).collect();
     let object = serde_json::json!({ "mode": arguments.mode.name(), "leakage": sentences });
     context.result(&object, || sentences.join("\n"));
     Ok(())

@@ -1,14 +1,14 @@
-//! The flags that describe a prompt, and the token ids they lead to.
+//! The flags that describe a prompt, the files it comes from, and files of many prompts.
 //!
-//! The public part starts with BOS; the private part is tokenized on its own, so that no merge across the boundary
-//! makes a public token depend on private text.
+//! Private text is erased when dropped, and no message quotes it.
 
 use crate::error::{Error, Result};
 use clap::Args;
+use serde::{Deserialize, Deserializer};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use undertone_model::sampling::{Sampler, SamplingParameters};
-use undertone_model::tokenizer::Tokenizer;
+use zeroize::Zeroizing;
 
 /// Longest prompt file, in bytes; any context that fits the supported models is far shorter.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -72,15 +72,49 @@ pub struct PromptText {
     /// What the server reads.
     pub public: String,
     /// What it must not read.
-    pub private: String,
+    pub private: Zeroizing<String>,
 }
 
-/// A prompt as token ids.
-pub struct PromptIds {
-    /// BOS and the public part.
-    pub public: Vec<u32>,
-    /// The private part.
-    pub private: Vec<u32>,
+/// One line of a file of prompts, for `eval` and `calibrate`.
+#[derive(Deserialize)]
+pub struct PromptLine {
+    /// What the server reads.
+    #[serde(default)]
+    pub public: String,
+    /// What it must not read.
+    #[serde(deserialize_with = "erased")]
+    pub private: Zeroizing<String>,
+    /// How the text goes on, for `calibrate`.
+    #[serde(default, deserialize_with = "erased")]
+    pub answer: Zeroizing<String>,
+    /// Most tokens to generate, for `eval`.
+    #[serde(default = "default_new_tokens")]
+    pub max_new_tokens: usize,
+}
+
+fn default_new_tokens() -> usize {
+    8
+}
+
+fn erased<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Zeroizing<String>, D::Error> {
+    String::deserialize(deserializer).map(Zeroizing::new)
+}
+
+/// The prompts of a file of JSON lines; empty lines do not count.
+///
+/// # Errors
+/// `Usage` with the number of the first line that is no prompt; the sentence does not repeat what stands there.
+pub fn prompt_lines(text: &str) -> Result<Vec<PromptLine>> {
+    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parsed = numbered.map(|(number, line)| {
+        serde_json::from_str(line).map_err(|error| {
+            let (line, column) = (number + 1, error.column());
+            Error::Usage(format!(
+                "line {line} of the prompt file is no prompt, see column {column}; write {{\"public\": \"…\", \"private\": \"…\"}}"
+            ))
+        })
+    });
+    parsed.collect()
 }
 
 impl PromptArguments {
@@ -96,64 +130,28 @@ impl PromptArguments {
         }
         let public = self.public_file.as_deref().map(read_text).transpose()?.unwrap_or_default();
         let private = match (&self.private, &self.private_file) {
-            (Some(text), _) => text.clone(),
+            (Some(text), _) => Zeroizing::new(text.clone()),
             (None, Some(path)) => read_text(path)?,
-            (None, None) => String::new(),
+            (None, None) => Zeroizing::default(),
         };
-        Ok(PromptText { public, private })
+        Ok(PromptText { public: public.to_string(), private })
     }
 }
 
-impl PromptText {
-    /// Tokenizes both parts, each on its own.
-    ///
-    /// # Errors
-    /// What the tokenizer refuses.
-    pub fn tokenize(&self, tokenizer: &Tokenizer) -> Result<PromptIds> {
-        Ok(PromptIds {
-            public: tokenizer.encode(&self.public, true)?,
-            private: tokenizer.encode(&self.private, false)?,
-        })
-    }
-}
-
-impl PromptIds {
-    /// Checks that prompt and continuation fit the model.
-    ///
-    /// # Errors
-    /// `Client(TooLong)` when they do not.
-    pub fn check_context(&self, max_new_tokens: usize, context: usize) -> Result<()> {
-        let prompt = self.public.len() + self.private.len();
-        // The last generated token is never fed back, so it needs no position.
-        let have = prompt.saturating_add(max_new_tokens.saturating_sub(1));
-        if have > context {
-            return Err(Error::Client(undertone_client::Error::TooLong {
-                what: "prompt with its continuation",
-                have,
-                need: context,
-                remedy: "shorten the public part or ask for fewer new tokens",
-            }));
-        }
-        Ok(())
-    }
-
-    /// Both parts in order.
-    pub fn joined(&self) -> Vec<u32> {
-        self.public.iter().chain(&self.private).copied().collect()
-    }
-}
-
-/// Reads a text file, or standard input for `-`.
+/// Reads a text file, or standard input for `-`; the text may be private.
 ///
 /// # Errors
 /// `File` when it cannot be read, is over 16 MiB or is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
+pub fn read_text(path: &Path) -> Result<Zeroizing<String>> {
     let failed = |source| Error::file("reading", path, source);
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     let length = if path == Path::new("-") {
         std::io::stdin().lock().take(FILE_LIMIT + 1).read_to_string(&mut text)
     } else {
         let file = std::fs::File::open(path).map_err(failed)?;
+        // Room for all of it at once, because a string that grows leaves copies of its beginning behind.
+        let room = file.metadata().map_or(0, |metadata| metadata.len().min(FILE_LIMIT) + 1);
+        text.reserve(room as usize);
         file.take(FILE_LIMIT + 1).read_to_string(&mut text)
     };
     if length.map_err(failed)? as u64 > FILE_LIMIT {
@@ -166,14 +164,24 @@ pub fn read_text(path: &Path) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn ids(public: usize, private: usize) -> PromptIds {
-        PromptIds { public: vec![1; public], private: vec![2; private] }
+    #[test]
+    fn one_kind_of_line_serves_eval_and_calibrate() {
+        let lines = prompt_lines(
+            "{\"private\": \"a\"}\n\n{\"public\": \"b\", \"private\": \"c\", \"answer\": \"d\", \"max_new_tokens\": 3}\n",
+        );
+        let lines = lines.unwrap();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[0].public.as_str(), lines[0].private.as_str(), lines[0].max_new_tokens), ("", "a", 8));
+        assert_eq!((lines[1].public.as_str(), lines[1].answer.as_str(), lines[1].max_new_tokens), ("b", "d", 3));
     }
 
     #[test]
-    fn the_context_is_checked_to_the_token() {
-        assert!(ids(100, 128).check_context(1, 228).is_ok());
-        assert!(ids(100, 128).check_context(2, 228).is_err());
-        assert!(ids(1, 1).check_context(usize::MAX, 1000).is_err());
+    fn a_line_that_is_no_prompt_is_named_and_not_repeated() {
+        for text in
+            ["\n\"a secret\"\n", "\n{\"private\": \"x\", \"max_new_tokens\": \"a secret\"}\n", "\n{\"a secret\": 1}\n"]
+        {
+            let said = prompt_lines(text).err().unwrap().to_string();
+            assert!(said.contains("line 2") && !said.contains("secret"), "{said}");
+        }
     }
 }

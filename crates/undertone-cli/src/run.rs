@@ -2,15 +2,19 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::key_file::KeyArguments;
+use crate::key_file::{KeyArguments, one_standard_input};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::prompt::PromptArguments;
-use crate::session::{RunProgress, ServerAddress, print};
+use crate::session::{RunProgress, ServerAddress, disagreement, print};
 use clap::Args;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use undertone_client::{LocalModel, Prompt, Request, Way, generate};
+use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, Way, generate};
 use undertone_he::Parameters;
+use undertone_model::Error as ModelError;
+use undertone_model::safetensors_file::SafetensorsFile;
+use undertone_model::weights::parse_index;
 
 /// Flags of `undertone run`.
 #[derive(Debug, Args)]
@@ -49,6 +53,11 @@ pub struct RunArguments {
 /// Whatever the model, the prompt or the server gives rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    one_standard_input(&[
+        ("--public-file", arguments.text.public_file.as_deref()),
+        ("--private-file", arguments.text.private_file.as_deref()),
+        ("--passphrase-file", arguments.key.passphrase_file.as_deref()),
+    ])?;
     let mut sampler = arguments.text.sampling.sampler()?;
     let model = load(&arguments.model, arguments.server.is_some())?;
     let text = arguments.text.read()?;
@@ -70,14 +79,47 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         server: server.address,
         way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
     };
-    let report = generate(request, &mut progress)?;
-    print(context, report, peak_rss_bytes() + server.peak_rss_bytes())
+    let mut report = generate(request, &mut progress)?;
+    print(context, &mut report, peak_rss_bytes() + server.peak_rss_bytes())?;
+    if let Some((number, _)) = disagreement(&report) {
+        let count = report.tokens.len();
+        eprintln!(
+            "undertone: warning: token {number} of {count} is not the most likely one of the clear model; see the report"
+        );
+    }
+    Ok(())
 }
 
 /// All weights, so that results can be compared; where only another machine needs them, the embedding will do.
+///
+/// Weights that are here are checked, and so is whether the calibration is theirs: only their absence is forgiven.
 fn load(model: &Path, server_elsewhere: bool) -> Result<LocalModel> {
     match LocalModel::load(model, true) {
-        Err(all) if server_elsewhere => LocalModel::load(model, false).map_err(|_| all.into()),
+        Err(ClientError::Model(error)) if server_elsewhere && weights_absent(model, &error) => {
+            Ok(LocalModel::load(model, false)?)
+        }
         loaded => Ok(loaded?),
     }
+}
+
+/// Whether all weights could not be loaded because a shard is not there, or no tensor of any layer.
+fn weights_absent(model: &Path, error: &ModelError) -> bool {
+    match error {
+        ModelError::Io { op: "open", source, .. } => source.kind() == ErrorKind::NotFound,
+        ModelError::MissingTensor { .. } => {
+            tensor_names(model).is_some_and(|names| !names.iter().any(|name| name.starts_with("model.layers.")))
+        }
+        _ => false,
+    }
+}
+
+/// The tensors that the weight file holds, or that the index of a sharded model lists.
+fn tensor_names(model: &Path) -> Option<Vec<String>> {
+    let single = model.join("model.safetensors");
+    if single.exists() {
+        return Some(SafetensorsFile::open(&single).ok()?.entries().keys().cloned().collect());
+    }
+    // Its size was checked when the weights were opened.
+    let index = std::fs::read(model.join("model.safetensors.index.json")).ok()?;
+    Some(parse_index(&index).ok()?.into_keys().collect())
 }

@@ -5,14 +5,17 @@ use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes_of;
 use crate::progress::Progress;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use undertone_client::{Observer, RunReport, TokenReport};
 use undertone_protocol::message::ProgressReport;
 
 /// Steps of the progress bar of one computation.
 const FRACTION_STEPS: f64 = 1000.0;
+/// How long an address of this machine may take to answer while others are left to try.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Longest first line of a server, in bytes.
 const LONGEST_READY_LINE: u64 = 4096;
 /// Bytes of a server's standard error that are kept for a message.
@@ -45,8 +48,20 @@ impl ServerAddress {
 }
 
 fn resolve(name: &str) -> Result<SocketAddr> {
-    let found = name.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let found = name.to_socket_addrs().ok().and_then(|all| listening(&all.collect::<Vec<_>>()));
     found.ok_or_else(|| Error::Usage(format!("{name} is no address; write HOST:PORT, for example 127.0.0.1:7411")))
+}
+
+/// Of all addresses that a name stands for, the first one where somebody listens: localhost is often ::1 before it is
+/// 127.0.0.1, and a server listens at one of them.
+///
+/// Addresses of other machines are not tried, because the client refuses to talk to them; the first address is the
+/// answer when there is nothing better, so that the refusal names it.
+fn listening(all: &[SocketAddr]) -> Option<SocketAddr> {
+    let here: Vec<SocketAddr> = all.iter().copied().filter(|address| address.ip().is_loopback()).collect();
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIME).is_ok();
+    let found = if here.len() > 1 { here.iter().find(answers) } else { None };
+    found.or(here.first()).or(all.first()).copied()
 }
 
 /// The program `undertone-server`, next to this one.
@@ -202,7 +217,7 @@ pub fn text(report: &RunReport) -> String {
             mib(report.peak_rss_bytes.unwrap_or(0)) / 1024.0
         ),
         String::new(),
-        "What the server learns, and what is not protected:".to_owned(),
+        "What the server learns, what it cannot read, and what is not protected:".to_owned(),
     ]);
     lines.extend(report.leakage.iter().map(|sentence| format!("  - {sentence}")));
     lines.join("\n")
@@ -210,7 +225,7 @@ pub fn text(report: &RunReport) -> String {
 
 /// How the tokens compare with the clear model's, in one sentence.
 fn verdict(report: &RunReport) -> &'static str {
-    if report.tokens.iter().any(|token| token.top1_agrees == Some(false)) {
+    if disagreement(report).is_some() {
         "NOT every token is the one that the clear model prefers; see the table."
     } else if report.tokens.iter().all(|token| token.top1_agrees == Some(true)) {
         "Every token is the one that the clear model prefers."
@@ -219,19 +234,87 @@ fn verdict(report: &RunReport) -> &'static str {
     }
 }
 
+/// The first token where the most likely one differs from the clear model's, with its place from 1.
+pub fn disagreement(report: &RunReport) -> Option<(usize, &TokenReport)> {
+    (1..).zip(&report.tokens).find(|(_, token)| token.top1_agrees == Some(false))
+}
+
 /// Prints a report, with the memory of all processes that took part.
-pub fn print(context: &Context, mut report: RunReport, peak_rss_bytes: u64) -> Result<()> {
+pub fn print(context: &Context, report: &mut RunReport, peak_rss_bytes: u64) -> Result<()> {
     context.progress.finish();
     report.peak_rss_bytes = Some(peak_rss_bytes);
-    let object = serde_json::to_value(&report)
+    let object = serde_json::to_value(&*report)
         .map_err(|error| Error::System { what: "writing the report", source: std::io::Error::other(error) })?;
-    context.result(&object, || text(&report));
+    context.result(&object, || text(report));
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use std::net::TcpListener;
+
+    /// A report of these tokens, each with what the clear model prefers.
+    pub fn report_of(tokens: &[(u32, Option<u32>)]) -> RunReport {
+        let token = |&(id, clear_id): &(u32, Option<u32>)| TokenReport {
+            id,
+            text: String::new(),
+            clear_id,
+            top1_agrees: clear_id.map(|clear| clear == id),
+            kl: None,
+            max_logit_error: None,
+            seconds: 1.0,
+        };
+        RunReport {
+            mode: "fhe",
+            security_bits: 128,
+            ring_degree: 1 << 16,
+            log_qp: 1.0,
+            failure_log2: -128.0,
+            public_tokens: 1,
+            private_tokens: 1,
+            tokens: tokens.iter().map(token).collect(),
+            text: String::new(),
+            setup_seconds: 1.0,
+            prefill_seconds: 1.0,
+            bootstraps: 0,
+            key_switches: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            key_bytes: 0,
+            rounds: 2,
+            peak_rss_bytes: None,
+            leakage: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_report_says_whether_every_token_agrees() {
+        let agreeing = report_of(&[(5, Some(5)), (6, Some(6))]);
+        assert!(disagreement(&agreeing).is_none() && text(&agreeing).contains("Every token"));
+        let differing = report_of(&[(5, Some(5)), (6, Some(7)), (8, Some(9))]);
+        assert_eq!(disagreement(&differing).map(|(number, token)| (number, token.id)), Some((2, 6)));
+        assert!(text(&differing).contains("NOT every token"));
+        let alone = report_of(&[(5, None)]);
+        assert!(disagreement(&alone).is_none() && text(&alone).contains("no weights"));
+    }
+
+    #[test]
+    fn of_several_addresses_the_one_that_listens_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed: SocketAddr = format!("[::1]:{}", open.port()).parse().unwrap();
+        let elsewhere: SocketAddr = "192.0.2.1:7411".parse().unwrap();
+        assert_eq!(listening(&[closed, open]), Some(open));
+        assert_eq!(listening(&[elsewhere, closed, open]), Some(open));
+        assert_eq!(resolve(&format!("localhost:{}", open.port())).unwrap(), open);
+        // Nobody else is asked, and what cannot be reached is still named.
+        assert_eq!(listening(&[elsewhere]), Some(elsewhere));
+        drop(listener);
+        assert_eq!(listening(&[closed, open]), Some(closed));
+        assert_eq!(listening(&[]), None);
+        assert!(matches!(resolve("nonsense"), Err(Error::Usage(_))));
+    }
 
     #[test]
     fn the_end_of_a_long_output_is_kept() {

@@ -1,6 +1,9 @@
 //! Bad input at the command line: one sentence on standard error, the right exit code, nothing written.
 
+use safetensors::SafeTensors;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -46,6 +49,16 @@ impl Scene {
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    /// Keeps only some tensors of the weights.
+    fn keep_tensors(&self, kept: impl Fn(&str) -> bool) {
+        let bytes = std::fs::read(self.model().join("model.safetensors")).unwrap();
+        let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+        let all = tensors.len();
+        tensors.retain(|(name, _)| kept(name));
+        assert!(!tensors.is_empty() && tensors.len() < all);
+        self.write("model/model.safetensors", safetensors::serialize(tensors, None).unwrap());
+    }
+
     /// Every file below the scene with its length and content hash.
     fn listing(&self) -> BTreeMap<PathBuf, blake3::Hash> {
         let mut listing = BTreeMap::new();
@@ -80,7 +93,12 @@ impl Scene {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
-        let sentences: Vec<&str> = said.lines().filter(|line| !line.starts_with('{')).collect();
+        let (notices, sentences): (Vec<&str>, Vec<&str>) =
+            said.lines().filter(|line| !line.starts_with('{')).partition(|line| line.contains("test-only feature"));
+        // `cargo test` builds the program with it, and verbs that talk to a server say so.
+        let talks = ["demo", "run", "eval", "serve"].contains(&arguments[0]);
+        assert_eq!(notices.len(), usize::from(talks), "{arguments:?}: {said}");
+        assert!(notices.iter().all(|line| line.contains("cargo build --release")), "{said}");
         assert_eq!(sentences.len(), 1, "{arguments:?}: {said}");
         assert!(sentences[0].starts_with("undertone: "), "{said}");
         for word in words {
@@ -166,6 +184,60 @@ fn calibrations_that_are_missing_or_foreign() {
 }
 
 #[test]
+fn weights_beside_a_running_server_are_checked_all_the_same() {
+    let scene = Scene::new("elsewhere");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let run = run_with(&["--server", &address]);
+    let weights = std::fs::read(scene.model().join("model.safetensors")).unwrap();
+    // The calibration of another model.
+    let path = scene.model().join("undertone-calibration.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value["model_fingerprint"] = "ab".repeat(32).into();
+    std::fs::write(&path, value.to_string()).unwrap();
+    scene.refuses(&run, 1, &["abab", "calibrate"]);
+    std::fs::write(&path, &text).unwrap();
+    // A value that is no number, a file cut short, one whose header lies, and one that lacks a single tensor.
+    let mut damaged = weights.clone();
+    let last = damaged.len() - 4;
+    damaged[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    scene.write("model/model.safetensors", &damaged);
+    scene.refuses(&run, 1, &["not finite"]);
+    scene.write("model/model.safetensors", &weights[..weights.len() / 2]);
+    scene.refuses(&run, 1, &["model.safetensors"]);
+    damaged[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    scene.write("model/model.safetensors", &damaged);
+    scene.refuses(&run, 1, &["model.safetensors", "header"]);
+    scene.write("model/model.safetensors", &weights);
+    scene.keep_tensors(|name| name != "model.layers.0.mlp.up_proj.weight");
+    scene.refuses(&run, 1, &["model.layers.0.mlp.up_proj.weight"]);
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the server was called");
+}
+
+#[test]
+fn the_embedding_alone_is_enough_beside_a_running_server() {
+    let scene = Scene::new("half");
+    let run = run_with(&["--server", "127.0.0.1:1"]);
+    // All that is left to complain about is that nobody listens at port 1.
+    scene.keep_tensors(|name| name == "model.embed_tokens.weight");
+    scene.refuses(&run, 1, &["cannot connect to 127.0.0.1:1"]);
+    scene.refuses(RUN, 1, &["model.layers.0"]);
+    // The same as the first of two shards.
+    let shard = |file: &str| scene.model().join(file);
+    std::fs::rename(shard("model.safetensors"), shard("first.safetensors")).unwrap();
+    let index = serde_json::json!({ "weight_map": {
+        "model.embed_tokens.weight": "first.safetensors", "model.norm.weight": "second.safetensors",
+    }});
+    scene.write("model/model.safetensors.index.json", index.to_string());
+    scene.refuses(&run, 1, &["cannot connect to 127.0.0.1:1"]);
+    scene.refuses(RUN, 1, &["second.safetensors"]);
+    std::fs::remove_file(shard("first.safetensors")).unwrap();
+    scene.refuses(&run, 1, &["first.safetensors"]);
+}
+
+#[test]
 fn servers_that_cannot_be_used() {
     let scene = Scene::new("servers");
     // Port 1 on this machine: nobody listens there.
@@ -209,6 +281,14 @@ fn keys_that_do_not_exist_or_are_unnamed() {
     scene.refuses(&["keys", "show", "clinic"], 1, &["clinic"]);
     scene.refuses(&["keys", "show", "../clinic"], 1, &["letters"]);
     scene.refuses(&["keys", "new", "clinic"], 2, &["passphrase"]);
+    // Standard input can be read once.
+    let both = ["run", "--model", "model", "--key", "clinic", "--private-file", "-", "--passphrase-file", "-"];
+    scene.refuses(&both, 2, &["--private-file -", "--passphrase-file -"]);
+    let both = ["run", "--model", "model", "--key", "clinic", "--public-file", "-", "--passphrase-file", "-"];
+    scene.refuses(&both, 2, &["--public-file -", "--passphrase-file -"]);
+    scene.refuses(&["keys", "push", "clinic"], 1, &["clinic"]);
+    let help = scene.output(&["keys", "push", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("nothing is sent or stored"));
 }
 
 #[test]

@@ -86,6 +86,9 @@ fn plan_states_security_cost_and_a_verdict() {
             "bootstraps",
             "key_switches",
             "key_bytes",
+            "session_bytes",
+            "weight_bytes",
+            "client_bytes",
             "peak_rss_bytes",
             "bytes_up",
             "bytes_down",
@@ -100,7 +103,28 @@ fn plan_states_security_cost_and_a_verdict() {
     assert!(object["security_bits"].as_u64().unwrap() >= 128);
     assert!(object["failure_log2"].as_f64().unwrap() <= -128.0);
     assert_eq!(object["estimate"], false, "the bundled model is calibrated");
+    assert_eq!(object["rounds"], 17, "the welcome and 16 tokens");
+    // docs/numerics.md: 16.89 bits were measured.
+    assert!(object["expected_precision_bits"].as_f64().unwrap() <= 16.89);
     assert!(object["bootstraps"].as_u64().unwrap() > 0 && object["key_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn plan_reads_the_file_that_is_named() {
+    let text = std::fs::read_to_string(model().join("config.json")).unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("plan-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), &text).unwrap();
+    std::fs::copy(model().join("undertone-calibration.json"), folder.join("undertone-calibration.json")).unwrap();
+    let mut deeper: Value = serde_json::from_str(&text).unwrap();
+    let layers = deeper["num_hidden_layers"].as_u64().unwrap();
+    deeper["num_hidden_layers"] = (layers + 1).into();
+    std::fs::write(folder.join("deeper.json"), deeper.to_string()).unwrap();
+    let plan = |name: &str| object(&["plan", "--model", folder.join(name).to_str().unwrap(), "--json"]);
+    let (shallow, deep) = (plan("config.json"), plan("deeper.json"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!((&shallow["estimate"], &deep["estimate"]), (&false.into(), &true.into()));
+    assert!(deep["bootstraps"].as_u64().unwrap() > shallow["bootstraps"].as_u64().unwrap());
 }
 
 #[test]

@@ -3,10 +3,8 @@
 use crate::Error;
 use undertone_he::{Ciphertext, Parameters, Slots};
 use undertone_protocol::modes::clear::message::{decode_slots, encode_slots};
-use undertone_secret::{Decryptor, Encryptor, SecretKey, SecretRng};
+use undertone_secret::{DECLARED_PRECISION_BITS, Decryptor, Encryptor, SecretKey, SecretRng};
 
-/// Bits to which decrypted slots are rounded; values are within 1, and the computation keeps about this many.
-pub const PRECISION_BITS: u32 = 20;
 /// Largest imaginary part that noise leaves in a result.
 const IMAGINARY_TOLERANCE: f64 = 0.02;
 
@@ -51,7 +49,7 @@ impl Codec for FheCodec<'_> {
         let ciphertext = Ciphertext::from_bytes(self.parameters, blob)?;
         let decrypted = Decryptor::new(self.parameters, self.key.secret()).decrypt(&ciphertext);
         if decrypted.imaginary_within(IMAGINARY_TOLERANCE) {
-            Ok(decrypted.rounded(PRECISION_BITS))
+            Ok(decrypted.rounded(DECLARED_PRECISION_BITS))
         } else {
             Err(escape())
         }

@@ -96,7 +96,7 @@ fn infer_sentence(error: &undertone_infer::Error) -> String {
     match error {
         undertone_infer::Error::OutOfCalibratedRange { what, .. } => format!(
             "the result leaves the calibrated ranges ({what}); calibrate the model on text like this, or distrust the \
-             server, because a damaged or dishonest result looks the same"
+             server, because a damaged or dishonest result looks the same, and then use a fresh key"
         ),
         other => other.to_string(),
     }

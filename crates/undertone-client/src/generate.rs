@@ -150,7 +150,10 @@ fn pack(
 ) -> Result<Vec<Slots>, Error> {
     match last {
         None => Ok(opened.program.pack_prompt(&model.embed_rows(&prompt.private)?)?),
-        Some(token) => Ok(opened.program.pack_token(&model.embed_rows(&[token.id])?.concat())?),
+        Some(token) => {
+            let row = Zeroizing::new(model.embed_rows(&[token.id])?.concat());
+            Ok(opened.program.pack_token(&row)?)
+        }
     }
 }
 

@@ -16,7 +16,6 @@ mod prompt;
 mod report;
 mod twin;
 
-pub use codec::PRECISION_BITS;
 pub use connection::Connection;
 pub use error::Error;
 pub use generate::{Observer, Request, generate};

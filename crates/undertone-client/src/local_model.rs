@@ -6,6 +6,7 @@ use std::sync::Arc;
 use undertone_infer::Calibration;
 use undertone_model::reference::embed;
 use undertone_model::{Llama, LlamaConfig, Matrix, Tokenizer, load_client_half};
+use zeroize::Zeroizing;
 
 /// The client's side of a model.
 pub struct LocalModel {
@@ -66,9 +67,9 @@ impl LocalModel {
     ///
     /// # Errors
     /// Ids outside the vocabulary.
-    pub fn embed_rows(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
-        let flat = embed(&self.embed, ids)?;
-        Ok(flat.chunks(self.config.hidden_size).map(<[f32]>::to_vec).collect())
+    pub fn embed_rows(&self, ids: &[u32]) -> Result<Zeroizing<Vec<Vec<f32>>>, Error> {
+        let flat = Zeroizing::new(embed(&self.embed, ids)?);
+        Ok(Zeroizing::new(flat.chunks(self.config.hidden_size).map(<[f32]>::to_vec).collect()))
     }
 }
 

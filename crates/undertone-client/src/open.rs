@@ -86,7 +86,7 @@ pub(crate) fn open<'a>(
                 program: prepared.program,
                 private_tokens: shape.private_tokens,
                 key_bytes,
-                leakage: fhe::leakage(&shape, padded_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
+                leakage: fhe::leakage(Some(&shape), padded_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
             })
         }
     }

@@ -27,7 +27,14 @@ impl Prompt {
     /// # Errors
     /// `TokenizerMissing`, or text that the tokenizer refuses.
     pub fn tokenize(model: &LocalModel, public: &str, private: &str) -> Result<Self, Error> {
-        let tokenizer = model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?;
+        Self::tokenize_with(model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?, public, private)
+    }
+
+    /// The same with a tokenizer alone, where there is no calibration.
+    ///
+    /// # Errors
+    /// Text that the tokenizer refuses.
+    pub fn tokenize_with(tokenizer: &Tokenizer, public: &str, private: &str) -> Result<Self, Error> {
         let private = Zeroizing::new(tokenizer.encode(private, false)?);
         Ok(Self { public: tokenizer.encode(public, true)?, private, padded_from: None })
     }
@@ -61,6 +68,25 @@ impl Prompt {
         Ok(self)
     }
 
+    /// Checks that prompt and continuation fit the model.
+    ///
+    /// # Errors
+    /// `TooLong` when they do not.
+    pub fn check_context(&self, max_new_tokens: usize, config: &LlamaConfig) -> Result<(), Error> {
+        // The last generated token is never fed back, so it needs no position.
+        let have = (self.public.len() + self.private.len()).saturating_add(max_new_tokens.saturating_sub(1));
+        let need = config.max_position_embeddings;
+        if have > need {
+            return Err(Error::TooLong {
+                what: "prompt with its continuation",
+                have,
+                need,
+                remedy: "shorten the public part or ask for fewer new tokens",
+            });
+        }
+        Ok(())
+    }
+
     /// Checks all lengths and returns what the session will be opened for.
     ///
     /// # Errors
@@ -84,17 +110,7 @@ impl Prompt {
                 remedy: "shorten it or move what is not secret to the public part",
             });
         }
-        // The last generated token is never fed back, so it needs no position.
-        let have = (public + private).saturating_add(max_new_tokens - 1);
-        let need = config.max_position_embeddings;
-        if have > need {
-            return Err(Error::TooLong {
-                what: "prompt with its continuation",
-                have,
-                need,
-                remedy: "shorten the public part or ask for fewer new tokens",
-            });
-        }
+        self.check_context(max_new_tokens, config)?;
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let shape = WireShape {
             public_tokens: number(public),
@@ -110,4 +126,23 @@ impl Prompt {
 fn filler(tokenizer: &Tokenizer) -> Result<u32, Error> {
     let ids = tokenizer.encode("\n", false)?;
     ids.last().copied().ok_or(Error::Empty { what: "filler", remedy: "use a model whose vocabulary has a line break" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_is_checked_to_the_token() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let config = LlamaConfig { max_position_embeddings: 228, ..LlamaConfig::from_dir(&folder).unwrap() };
+        let prompt = |public, private| Prompt::from_ids(vec![1; public], vec![2; private]);
+        assert!(prompt(100, 128).check_context(1, &config).is_ok());
+        assert!(prompt(100, 128).check_context(2, &config).is_err());
+        assert!(prompt(1, 1).check_context(usize::MAX, &config).is_err());
+        // The check of the whole shape is the same, and refuses more.
+        assert!(prompt(100, 128).shape(1, &config).is_ok());
+        assert!(prompt(100, 128).shape(2, &config).is_err());
+        assert!(prompt(100, 129).shape(1, &config).is_err());
+    }
 }

@@ -60,6 +60,6 @@ pub struct RunReport {
     pub rounds: u64,
     /// Peak memory; filled in by the program that knows its processes.
     pub peak_rss_bytes: Option<u64>,
-    /// What the server learns, and what is not protected.
+    /// What the server learns, what it cannot read, and what is not protected.
     pub leakage: Vec<String>,
 }

@@ -1,44 +1,23 @@
 //! What a server sees at the end: the same frames whether the client could read the result or not.
 
+mod support;
+
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use undertone_client::{Error, LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::{Chain, Parameters};
-use undertone_infer::calibrate::{CalibrationOptions, WindowOptions, calibrate, windows};
 use undertone_infer::{Error as InferError, Progress};
 use undertone_model::sampling::Sampler;
-use undertone_model::{LlamaConfig, RopeKind, RopeScaling, synthetic};
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::clear::{self, message::encode_slots};
-use undertone_protocol::{Engine, Error as ProtocolError, Message, MessageStream, Session, Turn};
+use undertone_protocol::{Engine, Error as ProtocolError, Message, MessageStream, Mode, Session, Turn};
 
 const LOG_N: u32 = 10;
 /// The token that ends an answer.
 const END: u32 = 7;
 
 fn model() -> LocalModel {
-    let config = LlamaConfig {
-        hidden_size: 16,
-        intermediate_size: 20,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 8,
-        vocab_size: 40,
-        max_position_embeddings: 64,
-        rms_norm_eps: 1e-5,
-        rope: RopeScaling { theta: 10_000.0, kind: RopeKind::Default },
-        tie_word_embeddings: false,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![END],
-    };
-    let weights = Arc::new(synthetic(config, 5));
-    let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
-    let options = WindowOptions { count: 24, public: 4, private: 5, answer: 3 };
-    let prompts = windows(&tokens, Some(1), options);
-    let options = CalibrationOptions { slot_count: 1 << (LOG_N - 1), ..CalibrationOptions::default() };
-    let calibration = calibrate(&weights, &prompts, options, &mut |_| {}).unwrap();
+    let (weights, calibration, _) = support::calibrated(support::config(1, vec![END]), LOG_N, 4, 5, 3);
     LocalModel::new(weights, None, calibration).unwrap()
 }
 
@@ -79,7 +58,7 @@ fn serve(engine: Scripted, model: &LocalModel, chain: Chain) -> (SocketAddr, Joi
     let open = move |hello: &Hello| {
         let lengths = clear::prepare(chain, &config, &calibration, hello.shape).unwrap().lengths;
         let welcome = Welcome { session: 1, idle_timeout_seconds: 60, max_sessions: 1 };
-        clear::Server::new(hello.shape, 40, lengths, welcome, Box::new(engine))
+        clear::Server::new(Mode::Clear, hello.shape, 40, lengths, welcome).with_engine(Box::new(engine))
     };
     let thread = std::thread::spawn(move || {
         let mut stream = MessageStream::new(listener.accept().unwrap().0);

@@ -1,15 +1,16 @@
 //! Client and server over a real loopback socket with a synthetic model: in the clear, and under small insecure
 //! parameters.
 
+mod support;
+
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
 use undertone_he::{EvaluationKeys, KeyId, KeyRequest, Parameters};
-use undertone_infer::calibrate::{CalibrationOptions, WindowOptions, calibrate, windows};
 use undertone_infer::{Calibration, Error as InferError};
 use undertone_model::sampling::Sampler;
-use undertone_model::{Llama, LlamaConfig, RopeKind, RopeScaling, clear_generate, synthetic};
+use undertone_model::{Llama, clear_generate, synthetic};
 use undertone_protocol::message::{ErrorClass, ProgressReport, WireShape};
 use undertone_protocol::modes::fhe::{self, KeySink};
 use undertone_secret::{KeyGenerator, SecretKey, SecretRng};
@@ -17,24 +18,6 @@ use undertone_server::{Handle, ModelHost, Options, Server};
 
 const LOG_N: u32 = 11;
 const NEW: usize = 3;
-
-fn config() -> LlamaConfig {
-    LlamaConfig {
-        hidden_size: 16,
-        intermediate_size: 20,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 8,
-        vocab_size: 40,
-        max_position_embeddings: 64,
-        rms_norm_eps: 1e-5,
-        rope: RopeScaling { theta: 10_000.0, kind: RopeKind::Default },
-        tie_word_embeddings: false,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![],
-    }
-}
 
 struct Setting {
     parameters: Parameters,
@@ -45,13 +28,8 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let weights = Arc::new(synthetic(config(), 5));
-        let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
-        let options = WindowOptions { count: 24, public: 6, private: 17, answer: NEW };
-        let prompts = windows(&tokens, Some(1), options);
-        let prompt = Prompt::from_ids(prompts[0].public.clone(), prompts[0].private.clone());
-        let options = CalibrationOptions { slot_count: 1 << (LOG_N - 1), ..CalibrationOptions::default() };
-        let calibration = calibrate(&weights, &prompts, options, &mut |_| {}).unwrap();
+        let (weights, calibration, window) = support::calibrated(support::config(2, vec![]), LOG_N, 6, 17, NEW);
+        let prompt = Prompt::from_ids(window.public, window.private);
         Self { parameters: Parameters::insecure_test(LOG_N), weights, calibration, prompt }
     }
 
@@ -289,7 +267,7 @@ fn other_parameters_models_calibrations_and_too_little_memory_are_refused() {
     let (class, sentence) = refusal(setting.run(setting.clear(), &renamed, &server, &mut ()));
     assert!(class == ErrorClass::Mismatch && sentence.contains("model"), "{sentence}");
 
-    let foreign = Arc::new(synthetic(config(), 6));
+    let foreign = Arc::new(synthetic(support::config(2, vec![]), 6));
     assert!(LocalModel::new(foreign.clone(), None, setting.calibration.clone()).is_err());
     assert!(ModelHost::new(foreign, setting.calibration.clone(), setting.parameters.clone()).is_err());
 

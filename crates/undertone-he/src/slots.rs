@@ -2,12 +2,20 @@
 
 use crate::Error;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// A real plaintext vector over all slots, stored as one period (a power of two that divides the slot count).
 ///
-/// A short period makes encoding proportionally cheaper: the polynomial then lives in a sub-ring.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Slots(Arc<[f64]>);
+/// A short period makes encoding proportionally cheaper: the polynomial then lives in a sub-ring. The values may be a
+/// user's embeddings: they are never printed, and erased with the last copy.
+#[derive(Clone, PartialEq)]
+pub struct Slots(Arc<Zeroizing<Vec<f64>>>);
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slots(period {})", self.0.len())
+    }
+}
 
 impl Slots {
     /// Takes one period of values.
@@ -18,7 +26,7 @@ impl Slots {
         if !values.len().is_power_of_two() || values.len() > slot_count {
             return Err(Error::SlotLength { op: "Slots::new", have: values.len(), need: slot_count });
         }
-        Ok(Self(values.into()))
+        Ok(Self(Arc::new(Zeroizing::new(values))))
     }
 
     /// One period of the vector.
@@ -37,6 +45,6 @@ impl Slots {
         let shift = by.rem_euclid(n) as usize;
         let mut values = self.0.to_vec();
         values.rotate_left(shift);
-        Self(values.into())
+        Self(Arc::new(Zeroizing::new(values)))
     }
 }

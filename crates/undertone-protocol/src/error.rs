@@ -190,8 +190,8 @@ pub enum Error {
     /// The peer closed the connection between two frames.
     #[error("the peer closed the connection; connect again")]
     Closed,
-    /// The peer said nothing for too long.
-    #[error("the peer was silent for longer than the timeout; check the network and connect again")]
+    /// The peer said nothing, or not enough, for too long.
+    #[error("the peer was silent or slow for longer than the timeout; check the network and connect again")]
     Silent,
     /// The connection failed.
     #[error("the connection failed ({kind}); check the address and the network and connect again")]

@@ -1,12 +1,14 @@
 //! The part that the inference modes share: prompt in, result out, token in, result out.
 //!
-//! A mode adds what comes before (mode fhe: the keys) and says what the blobs are. Both halves know every count and
+//! Both halves are whole sessions. A mode may put something before them (mode fhe: the keys) and says what the blobs are. Both halves know every count and
 //! length beforehand from [`StepLengths`], so that neither can make the other allocate or compute anything unplanned.
 
 use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
-use crate::message::{Blobs, Hello, Message, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape};
-use crate::session::Turn;
+use crate::message::{
+    Blobs, Hello, Message, Mode, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape,
+};
+use crate::session::{Session, StepSession, Turn};
 use undertone_infer::Progress;
 
 /// Lengths in bytes of the blobs of each kind of step.
@@ -60,6 +62,9 @@ enum ServerState {
 
 /// The server half.
 pub struct ServerExchange {
+    mode: Mode,
+    /// Absent until what a mode puts before the prompt is complete.
+    engine: Option<Box<dyn Engine>>,
     shape: WireShape,
     vocab_size: u32,
     lengths: StepLengths,
@@ -70,38 +75,25 @@ pub struct ServerExchange {
 }
 
 impl ServerExchange {
-    /// A session of this shape over a model with `vocab_size` tokens, which begins with `welcome`.
-    pub fn new(shape: WireShape, vocab_size: u32, lengths: StepLengths, welcome: Welcome) -> Self {
+    /// A session of this shape over a model with `vocab_size` tokens, which begins with `welcome`; it takes the prompt
+    /// when it has an engine.
+    pub fn new(mode: Mode, shape: WireShape, vocab_size: u32, lengths: StepLengths, welcome: Welcome) -> Self {
         let mut outbox = Outbox::default();
         outbox.push(Message::Welcome(welcome));
         let steps_left = shape.max_new_tokens.saturating_sub(1);
-        Self { shape, vocab_size, lengths, steps_left, state: ServerState::AwaitPrefill, outbox }
+        Self { mode, engine: None, shape, vocab_size, lengths, steps_left, state: ServerState::AwaitPrefill, outbox }
     }
 
-    /// See [`Session::turn`](crate::Session::turn).
-    pub fn turn(&self) -> Turn {
-        match self.state {
-            ServerState::Ready(..) => Turn::Work,
-            ServerState::Closed => Turn::Closed,
-            _ => Turn::Peer,
-        }
+    /// The same session with the engine that computes.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Box<dyn Engine>) -> Self {
+        self.set_engine(engine);
+        self
     }
 
-    /// The next outgoing message.
-    pub fn next_message(&mut self) -> Option<Message> {
-        self.outbox.pop()
-    }
-
-    /// Takes a message.
-    ///
-    /// # Errors
-    /// `OutOfTurn`, `Unexpected`, `Cap`, those of [`BlobReceiver::push`], or `Peer`.
-    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
-        let result = self.accept(message);
-        if result.is_err() {
-            self.state = ServerState::Closed;
-        }
-        result
+    /// Everything before the prompt is complete: this engine computes.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.engine = Some(engine);
     }
 
     fn accept(&mut self, message: Message) -> Result<(), Error> {
@@ -109,7 +101,7 @@ impl ServerExchange {
         self.state = match (state, message) {
             (_, Message::Bye) => ServerState::Closed,
             (_, Message::Error(report)) => return Err(peer_error(report)),
-            (ServerState::AwaitPrefill, Message::Prefill(prefill)) => {
+            (ServerState::AwaitPrefill, Message::Prefill(prefill)) if self.engine.is_some() => {
                 self.check_prefill(&prefill)?;
                 let receiver = announced(&prefill.blobs, &self.lengths.prefill)?;
                 ServerState::Receiving(Request::Prefill { public_tokens: prefill.public_tokens }, receiver)
@@ -144,14 +136,51 @@ impl ServerExchange {
         Ok(())
     }
 
-    /// Runs the step that is ready on `engine`.
-    ///
-    /// # Errors
-    /// Those of the engine, and `Compute` when its result has not the planned lengths.
-    pub fn work(&mut self, engine: &mut dyn Engine, progress: &dyn Progress) -> Result<(), Error> {
-        let (request, input) = match std::mem::replace(&mut self.state, ServerState::Closed) {
-            ServerState::Ready(request, input) => (request, input),
-            other => {
+    fn check_prefill(&self, prefill: &Prefill) -> Result<(), Error> {
+        expect("public_tokens", prefill.public_tokens.len() as u64, self.shape.public_tokens.into())?;
+        expect("private_tokens", prefill.private_tokens.into(), self.shape.private_tokens.into())?;
+        match prefill.public_tokens.iter().find(|&&id| id >= self.vocab_size) {
+            Some(&id) => Err(Error::Cap {
+                field: "a public token id",
+                have: id.into(),
+                need: u64::from(self.vocab_size).saturating_sub(1),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Session for ServerExchange {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn turn(&self) -> Turn {
+        match self.state {
+            ServerState::Ready(..) => Turn::Work,
+            ServerState::Closed => Turn::Closed,
+            _ => Turn::Peer,
+        }
+    }
+
+    fn next_message(&mut self) -> Option<Message> {
+        self.outbox.pop()
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), Error> {
+        let result = self.accept(message);
+        if result.is_err() {
+            self.state = ServerState::Closed;
+        }
+        result
+    }
+
+    /// As the trait says, and `Compute` when the result has not the planned lengths.
+    fn work(&mut self, progress: &dyn Progress) -> Result<(), Error> {
+        let (request, input, engine) = match (std::mem::replace(&mut self.state, ServerState::Closed), &mut self.engine)
+        {
+            (ServerState::Ready(request, input), Some(engine)) => (request, input, engine),
+            (other, _) => {
                 self.state = other;
                 return Ok(());
             }
@@ -170,19 +199,6 @@ impl ServerExchange {
         self.state = ServerState::AwaitDecode;
         Ok(())
     }
-
-    fn check_prefill(&self, prefill: &Prefill) -> Result<(), Error> {
-        expect("public_tokens", prefill.public_tokens.len() as u64, self.shape.public_tokens.into())?;
-        expect("private_tokens", prefill.private_tokens.into(), self.shape.private_tokens.into())?;
-        match prefill.public_tokens.iter().find(|&&id| id >= self.vocab_size) {
-            Some(&id) => Err(Error::Cap {
-                field: "a public token id",
-                have: id.into(),
-                need: u64::from(self.vocab_size).saturating_sub(1),
-            }),
-            None => Ok(()),
-        }
-    }
 }
 
 enum ClientState {
@@ -195,6 +211,7 @@ enum ClientState {
 
 /// The client half.
 pub struct ClientExchange {
+    mode: Mode,
     shape: WireShape,
     lengths: StepLengths,
     prefilled: bool,
@@ -213,6 +230,7 @@ impl ClientExchange {
         let mut outbox = Outbox::default();
         outbox.push(Message::Hello(hello));
         Self {
+            mode: hello.mode,
             shape: hello.shape,
             lengths,
             prefilled: false,
@@ -226,15 +244,6 @@ impl ClientExchange {
         }
     }
 
-    /// See [`Session::turn`](crate::Session::turn).
-    pub fn turn(&self) -> Turn {
-        match self.state {
-            ClientState::Idle => Turn::Application,
-            ClientState::Closed => Turn::Closed,
-            _ => Turn::Peer,
-        }
-    }
-
     /// What the server accepted, once it has.
     pub fn welcome(&self) -> Option<&Welcome> {
         self.welcome.as_ref()
@@ -243,23 +252,6 @@ impl ClientExchange {
     /// Messages that a mode adds between the welcome and the prompt.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
-    }
-
-    /// The next outgoing message.
-    pub fn next_message(&mut self) -> Option<Message> {
-        self.outbox.pop()
-    }
-
-    /// Takes a message.
-    ///
-    /// # Errors
-    /// `OutOfTurn`, `Unexpected`, those of [`BlobReceiver::push`], or `Peer`.
-    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
-        let result = self.accept(message);
-        if result.is_err() {
-            self.state = ClientState::Closed;
-        }
-        result
     }
 
     fn accept(&mut self, message: Message) -> Result<(), Error> {
@@ -303,28 +295,57 @@ impl ClientExchange {
         Ok(())
     }
 
-    /// See [`StepSession::prefill`](crate::StepSession::prefill).
-    ///
-    /// # Errors
-    /// `Unexpected` or `OutOfTurn`.
-    pub fn prefill(&mut self, public_tokens: Vec<u32>, private: u32, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
+    fn send(&mut self, blobs: Vec<Vec<u8>>) {
+        blobs.into_iter().for_each(|blob| self.outbox.push_blob(blob));
+        self.state = ClientState::AwaitResult;
+    }
+}
+
+impl Session for ClientExchange {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn turn(&self) -> Turn {
+        match self.state {
+            ClientState::Idle => Turn::Application,
+            ClientState::Closed => Turn::Closed,
+            _ => Turn::Peer,
+        }
+    }
+
+    fn next_message(&mut self) -> Option<Message> {
+        self.outbox.pop()
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), Error> {
+        let result = self.accept(message);
+        if result.is_err() {
+            self.state = ClientState::Closed;
+        }
+        result
+    }
+
+    fn work(&mut self, _: &dyn Progress) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl StepSession for ClientExchange {
+    fn prefill(&mut self, public_tokens: Vec<u32>, private_tokens: u32, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
         if self.prefilled || !matches!(self.state, ClientState::Idle) {
             return Err(Error::OutOfTurn { message: "prefill", state: "not ready for a prompt" });
         }
         expect("public_tokens", public_tokens.len() as u64, self.shape.public_tokens.into())?;
-        expect("private_tokens", private.into(), self.shape.private_tokens.into())?;
+        expect("private_tokens", private_tokens.into(), self.shape.private_tokens.into())?;
         let lengths = planned(&blobs, &self.lengths.prefill)?;
         self.prefilled = true;
-        self.outbox.push(Message::Prefill(Prefill { public_tokens, private_tokens: private, blobs: lengths }));
+        self.outbox.push(Message::Prefill(Prefill { public_tokens, private_tokens, blobs: lengths }));
         self.send(blobs);
         Ok(())
     }
 
-    /// See [`StepSession::decode`](crate::StepSession::decode).
-    ///
-    /// # Errors
-    /// `Unexpected`, `OutOfTurn`, or `Cap` after the last token.
-    pub fn decode(&mut self, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
+    fn decode(&mut self, blobs: Vec<Vec<u8>>) -> Result<(), Error> {
         if !self.prefilled || !matches!(self.state, ClientState::Idle) {
             return Err(Error::OutOfTurn { message: "decode", state: "not ready for a token" });
         }
@@ -337,32 +358,23 @@ impl ClientExchange {
         Ok(())
     }
 
-    /// The result of the step, once.
-    pub fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
+    fn take_result(&mut self) -> Option<Vec<Vec<u8>>> {
         self.result.take()
     }
 
-    /// What the server says it has done in all results so far.
-    pub fn operations(&self) -> Operations {
+    fn operations(&self) -> Operations {
         self.operations
     }
 
-    /// The latest news of the server, once.
-    pub fn take_progress(&mut self) -> Option<ProgressReport> {
+    fn take_progress(&mut self) -> Option<ProgressReport> {
         self.progress.take()
     }
 
-    /// Queues the end of the session.
-    pub fn close(&mut self) {
+    fn close(&mut self) {
         if !matches!(self.state, ClientState::Closed) {
             self.outbox.push(Message::Bye);
             self.state = ClientState::Closed;
         }
-    }
-
-    fn send(&mut self, blobs: Vec<Vec<u8>>) {
-        blobs.into_iter().for_each(|blob| self.outbox.push_blob(blob));
-        self.state = ClientState::AwaitResult;
     }
 }
 

@@ -150,7 +150,7 @@ pub struct Hello {
     pub version: u16,
     /// The mode.
     pub mode: Mode,
-    /// Digest of the cryptographic parameters (all zero in mode clear).
+    /// Digest of the cryptographic parameters, or of the chain in mode clear.
     pub parameters: [u8; 32],
     /// Fingerprint of the model.
     pub model: [u8; 32],

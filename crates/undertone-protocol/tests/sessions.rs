@@ -199,7 +199,7 @@ fn a_whole_fhe_session_runs() {
 #[test]
 fn a_whole_clear_session_runs() {
     let client = clear::Client::new(hello(Mode::Clear), lengths());
-    let server = clear::Server::new(SHAPE, VOCAB, lengths(), welcome(), Box::new(Sums));
+    let server = clear::Server::new(Mode::Clear, SHAPE, VOCAB, lengths(), welcome()).with_engine(Box::new(Sums));
     let mut pair = Pair::new(client, server);
     pair.settle().unwrap();
     run_steps(&mut pair);
@@ -347,14 +347,19 @@ fn the_client_refuses_results_out_of_turn_and_errors_are_cleaned() {
 
 #[test]
 fn leakage_names_the_counts() {
-    let leaks = fhe::leakage(&SHAPE, None);
+    let leaks = fhe::leakage(Some(&SHAPE), None);
     let sentence = |key: &str| leaks.iter().find(|leak| leak.key == key).unwrap().sentence.clone();
     assert!(sentence("private_token_count").contains("exactly 2 tokens"));
     assert!(sentence("public_text").contains('3'));
-    for key in ["positions", "answer_length", "timing", "model_identity", "unverified"] {
+    for key in
+        ["positions", "answer_length", "timing", "model_identity", "hidden", "unverified", "transport", "feedback"]
+    {
         assert!(sentence(key).ends_with('.'));
     }
-    let padded = fhe::leakage(&WireShape { private_tokens: 32, ..SHAPE }, Some(20));
+    let general = fhe::leakage(None, None);
+    assert!(leaks.iter().map(|leak| leak.key).eq(general.iter().map(|leak| leak.key)));
+    assert!(!general.iter().any(|leak| leak.sentence.contains(|c: char| c.is_ascii_digit())));
+    let padded = fhe::leakage(Some(&WireShape { private_tokens: 32, ..SHAPE }), Some(20));
     assert!(padded.iter().any(|leak| leak.sentence.contains("32 tokens long after filling up")));
     assert!(!padded.iter().any(|leak| leak.sentence.contains("20")));
 }

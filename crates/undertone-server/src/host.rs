@@ -9,6 +9,8 @@ pub struct Opening {
     pub session: Box<dyn Session>,
     /// Memory in bytes that the session needs at most; reserved before the first key is accepted.
     pub memory_bytes: u64,
+    /// Bytes that the client sends before the prompt: the keys, in mode fhe. The time that it may take follows from it.
+    pub setup_bytes: u64,
 }
 
 /// The source of sessions.

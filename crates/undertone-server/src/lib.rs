@@ -13,12 +13,14 @@ mod host;
 mod memory;
 mod model_host;
 mod options;
+mod pace;
 mod server;
 mod sessions;
 mod watch;
 
 pub use error::Error;
 pub use host::{Host, Opening};
+pub use memory::SystemMemory;
 pub use model_host::ModelHost;
 pub use options::Options;
 pub use server::{Handle, Server};

@@ -3,8 +3,40 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use undertone_protocol::Error;
 
-/// Part of the free memory that sessions may take when no limit is given.
-const SHARE: f64 = 0.9;
+/// One part in this many of the free memory is kept from sessions when no limit is given.
+const KEPT_PART: u64 = 10;
+
+/// The memory of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemMemory {
+    /// Physical memory, in bytes.
+    pub total_bytes: u64,
+    /// Memory that programs can still take, in bytes.
+    pub available_bytes: u64,
+}
+
+impl SystemMemory {
+    /// What the system says now; nothing where it does not say.
+    pub fn read() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            kib.checked_mul(1024)
+        };
+        Some(Self { total_bytes: bytes("MemTotal:")?, available_bytes: bytes("MemAvailable:")? })
+    }
+
+    /// Bytes that a server without a limit of its own gives to sessions once `beside` bytes more are taken: nine tenths
+    /// of what is free then.
+    pub fn for_sessions(&self, beside: u64) -> u64 {
+        let free = self.available_bytes.saturating_sub(beside);
+        free - free / KEPT_PART
+    }
+}
 
 /// A limit shared by all sessions.
 #[derive(Debug)]
@@ -23,7 +55,7 @@ pub struct Reservation {
 impl Budget {
     /// A limit of `bytes`, or of nine tenths of the memory that is free now, or none where that cannot be read.
     pub fn new(bytes: Option<u64>) -> Self {
-        let free = || available_bytes().map(|bytes| (bytes as f64 * SHARE) as u64);
+        let free = || SystemMemory::read().map(|memory| memory.for_sessions(0));
         Self { total: bytes.or_else(free).unwrap_or(u64::MAX), reserved: Mutex::new(0) }
     }
 
@@ -49,17 +81,20 @@ impl Drop for Reservation {
     }
 }
 
-/// Memory that programs can still take, where the system tells.
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_share_of_sessions_is_that_of_the_free_memory() {
+        let memory = SystemMemory::parse("MemTotal:  2000 kB\nMemFree: 1 kB\nMemAvailable:    1000 kB\n").unwrap();
+        assert_eq!(memory, SystemMemory { total_bytes: 2000 << 10, available_bytes: 1000 << 10 });
+        assert_eq!((memory.for_sessions(0), memory.for_sessions(500 << 10)), (900 << 10, 450 << 10));
+        assert_eq!(memory.for_sessions(u64::MAX), 0);
+        assert_eq!(SystemMemory::parse("MemTotal:  2000 kB\n"), None);
+        assert_eq!(Budget::new(Some(7)).total, 7);
+        assert_eq!(SystemMemory::read().is_some(), cfg!(target_os = "linux"));
+    }
 
     #[test]
     fn reservations_are_bounded_and_given_back() {

@@ -60,18 +60,19 @@ impl ModelHost {
         hello.expect(self.parameters.digest(), self.fingerprint, self.calibration_digest)?;
         let prepared = fhe::prepare(&self.parameters, &self.model.config, &self.calibration, hello.shape)?;
         let setup = fhe::CkksSetup::new(&self.parameters, self.model.clone(), &prepared);
-        let memory_bytes = prepared.plan.memory_bytes;
+        let (memory_bytes, setup_bytes) = (prepared.plan.memory_bytes, prepared.plan.key_bytes());
         let session = fhe::Server::new(hello.shape, self.vocab_size(), prepared.plan, welcome, Box::new(setup));
-        Ok(Opening { session: Box::new(session), memory_bytes })
+        Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes })
     }
 
     fn open_clear(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
         let chain = self.parameters.chain();
         hello.expect(clear::chain_digest(chain), self.fingerprint, self.calibration_digest)?;
         let prepared = clear::prepare(chain, &self.model.config, &self.calibration, hello.shape)?;
-        let engine = clear::ClearEngine::new(chain, self.model.clone(), prepared.program);
-        let session = clear::Server::new(hello.shape, self.vocab_size(), prepared.lengths, welcome, Box::new(engine));
-        Ok(Opening { session: Box::new(session), memory_bytes: CLEAR_MEMORY })
+        let engine = clear::engine(chain, self.model.clone(), prepared.program);
+        let session = clear::Server::new(Mode::Clear, hello.shape, self.vocab_size(), prepared.lengths, welcome);
+        let session = Box::new(session.with_engine(Box::new(engine)));
+        Ok(Opening { session, memory_bytes: CLEAR_MEMORY, setup_bytes: 0 })
     }
 }
 

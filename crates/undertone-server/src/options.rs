@@ -15,8 +15,13 @@ pub struct Options {
     pub max_new_tokens: u32,
     /// Threads of the compute pool; `None` takes one per core.
     pub threads: Option<usize>,
-    /// Longest time for one message to arrive, and for one write to be taken.
+    /// Longest time that a client may be idle: between the welcome and the prompt, apart from what it sends then, and
+    /// before every token.
     pub idle_timeout: Duration,
+    /// Longest time for one message to arrive once it has begun, and to be taken; added to every transfer.
+    pub message_timeout: Duration,
+    /// The slowest transfer that is waited for: what was announced has this pace on average, or the session ends.
+    pub slowest_bytes_per_second: u64,
     /// Longest time from connection to hello.
     pub hello_timeout: Duration,
     /// Time between two signs of life while computing.
@@ -32,7 +37,13 @@ impl Default for Options {
             max_sessions: 4,
             max_new_tokens: 512,
             threads: None,
+            // A person who reads a token and decides whether to go on.
             idle_timeout: Duration::from_secs(600),
+            // A message is at most a mebibyte and usually a frame on the loopback interface; a client machine that is
+            // busy with something else may be stopped for many seconds.
+            message_timeout: Duration::from_secs(60),
+            // An uplink of two megabits a second behind a tunnel, over which a gibibyte of keys takes an hour.
+            slowest_bytes_per_second: 256 << 10,
             hello_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(5),
             memory_bytes: None,
@@ -41,6 +52,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The longest time for a transfer of `bytes`.
+    pub(crate) fn transfer_time(&self, bytes: u64) -> Duration {
+        self.message_timeout + Duration::from_secs_f64(bytes as f64 / self.slowest_bytes_per_second.max(1) as f64)
+    }
+
     /// Refuses what would expose a session.
     ///
     /// # Errors

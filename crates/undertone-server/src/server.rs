@@ -1,21 +1,26 @@
 //! The listening loop, and one session from connection to end.
 
 use crate::compute::Compute;
-use crate::connection::TimedStream;
+use crate::connection::{TimedStream, send};
 use crate::memory::{Budget, Reservation};
+use crate::pace::Pace;
 use crate::sessions::{Place, Sessions};
 use crate::watch::Watch;
-use crate::{Error, Host, Options};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use crate::{Error, Host, Opening, Options};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
-use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Session, Turn};
+use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Turn};
 
-/// How long the end of a session may take at shutdown.
-const GRACE: Duration = Duration::from_millis(200);
+/// How long the connection that wakes the listening loop may take.
+const WAKE_UP: Duration = Duration::from_millis(200);
+/// How long sessions may take to end at shutdown before their connections are cut.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long a client may take to hear why its session has ended; its place is free already.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 struct Shared {
     options: Options,
@@ -88,7 +93,8 @@ impl Server {
         Handle { address: self.address, shared: self.shared.clone() }
     }
 
-    /// Serves until stopped, then ends every session and waits for it.
+    /// Serves until stopped, then ends every session and waits for it; what a peer does not take within some seconds
+    /// is cut off.
     ///
     /// # Errors
     /// `Accept` when the listening socket fails.
@@ -112,7 +118,12 @@ impl Server {
             }
         };
         self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.sessions.disconnect();
+        self.shared.sessions.disconnect(Shutdown::Read);
+        let end = Instant::now() + GRACE;
+        while Instant::now() < end && !threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.shared.sessions.disconnect(Shutdown::Both);
         for thread in threads {
             // A session that panicked has freed its place already; there is nothing to add.
             let _ = thread.join();
@@ -131,7 +142,7 @@ impl Handle {
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // The listening loop waits in `accept`; a connection wakes it. If none can be made, it has ended already.
-        let _ = TcpStream::connect_timeout(&self.address, GRACE);
+        let _ = TcpStream::connect_timeout(&self.address, WAKE_UP);
     }
 }
 
@@ -147,11 +158,12 @@ fn passing(error: &std::io::Error) -> bool {
 fn serve(shared: &Shared, stream: TcpStream) {
     let place = shared.sessions.enter(&stream);
     let options = &shared.options;
-    let Ok(timed) = TimedStream::new(stream, options.hello_timeout, options.idle_timeout) else { return };
+    let Ok(timed) = TimedStream::new(stream, options) else { return };
     let mut stream = MessageStream::new(timed);
     let ended = place.and_then(|place| converse(shared, &mut stream, &place).map(|()| place));
     if let Err(error) = &ended {
         let error = if shared.stopping.load(Ordering::SeqCst) { &ProtocolError::ShuttingDown } else { error };
+        stream.inner_mut().allow_write(LAST_WORDS);
         // The peer may be gone; then nobody is left to tell.
         let _ = stream.send(&Message::Error(report(error)));
     }
@@ -166,15 +178,20 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
     let Message::Hello(hello) = stream.receive()? else {
         return Err(ProtocolError::OutOfTurn { message: "another", state: "waiting for hello" });
     };
-    let (mut session, _reservation) = open(shared, &hello, place.number)?;
+    let options = &shared.options;
+    let (opening, _reservation) = open(shared, &hello, place.number)?;
+    let mut session = opening.session;
+    let mut pace = Pace::new(options, opening.setup_bytes, stream.inner().waited());
     loop {
         while let Some(message) = session.next_message() {
-            stream.send(&message)?;
+            send(stream, &message, options)?;
         }
         match session.turn() {
             Turn::Peer => {
-                stream.inner_mut().expect_within(shared.options.idle_timeout);
+                let due = pace.due(stream.inner().waited());
+                stream.inner_mut().expect_by(due);
                 let message = stream.receive()?;
+                pace.received(&message, stream.inner().waited());
                 if matches!(message, Message::KeyEnd(_) | Message::KeysDone) {
                     // The last part of a key has it decoded and expanded, which is parallel work.
                     let pool = shared.key_pool.as_ref().unwrap_or(&shared.pool);
@@ -184,8 +201,9 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
                 }
             }
             Turn::Work => {
+                pace.complete();
                 let watch = Watch::new(&shared.stopping);
-                watch.run(stream, shared.options.heartbeat, |watch| {
+                watch.run(stream, options, |watch| {
                     let _slot = shared.compute.enter(watch)?;
                     shared.pool.install(|| session.work(watch))
                 })?;
@@ -195,7 +213,7 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
     }
 }
 
-fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Box<dyn Session>, Reservation), ProtocolError> {
+fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Opening, Reservation), ProtocolError> {
     let (have, need) = (hello.shape.max_new_tokens, shared.options.max_new_tokens);
     if have > need {
         return Err(ProtocolError::Cap { field: "max_new_tokens", have: have.into(), need: need.into() });
@@ -209,7 +227,7 @@ fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Box<dyn Session>
     let opening = shared.host.open(hello, welcome)?;
     drop(planning);
     let reservation = shared.budget.reserve(opening.memory_bytes)?;
-    Ok((opening.session, reservation))
+    Ok((opening, reservation))
 }
 
 /// What a client is told; the sentences name public things only.

@@ -55,11 +55,11 @@ impl Sessions {
         self.max
     }
 
-    /// Ends the reading half of every connection, which ends its session; the last message can still be written.
-    pub(crate) fn disconnect(&self) {
+    /// Shuts every connection. Without its reading half a session ends, and can still write its last message.
+    pub(crate) fn disconnect(&self, half: Shutdown) {
         for stream in self.lock().streams.values() {
             // A connection that is already gone needs no ending.
-            let _ = stream.shutdown(Shutdown::Read);
+            let _ = stream.shutdown(half);
         }
     }
 

@@ -4,7 +4,8 @@
 //! vanished one is noticed between two operations, not at the end. The client has nothing to say meanwhile: any byte
 //! from it, like the end of the connection, cancels the job.
 
-use crate::connection::TimedStream;
+use crate::Options;
+use crate::connection::{TimedStream, send};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,18 +46,18 @@ impl<'a> Watch<'a> {
     pub(crate) fn run<R>(
         &self,
         stream: &mut MessageStream<TimedStream>,
-        heartbeat: Duration,
+        options: &Options,
         work: impl FnOnce(&Self) -> R,
     ) -> R {
         std::thread::scope(|scope| {
             // Set on unwind too: the scope would otherwise wait for the watcher for ever.
             let _done = Done(self);
-            scope.spawn(|| self.follow(stream, heartbeat));
+            scope.spawn(|| self.follow(stream, options));
             work(self)
         })
     }
 
-    fn follow(&self, stream: &mut MessageStream<TimedStream>, heartbeat: Duration) {
+    fn follow(&self, stream: &mut MessageStream<TimedStream>, options: &Options) {
         let mut sent = Instant::now();
         let mut state = self.lock();
         while !state.done {
@@ -64,7 +65,7 @@ impl<'a> Watch<'a> {
             if state.done || self.cancelled.load(Ordering::Relaxed) {
                 continue;
             }
-            let due = if state.fresh { PACE } else { heartbeat };
+            let due = if state.fresh { PACE } else { options.heartbeat };
             let report = (sent.elapsed() >= due).then(|| {
                 state.fresh = false;
                 state.latest.clone()
@@ -74,7 +75,7 @@ impl<'a> Watch<'a> {
             let mut gone = stream.has_pending() || stream.inner().stirred();
             if let (false, Some(Some(report))) = (gone, report) {
                 sent = Instant::now();
-                gone = stream.send(&Message::Progress(report)).is_err();
+                gone = send(stream, &Message::Progress(report), options).is_err();
             }
             if gone {
                 self.cancelled.store(true, Ordering::Relaxed);

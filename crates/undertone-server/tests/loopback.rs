@@ -1,28 +1,21 @@
 //! The driver over real loopback sockets, with sessions that compute nothing secret.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use support::{Running, hello, options, pump};
 use undertone_infer::Progress;
-use undertone_protocol::message::{ErrorClass, Hello, ProgressReport, Welcome, WireShape};
+use undertone_protocol::message::{ErrorClass, Hello, ProgressReport, Welcome};
 use undertone_protocol::modes::clear;
-use undertone_protocol::{
-    Engine, Error, Message, MessageStream, MessageType, Mode, Session, StepLengths, StepSession, Turn, encode_frame,
-};
-use undertone_server::{Handle, Host, Opening, Options, Server};
-
-const SHAPE: WireShape = WireShape { public_tokens: 2, private_tokens: 3, max_new_tokens: 2 };
+use undertone_protocol::{Engine, Error, Message, MessageType, Mode, Session, StepLengths, StepSession, encode_frame};
+use undertone_server::{Host, Opening, Options, Server};
 
 fn lengths() -> StepLengths {
     StepLengths { prefill: vec![(1 << 20) + 7], decode: vec![11], result: vec![13] }
-}
-
-fn hello() -> Hello {
-    let zero = [0; 32];
-    Hello { version: 1, mode: Mode::Clear, parameters: zero, model: zero, calibration: zero, shape: SHAPE }
 }
 
 /// Sums bytes in `stages` stages of a few milliseconds; counts how many jobs run at once and how many were cancelled.
@@ -72,71 +65,21 @@ impl Host for SlowHost {
             return Err(Error::ModeRefused { mode: hello.mode.name() });
         }
         let engine = Slow { stages: self.stages, cancelled: self.cancelled.clone(), inside: self.inside.clone() };
-        let session = clear::Server::new(hello.shape, 100, lengths(), welcome, Box::new(engine));
-        Ok(Opening { session: Box::new(session), memory_bytes: self.memory_bytes })
+        let session =
+            clear::Server::new(Mode::Clear, hello.shape, 100, lengths(), welcome).with_engine(Box::new(engine));
+        Ok(Opening { session: Box::new(session), memory_bytes: self.memory_bytes, setup_bytes: 0 })
     }
 }
 
-struct Running {
-    handle: Handle,
-    address: std::net::SocketAddr,
-    cancelled: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
+/// A server whose jobs take `stages` stages, and the count of its cancelled jobs.
+fn counting(stages: usize, options: Options) -> (Running, Arc<AtomicUsize>) {
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    let host = SlowHost { stages, memory_bytes: 1000, cancelled: cancelled.clone(), inside: Arc::default() };
+    (Running::start(host, options), cancelled)
 }
 
-impl Running {
-    fn start(stages: usize, options: Options) -> Self {
-        let cancelled = Arc::new(AtomicUsize::new(0));
-        let host = SlowHost { stages, memory_bytes: 1000, cancelled: cancelled.clone(), inside: Arc::default() };
-        let server = Server::bind(options, Box::new(host)).unwrap();
-        let (handle, address) = (server.handle(), server.address());
-        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
-        Self { handle, address, cancelled, thread }
-    }
-
-    fn connect(&self) -> MessageStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        MessageStream::new(stream)
-    }
-
-    fn expect_sessions(&self, need: usize) {
-        let start = Instant::now();
-        while self.handle.session_count() != need {
-            assert!(start.elapsed() < Duration::from_secs(10), "{} sessions", self.handle.session_count());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.handle.stop();
-        if let Some(thread) = self.thread.take() {
-            let joined = thread.join();
-            assert!(joined.is_ok() || std::thread::panicking());
-        }
-        assert!(self.handle.session_count() == 0 || std::thread::panicking());
-    }
-}
-
-fn options() -> Options {
-    Options { threads: Some(1), heartbeat: Duration::from_millis(200), ..Options::default() }
-}
-
-/// Moves messages until it is the application's turn; collects the news.
-fn pump(stream: &mut MessageStream<TcpStream>, client: &mut clear::Client) -> Result<Vec<ProgressReport>, Error> {
-    let mut news = Vec::new();
-    loop {
-        while let Some(message) = client.next_message() {
-            stream.send(&message)?;
-        }
-        if client.turn() != Turn::Peer {
-            return Ok(news);
-        }
-        client.receive(stream.receive()?)?;
-        news.extend(client.take_progress());
-    }
+fn start(stages: usize, options: Options) -> Running {
+    counting(stages, options).0
 }
 
 fn whole_run(server: &Running) -> Vec<ProgressReport> {
@@ -159,7 +102,7 @@ fn whole_run(server: &Running) -> Vec<ProgressReport> {
 
 #[test]
 fn a_whole_run_with_progress() {
-    let server = Running::start(120, options());
+    let server = start(120, options());
     let news = whole_run(&server);
     assert!(!news.is_empty());
     assert!(news.windows(2).all(|pair| pair[0].fraction <= pair[1].fraction));
@@ -168,7 +111,7 @@ fn a_whole_run_with_progress() {
 
 #[test]
 fn two_clients_take_turns() {
-    let server = Running::start(60, options());
+    let server = start(60, options());
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| whole_run(&server))).collect();
         let news: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
@@ -181,7 +124,7 @@ fn two_clients_take_turns() {
 fn a_client_gone_mid_run_frees_its_session() {
     // Ten minutes of stages: only cancelling can end them within the test.
     for says_bye in [false, true] {
-        let server = Running::start(120_000, options());
+        let (server, cancelled) = counting(120_000, options());
         let mut stream = server.connect();
         let mut client = clear::Client::new(hello(), lengths());
         pump(&mut stream, &mut client).unwrap();
@@ -197,7 +140,7 @@ fn a_client_gone_mid_run_frees_its_session() {
             drop(stream);
         }
         let start = Instant::now();
-        while server.cancelled.load(Ordering::SeqCst) == 0 {
+        while cancelled.load(Ordering::SeqCst) == 0 {
             assert!(start.elapsed() < Duration::from_secs(5));
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -207,7 +150,7 @@ fn a_client_gone_mid_run_frees_its_session() {
 
 #[test]
 fn stopping_cancels_the_running_job_and_tells_the_client() {
-    let server = Running::start(120_000, options());
+    let server = start(120_000, options());
     let mut stream = server.connect();
     let mut client = clear::Client::new(hello(), lengths());
     pump(&mut stream, &mut client).unwrap();
@@ -234,7 +177,7 @@ fn reported(server: &Running, bytes: &[u8]) -> (ErrorClass, String) {
 
 #[test]
 fn damaged_streams_get_a_typed_answer_and_leave_nothing_behind() {
-    let server = Running::start(1, options());
+    let server = start(1, options());
     let hello_frame = encode_frame(MessageType::Hello, 0, 0, &Message::Hello(hello()).encode().unwrap()).unwrap();
     let mut flipped = hello_frame.clone();
     flipped[60] ^= 4;
@@ -262,7 +205,7 @@ fn damaged_streams_get_a_typed_answer_and_leave_nothing_behind() {
 
 #[test]
 fn too_many_sessions_modes_and_memory_are_refused_with_a_reason() {
-    let server = Running::start(1, Options { max_sessions: 2, memory_bytes: Some(1500), ..options() });
+    let server = start(1, Options { max_sessions: 2, memory_bytes: Some(1500), ..options() });
     let mut first = server.connect();
     let mut client = clear::Client::new(hello(), lengths());
     pump(&mut first, &mut client).unwrap();
@@ -295,7 +238,7 @@ fn too_many_sessions_modes_and_memory_are_refused_with_a_reason() {
 #[test]
 fn more_new_tokens_than_allowed_are_refused_before_planning() {
     // The shape asks for two.
-    let server = Running::start(1, Options { max_new_tokens: 1, ..options() });
+    let server = start(1, Options { max_new_tokens: 1, ..options() });
     let mut stream = server.connect();
     let error = pump(&mut stream, &mut clear::Client::new(hello(), lengths())).unwrap_err();
     let Error::Peer { class: ErrorClass::TooLarge, sentence } = &error else { panic!("{error}") };
@@ -305,7 +248,7 @@ fn more_new_tokens_than_allowed_are_refused_before_planning() {
 
 #[test]
 fn a_silent_connection_is_dropped() {
-    let server = Running::start(1, Options { hello_timeout: Duration::from_millis(100), ..options() });
+    let server = start(1, Options { hello_timeout: Duration::from_millis(100), ..options() });
     let mut silent = TcpStream::connect(server.address).unwrap();
     // One byte does not buy time: the deadline is that of the whole message.
     silent.write_all(b"U").unwrap();

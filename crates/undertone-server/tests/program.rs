@@ -48,6 +48,12 @@ fn the_program_says_where_it_listens_and_ends_cleanly() {
     assert!(line.starts_with("{\"event\":\"listening\""), "{line}");
     let address: SocketAddr = address.parse().unwrap();
     assert!(address.port() != 0);
+    #[cfg(target_os = "linux")]
+    {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).unwrap();
+        let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        assert!(core.split_whitespace().take(2).eq(["0", "0"]), "{core}");
+    }
     // An open session does not keep the program from ending.
     let _session = TcpStream::connect(address).unwrap();
     let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();

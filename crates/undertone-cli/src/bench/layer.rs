@@ -1,19 +1,22 @@
-//! One encrypted layer of a given shape with random weights, step by step, with final norm and a small head.
+//! One encrypted layer of a given shape with random weights, step by step.
 //!
-//! The error is that of the logits of the last private token against the clear reference, relative to their root mean
-//! square. The weights are random, so the figures are those of the shape, not of a trained model.
+//! Two layers, the final norm and a small head run. The line named `layer` is the first of them alone, because the last
+//! one of a model works on the row of the last token alone; `total` is all that ran. Its error is that of the logits of the last private token
+//! against the clear reference, relative to their root mean square. The weights are random, so the figures are those of
+//! the shape, not of a trained model.
 
 use super::setup::Setup;
+use crate::config::read_config;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::peak_rss_bytes;
 use crate::plan::Planned;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use undertone_he::{Evaluator, Parameters};
+use undertone_he::{Counts, Evaluator, Parameters};
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
 use undertone_infer::{Calibration, Layout, Program, Progress, PublicCache, Shape};
 use undertone_model::reference::forward_last;
@@ -21,6 +24,10 @@ use undertone_model::{KvCache, Llama, LlamaConfig, synthetic};
 
 /// Vocabulary of the benchmark: the head is not part of a layer.
 const VOCABULARY: usize = 256;
+/// Layers that run.
+const LAYERS: usize = 2;
+/// The layer that is reported.
+const REPORTED: usize = 0;
 /// Prompts that the random model is calibrated on.
 const CALIBRATION_PROMPTS: u64 = 12;
 
@@ -74,7 +81,7 @@ fn measure(
     for slots in program.pack_prompt(&rows)? {
         input.push(setup.encrypt_slots(&slots, program.input_level())?);
     }
-    let steps = Steps::new(context);
+    let steps = Steps::new(context, || setup.evaluator.counts());
     let start = Instant::now();
     let (output, _) = program.prefill(&setup.evaluator, model, &public, input, &steps)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -83,49 +90,100 @@ fn measure(
     let all: Vec<u32> = prompt.public.iter().chain(&prompt.private).copied().collect();
     let expected = forward_last(model, &mut KvCache::new(&model.config), &all)?;
     let counts = setup.evaluator.counts();
-    for (name, seconds) in steps.finished() {
-        context.result(&json!({ "name": name, "seconds": seconds }), || format!("{name:<20} {seconds:>9.2} s"));
-    }
+    report_layer(context, &steps.finished(), geometry(&model.config, planned.shape()), planned);
     let error = relative_rms_log2(&expected, &found);
-    let planned_seconds = planned.seconds().first().copied();
-    let object = json!({
+    let object = total(geometry(&model.config, planned.shape()), seconds, &counts, error, planned);
+    context.result(&object, || {
+        let name = format!("total of {LAYERS} layers");
+        let planned = planned.seconds().first().copied().unwrap_or(0.0);
+        let (bootstraps, switches) = (counts.bootstraps, counts.key_switches);
+        format!("{} with the head, error 2^{error:.1}", line(&name, seconds, planned, bootstraps, switches))
+    });
+    Ok(())
+}
+
+/// All that ran: the layers, how many they are, and the head.
+fn total(geometry: Value, seconds: f64, counts: &Counts, error: f64, planned: &Planned) -> Value {
+    json!({
         "name": "total",
+        "layers": LAYERS,
+        "head": true,
+        "geometry": geometry,
         "seconds": seconds,
         "bootstraps": counts.bootstraps,
         "key_switches": counts.key_switches,
         "relative_rms_error_log2": error,
         "peak_rss_bytes": peak_rss_bytes(),
         "planned": {
-            "seconds": planned_seconds,
+            "seconds": planned.seconds().first(),
             "bootstraps": planned.bootstraps(),
             "key_switches": planned.key_switches(),
-            "peak_rss_bytes": planned.peak_rss_bytes(&model.config),
+            // One process with one copy of the weights, which makes its keys before it computes.
+            "peak_rss_bytes": planned.server_bytes(),
         },
-    });
-    context.result(&object, || {
-        format!(
-            "total                {seconds:>9.2} s ({:.2} planned), {} bootstraps, {} key switches, relative error 2^{error:.1}",
-            planned_seconds.unwrap_or(0.0),
-            counts.bootstraps,
-            counts.key_switches
-        )
-    });
-    Ok(())
+    })
 }
 
-/// One layer of the shape that is asked for.
+/// The stages of the reported layer, and their sum.
+fn report_layer(context: &Context, stages: &[Stage], geometry: Value, planned: &Planned) {
+    let stages: Vec<&Stage> = stages.iter().filter(|stage| stage.layer == REPORTED).collect();
+    for Stage { name, seconds, bootstraps, key_switches, .. } in &stages {
+        let object = json!({
+            "name": name, "layer": REPORTED, "seconds": seconds, "bootstraps": bootstraps, "key_switches": key_switches,
+        });
+        context.result(&object, || format!("{name:<20} {seconds:>9.2} s"));
+    }
+    let seconds: f64 = stages.iter().map(|stage| stage.seconds).sum();
+    let bootstraps: u64 = stages.iter().map(|stage| stage.bootstraps).sum();
+    let key_switches: u64 = stages.iter().map(|stage| stage.key_switches).sum();
+    let (planned_seconds, planned_bootstraps, planned_switches) = planned.prefill_layer(REPORTED);
+    let object = json!({
+        "name": "layer",
+        "layer": REPORTED,
+        "geometry": geometry,
+        "seconds": seconds,
+        "bootstraps": bootstraps,
+        "key_switches": key_switches,
+        "planned": {
+            "seconds": planned_seconds, "bootstraps": planned_bootstraps, "key_switches": planned_switches,
+        },
+    });
+    context.result(&object, || line("layer", seconds, planned_seconds, bootstraps, key_switches));
+}
+
+fn line(name: &str, seconds: f64, planned_seconds: f64, bootstraps: u64, key_switches: u64) -> String {
+    format!(
+        "{name:<20} {seconds:>9.2} s ({planned_seconds:.2} planned), {bootstraps} bootstraps, {key_switches} key switches"
+    )
+}
+
+/// What was run, since the figures mean nothing without it.
+fn geometry(config: &LlamaConfig, shape: Shape) -> Value {
+    json!({
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "public_tokens": shape.public_tokens,
+        "private_tokens": shape.private_tokens,
+    })
+}
+
+/// Layers of the shape that is asked for.
 fn config_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
-    let text = match like {
-        "llama-2-7b" => known(4096, 11008, 32, 32, 10000.0),
-        "llama-3-8b" => known(4096, 14336, 32, 8, 500_000.0),
-        _ => {
-            let path = Path::new(like);
-            let file = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
-            std::fs::read_to_string(&file).map_err(|source| Error::file("reading", &file, source))?
-        }
+    let known = match like {
+        "llama-2-7b" => Some(known(4096, 11008, 32, 32, 10000.0)),
+        "llama-3-8b" => Some(known(4096, 14336, 32, 8, 500_000.0)),
+        _ => None,
     };
-    let mut config = LlamaConfig::from_json(text.as_bytes(), None)?;
-    config.num_hidden_layers = 1;
+    let mut config = match known {
+        Some(text) => LlamaConfig::from_json(text.as_bytes(), None)?,
+        None => read_config(Path::new(like))?,
+    };
+    config.num_hidden_layers = LAYERS;
     config.vocab_size = VOCABULARY;
     config.max_position_embeddings = config.max_position_embeddings.max(tokens + 1);
     config.bos_token_id = Some(0);
@@ -137,7 +195,7 @@ fn config_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
 fn known(hidden: usize, intermediate: usize, heads: usize, key_heads: usize, theta: f64) -> String {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
-        "intermediate_size": intermediate, "num_hidden_layers": 1, "num_attention_heads": heads,
+        "intermediate_size": intermediate, "num_hidden_layers": LAYERS, "num_attention_heads": heads,
         "num_key_value_heads": key_heads, "vocab_size": VOCABULARY, "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5, "rope_theta": theta, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1,
     })
@@ -167,42 +225,63 @@ fn relative_rms_log2(expected: &[f32], found: &[f32]) -> f64 {
     (error / size).sqrt().log2()
 }
 
+/// What one stage took.
+#[derive(Debug, Clone)]
+struct Stage {
+    name: &'static str,
+    layer: usize,
+    seconds: f64,
+    bootstraps: u64,
+    key_switches: u64,
+}
+
 /// Times the stages as they end.
-struct Steps<'a> {
+struct Steps<'a, C> {
     context: &'a Context,
-    state: Mutex<(Instant, Vec<(&'static str, f64)>)>,
+    /// The counters so far.
+    counts: C,
+    state: Mutex<(Instant, Counts, Vec<Stage>)>,
 }
 
-impl<'a> Steps<'a> {
-    fn new(context: &'a Context) -> Self {
-        context.progress.begin("layer", 1000);
-        Self { context, state: Mutex::new((Instant::now(), Vec::new())) }
+impl<'a, C: Fn() -> Counts> Steps<'a, C> {
+    fn new(context: &'a Context, counts: C) -> Self {
+        context.progress.begin("layers", 1000);
+        Self { context, state: Mutex::new((Instant::now(), counts(), Vec::new())), counts }
     }
 
-    fn finished(&self) -> Vec<(&'static str, f64)> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1.clone()
+    fn finished(&self) -> Vec<Stage> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).2.clone()
     }
 }
 
-impl Progress for Steps<'_> {
-    fn step(&self, stage: &'static str, _: usize, _: usize, done_fraction: f64) {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = Instant::now();
-        let seconds = now.duration_since(state.0).as_secs_f64();
-        state.0 = now;
-        state.1.push((stage, seconds));
-        self.context.progress.advance_to((done_fraction * 1000.0) as u64, stage);
+impl<C: Fn() -> Counts + Sync> Progress for Steps<'_, C> {
+    fn step(&self, name: &'static str, layer: usize, _: usize, done_fraction: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, counts) = (Instant::now(), (self.counts)());
+        let stage = Stage {
+            name,
+            layer,
+            seconds: now.duration_since(state.0).as_secs_f64(),
+            bootstraps: counts.bootstraps - state.1.bootstraps,
+            key_switches: counts.key_switches - state.1.key_switches,
+        };
+        (state.0, state.1) = (now, counts);
+        state.2.push(stage);
+        self.context.progress.advance_to((done_fraction * 1000.0) as u64, name);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cleanup::Cleanup;
+    use crate::error::Error;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
-    fn known_names_and_files_give_one_layer() {
+    fn known_names_and_files_give_layers() {
         let config = config_like("llama-3-8b", 300).unwrap();
-        assert_eq!((config.hidden_size, config.num_key_value_heads, config.num_hidden_layers), (4096, 8, 1));
+        assert_eq!((config.hidden_size, config.num_key_value_heads, config.num_hidden_layers), (4096, 8, LAYERS));
         assert!(config_like("llama-2-7b", 300).is_ok());
         assert!(matches!(config_like("no-such-name", 300), Err(Error::File { .. })));
     }
@@ -210,5 +289,34 @@ mod tests {
     #[test]
     fn the_relative_error_is_in_bits() {
         assert!((relative_rms_log2(&[1.0, -1.0], &[1.25, -1.25]) + 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_reported_layer_works_on_all_rows_and_is_counted_alone() {
+        let config = config_like("../../models/tiny", 40).unwrap();
+        let shape = Shape { public_tokens: 8, private_tokens: 16, max_new_tokens: 1 };
+        let planned = Planned::new(&config, None, shape).unwrap();
+        let (reported, last) = (planned.prefill_layer(REPORTED), planned.prefill_layer(LAYERS - 1));
+        assert!(reported.0 > last.0 && reported.2 > last.2, "{reported:?} {last:?}");
+        assert!(reported.1 + last.1 <= planned.bootstraps() && reported.2 + last.2 < planned.key_switches());
+        let said = geometry(&config, shape);
+        assert_eq!((&said["layers"], &said["private_tokens"]), (&LAYERS.into(), &16.into()));
+        let all = total(said, 1.0, &Counts::default(), -20.0, &planned);
+        assert_eq!((&all["name"], &all["layers"], &all["head"]), (&"total".into(), &2.into(), &true.into()));
+        assert_eq!(all["planned"]["seconds"].as_f64(), planned.seconds().first().copied());
+    }
+
+    #[test]
+    fn stages_are_counted_apart() {
+        let context =
+            Context { json: true, progress: crate::progress::Progress::on_stderr(), cleanup: Cleanup::default() };
+        let total = AtomicU64::new(0);
+        let steps = Steps::new(&context, || Counts { bootstraps: total.load(Relaxed), ..Counts::default() });
+        for (layer, bootstraps) in [(0, 3), (0, 0), (1, 2)] {
+            total.fetch_add(bootstraps, Relaxed);
+            steps.step("stage", layer, LAYERS, 0.5);
+        }
+        let found: Vec<_> = steps.finished().iter().map(|stage| (stage.layer, stage.bootstraps)).collect();
+        assert_eq!(found, [(0, 3), (0, 0), (1, 2)]);
     }
 }

@@ -36,7 +36,7 @@ enum What {
     Multiply(Measuring),
     /// Half-bootstrap of two real ciphertexts with all slots in use
     Bootstrap(Measuring),
-    /// One layer of a shape with random weights, step by step
+    /// The first of two layers of a shape with random weights, step by step
     Layer(layer::LayerArguments),
 }
 

@@ -168,7 +168,9 @@ impl Summary {
 
 fn foreign(path: &Path) -> Error {
     let file = path.display();
-    Error::Usage(format!("{file} holds results of another model, calibration or prompt file; choose another --out"))
+    Error::Usage(format!(
+        "{file} holds results of another build, model, calibration or prompt file; choose another --out"
+    ))
 }
 
 fn outcomes(path: &Path, text: &str, head: &Head, prompts: usize) -> Result<Vec<Outcome>> {

@@ -3,58 +3,36 @@
 use super::message::{decode_slots, encode_slots};
 use crate::Error;
 use crate::exchange::Engine;
+use crate::message::Operations;
+use crate::modes::engine::{BlobCodec, ProgramEngine};
 use std::sync::Arc;
 use undertone_he::{Chain, ClearEvaluator, ClearValue, Evaluator, Slots};
-use undertone_infer::{Program, Progress, PublicCache, ServerState, StepOutput};
+use undertone_infer::Program;
 use undertone_model::Llama;
 
-/// Runs one session in the clear.
-pub struct ClearEngine {
-    model: Arc<Llama>,
-    program: Program,
-    evaluator: ClearEvaluator,
-    running: Option<(PublicCache, ServerState<ClearEvaluator>)>,
+/// Blobs are slots, which enter the program at its input level.
+struct ClearCodec {
+    input_level: usize,
 }
 
-impl ClearEngine {
-    /// An engine for one session of `program` over `model`.
-    pub fn new(chain: Chain, model: Arc<Llama>, program: Program) -> Self {
-        Self { model, program, evaluator: ClearEvaluator::new(chain), running: None }
+impl BlobCodec<ClearEvaluator> for ClearCodec {
+    fn read(&self, evaluator: &ClearEvaluator, blob: &[u8]) -> Result<ClearValue, Error> {
+        let slots = Slots::new(decode_slots(blob)?, evaluator.chain().slot_count())?;
+        Ok(evaluator.encrypt(&slots, self.input_level))
     }
 
-    fn read(&self, input: &[Vec<u8>]) -> Result<Vec<ClearValue>, Error> {
-        let slot_count = self.evaluator.chain().slot_count();
-        let read = |bytes: &Vec<u8>| {
-            let slots = Slots::new(decode_slots(bytes)?, slot_count)?;
-            Ok(self.evaluator.encrypt(&slots, self.program.input_level()))
-        };
-        input.iter().map(read).collect()
+    fn write(&self, _: &ClearEvaluator, value: &ClearValue) -> Result<Vec<u8>, Error> {
+        Ok(encode_slots(value.slots()))
+    }
+
+    /// Nothing is encrypted, so nothing counts.
+    fn operations(&self, _: &ClearEvaluator) -> Operations {
+        Operations::default()
     }
 }
 
-fn write(output: &StepOutput<ClearEvaluator>) -> Vec<Vec<u8>> {
-    output.logits.iter().chain([&output.guard]).map(|value| encode_slots(value.slots())).collect()
-}
-
-impl Engine for ClearEngine {
-    fn prefill(
-        &mut self,
-        public_tokens: &[u32],
-        input: Vec<Vec<u8>>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<u8>>, Error> {
-        let input = self.read(&input)?;
-        let public = PublicCache::new(&self.model, public_tokens)?;
-        let (output, state) = self.program.prefill(&self.evaluator, &self.model, &public, input, progress)?;
-        self.running = Some((public, state));
-        Ok(write(&output))
-    }
-
-    fn decode(&mut self, input: Vec<Vec<u8>>, progress: &dyn Progress) -> Result<Vec<Vec<u8>>, Error> {
-        let input = self.read(&input)?;
-        let Some((public, state)) = &mut self.running else {
-            return Err(Error::OutOfTurn { message: "decode", state: "waiting for the prompt" });
-        };
-        Ok(write(&self.program.decode(&self.evaluator, &self.model, public, state, input, progress)?))
-    }
+/// An engine for one session of `program` over `model`.
+pub fn engine(chain: Chain, model: Arc<Llama>, program: Program) -> impl Engine {
+    let codec = ClearCodec { input_level: program.input_level() };
+    ProgramEngine::new(model, program, ClearEvaluator::new(chain), codec)
 }

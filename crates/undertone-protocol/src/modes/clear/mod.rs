@@ -3,18 +3,16 @@
 //! It is the reference of the [`Session`](crate::Session) seam: no keys, the same steps, milliseconds instead of
 //! minutes. A server offers it only when its library is told to; the program `undertone-server` never is.
 
-pub mod client;
 mod engine;
 pub mod message;
 pub mod plan;
-pub mod server;
 
 use crate::session::Leak;
 
-pub use client::Client;
-pub use engine::ClearEngine;
+// There is nothing before the prompt, so both sides are the exchange itself.
+pub use crate::exchange::{ClientExchange as Client, ServerExchange as Server};
+pub use engine::engine;
 pub use plan::{Prepared, chain_digest, prepare};
-pub use server::Server;
 
 /// What the server learns in this mode: everything.
 pub fn leakage() -> Vec<Leak> {

@@ -5,11 +5,12 @@ use super::server::KeySink;
 use crate::Error;
 use crate::exchange::Engine;
 use crate::message::Operations;
+use crate::modes::engine::{BlobCodec, ProgramEngine};
 use std::sync::Arc;
 use undertone_he::{
     Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey,
 };
-use undertone_infer::{Program, Progress, PublicCache, ServerState, StepOutput};
+use undertone_infer::Program;
 use undertone_model::Llama;
 
 /// Collects the evaluation keys of one client.
@@ -49,68 +50,28 @@ impl KeySink for CkksSetup {
 
     fn finish(self: Box<Self>) -> Result<Box<dyn Engine>, Error> {
         let evaluator = CkksEvaluator::new(&self.parameters, Arc::new(self.keys));
-        Ok(Box::new(CkksEngine {
-            parameters: self.parameters,
-            model: self.model,
-            program: self.program,
-            output_level: self.output_level,
-            evaluator,
-            running: None,
-        }))
+        let codec = CkksCodec { parameters: self.parameters, output_level: self.output_level };
+        Ok(Box::new(ProgramEngine::new(self.model, self.program, evaluator, codec)))
     }
 }
 
-struct CkksEngine {
+/// Blobs are seeded ciphertexts on the way in and whole ones, at the level of the plan, on the way out.
+struct CkksCodec {
     parameters: Parameters,
-    model: Arc<Llama>,
-    program: Program,
     output_level: usize,
-    evaluator: CkksEvaluator,
-    running: Option<(PublicCache, ServerState<CkksEvaluator>)>,
 }
 
-impl CkksEngine {
-    fn read(&self, input: &[Vec<u8>]) -> Result<Vec<Ciphertext>, Error> {
-        let read =
-            |bytes: &Vec<u8>| Ok(SeededCiphertext::from_bytes(&self.parameters, bytes)?.expand(&self.parameters));
-        input.iter().map(read).collect()
+impl BlobCodec<CkksEvaluator> for CkksCodec {
+    fn read(&self, _: &CkksEvaluator, blob: &[u8]) -> Result<Ciphertext, Error> {
+        Ok(SeededCiphertext::from_bytes(&self.parameters, blob)?.expand(&self.parameters))
     }
 
-    /// Logits, then the guard, with no more limbs than the plan says.
-    fn write(&self, output: &StepOutput<CkksEvaluator>) -> Result<Vec<Vec<u8>>, Error> {
-        let write = |value: &Ciphertext| {
-            let dropped = self.evaluator.drop_level(value, self.output_level, 1.0)?;
-            Ok(dropped.to_bytes(&self.parameters)?)
-        };
-        output.logits.iter().chain([&output.guard]).map(write).collect()
-    }
-}
-
-impl Engine for CkksEngine {
-    fn prefill(
-        &mut self,
-        public_tokens: &[u32],
-        input: Vec<Vec<u8>>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<u8>>, Error> {
-        let input = self.read(&input)?;
-        let public = PublicCache::new(&self.model, public_tokens)?;
-        let (output, state) = self.program.prefill(&self.evaluator, &self.model, &public, input, progress)?;
-        self.running = Some((public, state));
-        self.write(&output)
+    fn write(&self, evaluator: &CkksEvaluator, value: &Ciphertext) -> Result<Vec<u8>, Error> {
+        Ok(evaluator.drop_level(value, self.output_level, 1.0)?.to_bytes(&self.parameters)?)
     }
 
-    fn decode(&mut self, input: Vec<Vec<u8>>, progress: &dyn Progress) -> Result<Vec<Vec<u8>>, Error> {
-        let input = self.read(&input)?;
-        let Some((public, state)) = &mut self.running else {
-            return Err(Error::OutOfTurn { message: "decode", state: "waiting for the prompt" });
-        };
-        let output = self.program.decode(&self.evaluator, &self.model, public, state, input, progress)?;
-        self.write(&output)
-    }
-
-    fn operations(&self) -> Operations {
-        let counts = self.evaluator.counts();
+    fn operations(&self, evaluator: &CkksEvaluator) -> Operations {
+        let counts = evaluator.counts();
         Operations { bootstraps: counts.bootstraps, key_switches: counts.key_switches }
     }
 }

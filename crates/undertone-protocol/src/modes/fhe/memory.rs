@@ -1,8 +1,8 @@
 //! The memory of a session at the server, from above: reserved before the first key is accepted.
 
-use super::plan::PlannedKey;
+use crate::Error;
 use undertone_he::{KeyId, KeyRequest, Parameters};
-use undertone_infer::{Plan, Program};
+use undertone_infer::{Layout, Plan};
 use undertone_model::LlamaConfig;
 
 /// Bytes of a residue in memory.
@@ -15,31 +15,35 @@ const POOL_BYTES: u64 = 768 << 20;
 /// Stages of the homomorphic DFT in one matrix.
 const LOG_RADIX: u32 = 5;
 
-/// Everything that one session holds.
-pub(super) fn session_bytes(
+/// Bytes that the server reserves for one session with these costs and keys, the model's weights not among them.
+///
+/// `keys` are those of the plan, as `key_requests` makes them of `costs.keys`.
+///
+/// # Errors
+/// Shapes that no layout serves, as [`Layout::new`] says; none for costs that come from [`Plan::new`] on `config`.
+pub fn session_bytes(
     parameters: &Parameters,
     config: &LlamaConfig,
-    program: &Program,
     costs: &Plan,
-    keys: &[PlannedKey],
-) -> u64 {
+    keys: &[KeyRequest],
+) -> Result<u64, Error> {
     let chain = parameters.chain();
+    let layout = Layout::new(config, costs.shape, chain.slot_count())?;
     let ciphertext = 2 * (chain.top_level as u64 + 1) * (WORD << chain.log_n);
-    let expanded: u64 = keys.iter().map(|key| expanded_key_bytes(parameters, key.request)).sum();
+    let expanded: u64 = keys.iter().map(|&key| expanded_key_bytes(parameters, key)).sum();
     // One index per eight residues, and the orders within eight.
     let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
     let matrices: u64 = costs.keys.bootstrap_periods.keys().map(|&period| matrix_bytes(parameters, period)).sum();
-    [
+    let parts = [
         expanded,
         permutations,
         matrices,
-        cached_ciphertexts(config, program).saturating_mul(ciphertext),
-        public_cache_bytes(config, program.layout().shape.public_tokens),
+        cached_ciphertexts(config, &layout).saturating_mul(ciphertext),
+        public_cache_bytes(config, layout.shape.public_tokens),
         WORKING_CIPHERTEXTS * ciphertext,
         POOL_BYTES,
-    ]
-    .into_iter()
-    .fold(0, u64::saturating_add)
+    ];
+    Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
 
 /// Both halves of every digit of a key, in whole words.
@@ -74,8 +78,7 @@ fn matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
 }
 
 /// Ciphertexts of the key and value caches when the last token is in them.
-fn cached_ciphertexts(config: &LlamaConfig, program: &Program) -> u64 {
-    let layout = program.layout();
+fn cached_ciphertexts(config: &LlamaConfig, layout: &Layout) -> u64 {
     let positions = layout.shape.private_tokens + layout.shape.max_new_tokens - 1;
     let blocks = positions.div_ceil(layout.block);
     2 * (config.num_hidden_layers * blocks * layout.head_count) as u64

@@ -15,44 +15,56 @@ use crate::session::Leak;
 
 pub use client::Client;
 pub use engine::CkksSetup;
+pub use memory::session_bytes;
 pub use plan::{FhePlan, Prepared, prepare};
 pub use server::{KeySink, Server};
 
-/// What the server learns in this mode, and what the mode does not protect.
-pub fn leakage(shape: &WireShape, padded_from: Option<u32>) -> Vec<Leak> {
-    let count = match padded_from {
-        Some(_) => format!(
-            "The server sees that the private part is {} tokens long after filling up, not how many of them are filler.",
-            shape.private_tokens
-        ),
-        None => format!(
-            "The server sees that the private part is exactly {} tokens long; --pad-private-to hides it.",
-            shape.private_tokens
-        ),
-    };
-    let leak = |key, sentence: String| Leak { key, sentence };
-    vec![
-        leak("public_text", format!("The server reads the {} public tokens in the clear.", shape.public_tokens)),
-        leak("private_token_count", count),
-        leak(
-            "positions",
-            "The server sees that the private part follows the public part and at which positions.".into(),
-        ),
-        leak(
-            "answer_length",
+/// Whether this build knows the parameter sets for tests, which protect nothing; it speaks to builds of its kind only.
+pub const KNOWS_TEST_PARAMETERS: bool = cfg!(feature = "insecure-test-parameters");
+
+/// What the server learns in this mode, what it cannot read, and what the mode does not protect.
+///
+/// Without a shape, the statement holds for any session and names no numbers; `padded_from` then means nothing.
+pub fn leakage(shape: Option<&WireShape>, padded_from: Option<u32>) -> Vec<Leak> {
+    let (public, count, answer) = match shape {
+        Some(shape) => (
+            format!("The server reads the {} public tokens in the clear.", shape.public_tokens),
+            private_count(shape.private_tokens, padded_from.is_some()),
             format!("The server sees how many tokens are generated, at most {}.", shape.max_new_tokens),
         ),
-        leak("timing", "The server sees when each token is asked for, and from which network address.".into()),
-        leak("model_identity", "The server knows which model, calibration and parameters are used.".into()),
-        leak(
+        None => (
+            "The server reads every public token in the clear.".to_owned(),
+            "The server sees exactly how many private tokens there are; --pad-private-to hides the number.".to_owned(),
+            "The server sees how many tokens are generated.".to_owned(),
+        ),
+    };
+    let fixed = [
+        ("positions", "The server sees that the private part follows the public part and at which positions."),
+        ("timing", "The server sees when each token is asked for, and from which network address."),
+        ("model_identity", "The server knows which model, calibration and parameters are used."),
+        ("hidden", "The server cannot read the private text, the activations, the logits or the generated text."),
+        (
             "unverified",
-            "Results are not verified: a dishonest server can return a wrong answer, although it cannot read the \
-             private text."
-                .into(),
+            "Results are not verified: a dishonest server can return wrong results, although it cannot read the private \
+             text.",
         ),
-        leak(
+        (
             "transport",
-            "The connection is not encrypted by itself; it is meant for this machine or a tunnel.".into(),
+            "Someone on the network sees what the server sees, because there is no TLS yet; use this machine or a tunnel.",
         ),
-    ]
+        ("feedback", "Do not hand logits or exact probabilities back to the server: they can reveal the secret key."),
+    ];
+    let counted = [("public_text", public), ("private_token_count", count), ("answer_length", answer)];
+    let fixed = fixed.into_iter().map(|(key, sentence)| (key, sentence.to_owned()));
+    counted.into_iter().chain(fixed).map(|(key, sentence)| Leak { key, sentence }).collect()
+}
+
+fn private_count(tokens: u32, padded: bool) -> String {
+    if padded {
+        format!(
+            "The server sees that the private part is {tokens} tokens long after filling up, not how many are filler."
+        )
+    } else {
+        format!("The server sees that the private part is exactly {tokens} tokens long; --pad-private-to hides it.")
+    }
 }

@@ -68,9 +68,10 @@ pub fn prepare(
     let evaluator = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
     let costs = Plan::new(config, Some(calibration), shape.into(), &evaluator)?;
     let program = Program::new(config, calibration, shape.into(), parameters.chain())?;
-    let keys = key_requests(parameters, &costs.keys)
-        .into_iter()
-        .map(|request| Ok(PlannedKey { request, len: SeededKey::byte_len(parameters, request)? }))
+    let requests = key_requests(parameters, &costs.keys);
+    let keys = requests
+        .iter()
+        .map(|&request| Ok(PlannedKey { request, len: SeededKey::byte_len(parameters, request)? }))
         .collect::<Result<Vec<_>, Error>>()?;
     let input = SeededCiphertext::byte_len(parameters, costs.input_level);
     let lengths = StepLengths {
@@ -78,6 +79,6 @@ pub fn prepare(
         decode: vec![input; program.token_axis().count],
         result: vec![Ciphertext::byte_len(parameters, costs.output_level); costs.logit_ciphertexts + 1],
     };
-    let memory_bytes = memory::session_bytes(parameters, config, &program, &costs, &keys);
+    let memory_bytes = memory::session_bytes(parameters, config, &costs, &requests)?;
     Ok(Prepared { program, costs, plan: FhePlan { keys, lengths, memory_bytes } })
 }

@@ -41,7 +41,7 @@ enum Setup {
         begin: KeyBegin,
         blob: BlobReceiver,
     },
-    Done(Box<dyn Engine>),
+    Done,
     Closed,
 }
 
@@ -58,7 +58,7 @@ impl Server {
         Self {
             keys: plan.keys,
             setup: Setup::Keys { sink, next: 0 },
-            exchange: ServerExchange::new(shape, vocab_size, plan.lengths, welcome),
+            exchange: ServerExchange::new(Mode::Fhe, shape, vocab_size, plan.lengths, welcome),
         }
     }
 
@@ -80,7 +80,8 @@ impl Server {
                 Ok(Setup::Keys { sink, next: next + 1 })
             }
             (Setup::Keys { sink, next }, Message::KeysDone) if next == self.keys.len() => {
-                Ok(Setup::Done(sink.finish()?))
+                self.exchange.set_engine(sink.finish()?);
+                Ok(Setup::Done)
             }
             (Setup::Keys { next, .. }, Message::KeysDone) => {
                 Err(Error::Unexpected { field: "number of keys", have: next as u64, need: self.keys.len() as u64 })
@@ -91,7 +92,7 @@ impl Server {
                 let state = match setup {
                     Setup::Keys { .. } => "waiting for a key",
                     Setup::Receiving { .. } => "receiving a key",
-                    Setup::Done(_) | Setup::Closed => "closed",
+                    Setup::Done | Setup::Closed => "closed",
                 };
                 Err(Error::OutOfTurn { message: message.message_type().name(), state })
             }
@@ -137,14 +138,14 @@ impl Session for Server {
 
     fn turn(&self) -> Turn {
         match self.setup {
-            Setup::Done(_) => self.exchange.turn(),
+            Setup::Done => self.exchange.turn(),
             Setup::Closed => Turn::Closed,
             _ => Turn::Peer,
         }
     }
 
     fn receive(&mut self, message: Message) -> Result<(), Error> {
-        if let Setup::Done(_) = self.setup {
+        if let Setup::Done = self.setup {
             return self.exchange.receive(message);
         }
         // An error leaves the setup closed and the keys freed.
@@ -157,9 +158,6 @@ impl Session for Server {
     }
 
     fn work(&mut self, progress: &dyn Progress) -> Result<(), Error> {
-        match &mut self.setup {
-            Setup::Done(engine) => self.exchange.work(engine.as_mut(), progress),
-            _ => Ok(()),
-        }
+        self.exchange.work(progress)
     }
 }
