@@ -299,7 +299,6 @@ fn modes_that_are_not_offered_and_flags_that_do_not_exist() {
     {
         scene.refuses(&verb, 2, &["--mode fhe"]);
     }
-    scene.refuses(&["bench", "ntt", "--low-memory"], 2, &["--low-memory"]);
     // Usage errors of the parser itself have its own form, and the same exit code.
     for arguments in [&["run"][..], &["run", "--no-such-flag"], &["no-such-verb"]] {
         assert_eq!(scene.output(arguments).status.code(), Some(2), "{arguments:?}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
-use undertone_he::{EvaluationKeys, KeyId, KeyRequest, Parameters};
+use undertone_he::{EvaluationKeys, KeyId, KeyMemory, KeyRequest, Parameters};
 use undertone_infer::{Calibration, Error as InferError};
 use undertone_model::sampling::Sampler;
 use undertone_model::{Llama, clear_generate, synthetic};
@@ -217,7 +217,7 @@ fn the_planned_memory_holds_the_expanded_keys() {
     let mut rng = SecretRng::from_os().unwrap();
     let secret = SecretKey::generate(&setting.parameters, &mut rng);
     let generator = KeyGenerator::new(&setting.parameters, &secret);
-    let mut keys = EvaluationKeys::new(&setting.parameters);
+    let mut keys = EvaluationKeys::new(&setting.parameters, KeyMemory::Expanded);
     for key in &prepared.plan.keys {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use undertone_he::{
-    Ciphertext, CkksEvaluator, CostEvaluator, EvaluationKeys, Evaluator, Parameters, Slots, bootstrap_model,
+    Ciphertext, CkksEvaluator, CostEvaluator, EvaluationKeys, Evaluator, KeyMemory, Parameters, Slots, bootstrap_model,
     key_requests,
 };
 use undertone_infer::{Calibration, Plan, Program, PublicCache, Shape};
@@ -31,7 +31,7 @@ impl Client {
 
     fn keys(&mut self, plan: &Plan) -> EvaluationKeys {
         let generator = KeyGenerator::new(&self.parameters, &self.secret);
-        let mut keys = EvaluationKeys::new(&self.parameters);
+        let mut keys = EvaluationKeys::new(&self.parameters, KeyMemory::Expanded);
         for request in key_requests(&self.parameters, &plan.keys) {
             keys.insert(generator.generate(&request, &mut self.rng).unwrap()).unwrap();
         }

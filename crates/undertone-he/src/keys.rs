@@ -7,7 +7,7 @@
 
 use crate::{Chain, Error, KeySet, Parameters, SecretKind};
 use std::collections::BTreeMap;
-use undertone_ring::{GadgetKey, Ntt, Permutation, Poly, Ring, Seed, expand_uniform};
+use undertone_ring::{GadgetKey, Ntt, Permutation, Poly, Ring, Seed, UniformHalf, expand_uniform};
 
 /// Which evaluation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,28 +94,54 @@ impl SeededKey {
         self.level
     }
 
-    pub(crate) fn expand(self, ring: &Ring) -> KeySwitchingKey {
-        let a = self.b.iter().enumerate();
-        let a = a.map(|(digit, b)| expand_uniform(ring, &self.seed, digit as u64, b.basis())).collect();
+    /// The key as the evaluator holds it.
+    pub(crate) fn unpack(self, ring: &Ring, memory: KeyMemory) -> KeySwitchingKey {
+        let a = match memory {
+            KeyMemory::Seeded => Uniform::Seeded(self.seed),
+            KeyMemory::Expanded => {
+                let digits = self.b.iter().enumerate();
+                let expand = |(digit, b): (usize, &Poly<Ntt>)| expand_uniform(ring, &self.seed, digit as u64, b.basis());
+                Uniform::Expanded(digits.map(expand).collect())
+            }
+        };
         KeySwitchingKey { b: self.b, a, level: self.level }
     }
 }
 
-/// One gadget ciphertext, expanded.
+/// How evaluation keys wait in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyMemory {
+    /// Both halves: more memory, and more of it to read.
+    Expanded,
+    /// The uniform half as a seed, made again at each use: half the memory, more work.
+    Seeded,
+}
+
+/// One gadget ciphertext.
 pub struct KeySwitchingKey {
-    pub(crate) b: Vec<Poly<Ntt>>,
-    pub(crate) a: Vec<Poly<Ntt>>,
+    b: Vec<Poly<Ntt>>,
+    a: Uniform,
     pub(crate) level: usize,
+}
+
+enum Uniform {
+    Expanded(Vec<Poly<Ntt>>),
+    Seeded(Seed),
 }
 
 impl KeySwitchingKey {
     /// Both halves, as the ring takes them.
     pub(crate) fn gadget(&self) -> GadgetKey<'_> {
-        GadgetKey { b: &self.b, a: &self.a }
+        let a = match &self.a {
+            Uniform::Expanded(polys) => UniformHalf::Expanded(polys),
+            Uniform::Seeded(seed) => UniformHalf::Seeded(seed),
+        };
+        GadgetKey { b: &self.b, a }
     }
 
     fn size_bytes(&self) -> usize {
-        self.b.iter().chain(&self.a).map(|poly| poly.data().len() * 8).sum()
+        let bytes = |polys: &[Poly<Ntt>]| -> usize { polys.iter().map(|poly| poly.data().len() * 8).sum() };
+        bytes(&self.b) + if let Uniform::Expanded(a) = &self.a { bytes(a) } else { 0 }
     }
 }
 
@@ -127,6 +153,7 @@ pub(crate) struct GaloisKey {
 /// All keys of one client, as the evaluator uses them.
 pub struct EvaluationKeys {
     parameters: Parameters,
+    memory: KeyMemory,
     relinearization: Option<KeySwitchingKey>,
     galois: BTreeMap<u64, GaloisKey>,
     to_sparse: Option<KeySwitchingKey>,
@@ -135,9 +162,10 @@ pub struct EvaluationKeys {
 
 impl EvaluationKeys {
     /// An empty set.
-    pub fn new(parameters: &Parameters) -> Self {
+    pub fn new(parameters: &Parameters, memory: KeyMemory) -> Self {
         Self {
             parameters: parameters.clone(),
+            memory,
             relinearization: None,
             galois: BTreeMap::new(),
             to_sparse: None,
@@ -145,7 +173,7 @@ impl EvaluationKeys {
         }
     }
 
-    /// Expands a key and adds it, replacing an earlier one of the same kind.
+    /// Adds a key, replacing an earlier one of the same kind.
     ///
     /// # Errors
     /// `Decode` when the key's shape is not that of its id and level under these parameters.
@@ -160,7 +188,7 @@ impl EvaluationKeys {
             KeyId::ToSparse => self.parameters.sparse_ring(),
             _ => self.parameters.ring(),
         };
-        let key = key.expand(ring);
+        let key = key.unpack(ring, self.memory);
         match id {
             KeyId::Relinearization => self.relinearization = Some(key),
             KeyId::ToSparse => self.to_sparse = Some(key),
@@ -185,7 +213,7 @@ impl EvaluationKeys {
         self.parameters.gate_key(log_qp, kind)
     }
 
-    /// Memory the expanded keys take.
+    /// Memory the keys take.
     pub fn size_bytes(&self) -> usize {
         let single = [&self.relinearization, &self.to_sparse, &self.from_sparse];
         let single: usize = single.into_iter().flatten().map(KeySwitchingKey::size_bytes).sum();
@@ -196,12 +224,12 @@ impl EvaluationKeys {
         usable(self.relinearization.as_ref(), level, || "relinearization".into())
     }
 
-    pub(crate) fn dense_to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
-        usable(self.to_sparse.as_ref(), 0, || "dense-to-sparse".into())
+    pub(crate) fn to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
+        usable(self.to_sparse.as_ref(), 0, || "main-to-ephemeral".into())
     }
 
-    pub(crate) fn sparse_to_dense(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
-        usable(self.from_sparse.as_ref(), level, || "sparse-to-dense".into())
+    pub(crate) fn from_sparse(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
+        usable(self.from_sparse.as_ref(), level, || "ephemeral-to-main".into())
     }
 
     pub(crate) fn galois(&self, element: u64, level: usize) -> Result<&GaloisKey, Error> {

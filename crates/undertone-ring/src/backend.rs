@@ -99,6 +99,10 @@ pub trait Backend: Send + Sync {
     /// out = a mod q for signed values.
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]);
 
+    /// The keystream of ChaCha with 8 rounds in the layout of RFC 8439 from block `first` on, as little-endian words;
+    /// the length is a multiple of 8 words, and the block counter stays below 2^32.
+    fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]);
+
     /// Uniform residues from uniform words: x = low 52 bits of a word; floor(x*q / 2^52) is kept, in order, unless
     /// x*q mod 2^52 < 2^52 mod q. Stops when `out` is full or the words are used up; returns (words used, outputs).
     fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize);

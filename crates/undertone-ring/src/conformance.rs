@@ -210,6 +210,10 @@ impl Suite<'_> {
         let words: Vec<u64> = (0..n + 5).map(|_| self.word()).collect();
         let zero = vec![0; n];
         self.check("reduce_signed", table, &zero, |k, x| k.reduce_signed(q, x, &signed));
+        let (key, nonce) = (std::array::from_fn(|i| i as u8 * 7), std::array::from_fn(|i| 200 - i as u8));
+        for (first, len) in [(0, 8), (5, 128), (1 << 20, 256 + 24)] {
+            self.check("chacha8", table, &vec![0; len], |k, x| k.chacha8(&key, &nonce, first, x));
+        }
         for len in [n, n - 3, 12] {
             // The counts are kept in two extra entries; unused entries are cleared before comparing.
             self.check("sample_uniform", table, &zero, |k, x| {

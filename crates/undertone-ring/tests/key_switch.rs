@@ -37,7 +37,7 @@ impl Key {
     }
 
     fn gadget(&self) -> GadgetKey<'_> {
-        GadgetKey { b: &self.b, a: &self.a }
+        GadgetKey { b: &self.b, a: UniformHalf::Expanded(&self.a) }
     }
 
     fn step(&self) -> Step<'_> {
@@ -69,6 +69,20 @@ fn a_switch_is_the_divided_inner_product() {
             assert!(b == ring.mod_down_rescale(product(&ring, &poly, &key.b, Some(&plus))), "{limbs} limbs");
             assert!(a == ring.mod_down_rescale(product(&ring, &poly, &key.a, Some(&poly))), "{limbs} limbs");
         }
+    }
+}
+
+#[test]
+fn a_seeded_half_is_the_expanded_one() {
+    for ring in rings() {
+        let (basis, seed) = (Basis { q: LIMBS, p: 0 }, Seed([9; 32]));
+        let full = Basis { q: LIMBS + 1, p: SPECIAL };
+        let (poly, key) = (random(&ring, basis, 1), Key::new(&ring, 3));
+        let a: Vec<Poly<Ntt>> = (0..3).map(|digit| expand_uniform(&ring, &seed, digit, full)).collect();
+        let digits = ring.digits(&poly, &RANGES);
+        let halves = [UniformHalf::Expanded(&a), UniformHalf::Seeded(&seed)];
+        let [stored, made] = halves.map(|a| ring.switch(&digits, GadgetKey { b: &key.b, a }, [None, None]));
+        assert!(stored == made, "{}", ring.backend_name());
     }
 }
 
@@ -105,7 +119,7 @@ fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants
         .map(|baby| match baby {
             None => c.each_ref().map(|c| ring.lift_p(c.clone(), SPECIAL)),
             Some(step) => {
-                let sums = [product(ring, &c[1], step.key.b, Some(&c[0])), product(ring, &c[1], step.key.a, None)];
+                let sums = [product(ring, &c[1], step.key.b, Some(&c[0])), product(ring, &c[1], uniform(step), None)];
                 sums.map(|sum| ring.automorphism(&sum, step.permutation))
             }
         })
@@ -122,11 +136,19 @@ fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants
         if let Some(step) = giant.step {
             let [b, a] = sum;
             let a = ring.mod_down(a);
-            let mut switched = [product(ring, &a, step.key.b, None), product(ring, &a, step.key.a, None)];
+            let mut switched = [product(ring, &a, step.key.b, None), product(ring, &a, uniform(&step), None)];
             ring.add_assign(&mut switched[0], &b);
             sum = switched.map(|half| ring.automorphism(&half, step.permutation));
         }
         total.iter_mut().zip(&sum).for_each(|(total, sum)| ring.add_assign(total, sum));
     }
     total.map(|sum| ring.mod_down_rescale(sum))
+}
+
+/// The uniform half of a step whose key is expanded.
+fn uniform<'a>(step: &Step<'a>) -> &'a [Poly<Ntt>] {
+    match step.key.a {
+        UniformHalf::Expanded(polys) => polys,
+        UniformHalf::Seeded(_) => panic!("the keys of this test are expanded"),
+    }
 }

@@ -33,7 +33,7 @@ impl<'a> Decryptor<'a> {
         let basis = Basis { q: (ciphertext.level() + 1).min(2), p: 0 };
         let (c0, c1) = ciphertext.parts();
         let mut message = SecretPoly(ring.restrict(c0, basis));
-        let secret = restrict(&self.secret.dense, ring, basis);
+        let secret = restrict(&self.secret.main, ring, basis);
         ring.mul_add_assign(&mut message.0, &ring.restrict(c1, basis), &secret.0);
         // `intt` takes its input by value: the NTT form is cloned so that the guarded copy is erased as well.
         let coefficients = SecretPoly::<Coeff>(ring.intt(message.0.clone()));

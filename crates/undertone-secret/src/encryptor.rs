@@ -33,7 +33,7 @@ impl<'a> Encryptor<'a> {
         let mut c0 = ring.ntt(ring.from_signed(&errors, basis));
         // a·s gives the secret away, so its buffer must not go back to the ring's pool as it is.
         let mut masked = SecretPoly(expand_uniform(ring, &seed, CIPHERTEXT_COUNTER, basis));
-        ring.mul_assign(&mut masked.0, &restrict(&self.secret.dense, ring, basis).0);
+        ring.mul_assign(&mut masked.0, &restrict(&self.secret.main, ring, basis).0);
         ring.sub_assign(&mut c0, &masked.0);
         let encoder = self.parameters.encoder();
         let coefficients = Zeroizing::new(encoder.encode_real(slots.period(), self.parameters.scale(level))?);

@@ -31,17 +31,17 @@ impl<'a> KeyGenerator<'a> {
         }
         let ring = self.parameters.ring();
         let basis = self.parameters.key_basis(request.level);
-        let dense = || restrict(&self.secret.dense, ring, basis);
+        let main = || restrict(&self.secret.main, ring, basis);
         let (from, to) = match request.id {
             KeyId::ToSparse => return self.to_sparse(request, rng),
             KeyId::Relinearization => {
-                let secret = dense();
+                let secret = main();
                 (SecretPoly(ring.mul(&secret.0, &secret.0)), secret)
             }
-            KeyId::FromSparse => (restrict(&self.secret.sparse, ring, basis), dense()),
+            KeyId::FromSparse => (restrict(&self.secret.ephemeral, ring, basis), main()),
             KeyId::Galois(element) => {
                 let inverse = inverse_mod_power_of_two(element, chain.log_n + 1);
-                let secret = dense();
+                let secret = main();
                 let moved = SecretPoly(ring.automorphism(&secret.0, &ring.permutation(inverse)));
                 (secret, moved)
             }
@@ -58,7 +58,7 @@ impl<'a> KeyGenerator<'a> {
         let ring = self.parameters.sparse_ring();
         let basis = Basis { q: 1, p: 1 };
         self.gate(ring, basis, SecretKind::Sparse { weight: self.parameters.literal().sparse_weight })?;
-        let (from, to) = (&self.secret.small_dense, &self.secret.small_sparse);
+        let (from, to) = (&self.secret.small_main, &self.secret.small_ephemeral);
         Ok(encrypt_gadget(ring, basis, *request, std::slice::from_ref(&(0..1)), from, to, rng))
     }
 

@@ -14,41 +14,41 @@ impl<F: Form> Drop for SecretPoly<F> {
     }
 }
 
-/// A uniform ternary secret and the sparse ephemeral secret of bootstrapping.
+/// The main ternary secret of fixed weight and the much sparser ephemeral secret of bootstrapping.
 ///
 /// Neither printable, nor clonable, nor serializable except through [`SecretKey::to_payload`].
 pub struct SecretKey {
-    /// Coefficients of the dense secret: what a key file holds.
+    /// Coefficients of the main secret: what a key file holds.
     coefficients: Zeroizing<Vec<i64>>,
-    pub(crate) dense: SecretPoly,
+    pub(crate) main: SecretPoly,
     /// Both secrets in the two-limb ring.
-    pub(crate) small_dense: SecretPoly,
-    pub(crate) small_sparse: SecretPoly,
-    pub(crate) sparse: SecretPoly,
+    pub(crate) small_main: SecretPoly,
+    pub(crate) small_ephemeral: SecretPoly,
+    pub(crate) ephemeral: SecretPoly,
 }
 
 impl SecretKey {
     /// Draws a key.
     pub fn generate(parameters: &Parameters, rng: &mut SecretRng) -> Self {
         let n = parameters.ring().degree();
-        let dense = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().secret_weight));
-        let sparse = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().sparse_weight));
-        Self::from_coefficients(parameters, dense, sparse)
+        let main = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().secret_weight));
+        let ephemeral = Zeroizing::new(rng.sparse_ternary(n, parameters.literal().sparse_weight));
+        Self::from_coefficients(parameters, main, ephemeral)
     }
 
     fn from_coefficients(
         parameters: &Parameters,
         coefficients: Zeroizing<Vec<i64>>,
-        sparse_coefficients: Zeroizing<Vec<i64>>,
+        ephemeral_coefficients: Zeroizing<Vec<i64>>,
     ) -> Self {
         let (ring, small) = (parameters.ring(), parameters.sparse_ring());
         let full = parameters.key_basis(parameters.chain().max_level);
         let two = Basis { q: 1, p: 1 };
         Self {
-            dense: SecretPoly(ring.ntt(ring.from_signed(&coefficients, full))),
-            sparse: SecretPoly(ring.ntt(ring.from_signed(&sparse_coefficients, full))),
-            small_dense: SecretPoly(small.ntt(small.from_signed(&coefficients, two))),
-            small_sparse: SecretPoly(small.ntt(small.from_signed(&sparse_coefficients, two))),
+            main: SecretPoly(ring.ntt(ring.from_signed(&coefficients, full))),
+            ephemeral: SecretPoly(ring.ntt(ring.from_signed(&ephemeral_coefficients, full))),
+            small_main: SecretPoly(small.ntt(small.from_signed(&coefficients, two))),
+            small_ephemeral: SecretPoly(small.ntt(small.from_signed(&ephemeral_coefficients, two))),
             coefficients,
         }
     }
@@ -69,9 +69,9 @@ impl SecretKey {
         if payload.len() != n || !ternary || weight != parameters.literal().secret_weight {
             return Err(Error::Key);
         }
-        let dense = Zeroizing::new(payload.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());
-        let sparse = SecretRng::from_os()?.sparse_ternary(n, parameters.literal().sparse_weight);
-        Ok(Self::from_coefficients(parameters, dense, Zeroizing::new(sparse)))
+        let main = Zeroizing::new(payload.iter().map(|&b| i64::from(b as i8)).collect::<Vec<_>>());
+        let ephemeral = SecretRng::from_os()?.sparse_ternary(n, parameters.literal().sparse_weight);
+        Ok(Self::from_coefficients(parameters, main, Zeroizing::new(ephemeral)))
     }
 }
 

@@ -43,10 +43,10 @@ fn secret_keys_and_what_evaluation_keys_are_made_of_are_erased() {
     let mut rng = SecretRng::from_os().unwrap();
     let key = SecretKey::generate(&parameters, &mut rng);
     let mut traces = Traces::default();
-    for secret in [&key.dense, &key.sparse, &key.small_dense, &key.small_sparse] {
+    for secret in [&key.main, &key.ephemeral, &key.small_main, &key.small_ephemeral] {
         traces.add(&secret.0);
     }
-    traces.add(&SecretPoly::<Coeff>(ring.intt(key.dense.0.clone())).0);
+    traces.add(&SecretPoly::<Coeff>(ring.intt(key.main.0.clone())).0);
     let top = parameters.chain().max_level;
     // Later work overwrites buffers, so each step has its own look at them.
     let mut released = Vec::new();
@@ -64,21 +64,21 @@ fn secret_keys_and_what_evaluation_keys_are_made_of_are_erased() {
         if matches!(id, KeyId::Relinearization | KeyId::FromSparse) {
             let basis = parameters.key_basis(level);
             for digit in 0..parameters.digits(level).len() as u64 {
-                traces.add(&mask(ring, &made, digit, &key.dense, basis).0);
+                traces.add(&mask(ring, &made, digit, &key.main, basis).0);
             }
         }
         if id == KeyId::ToSparse {
-            traces.add(&mask(small, &made, 0, &key.small_sparse, Basis { q: 1, p: 1 }).0);
+            traces.add(&mask(small, &made, 0, &key.small_ephemeral, Basis { q: 1, p: 1 }).0);
         }
     }
-    traces.add(&SecretPoly(ring.mul(&key.dense.0, &key.dense.0)).0);
+    traces.add(&SecretPoly(ring.mul(&key.main.0, &key.main.0)).0);
     for element in [5, 25, inverse(5), inverse(25)] {
-        traces.add(&SecretPoly(ring.automorphism(&key.dense.0, &ring.permutation(element))).0);
+        traces.add(&SecretPoly(ring.automorphism(&key.main.0, &ring.permutation(element))).0);
     }
     // The search finds what is not erased.
-    drop(key.dense.0.clone());
+    drop(key.main.0.clone());
     assert!(traces.left_in(&ring.released_words()) > 1 << LOG_N);
-    drop(SecretPoly::<Coeff>(ring.zero(key.dense.0.basis())));
+    drop(SecretPoly::<Coeff>(ring.zero(key.main.0.basis())));
     assert_eq!(traces.left_in(&ring.released_words()), 0, "the overwritten copy was the only one");
     drop(key);
     released.extend([ring.released_words(), small.released_words()]);
@@ -113,7 +113,7 @@ fn plaintexts_and_masks_of_encryption_and_decryption_are_erased() {
         assert!((found[3] - 2.1f64.sin()).abs() < 1e-3);
 
         // What both sides computed on the way, once more.
-        let mut masked = mask(ring, &bytes, CIPHERTEXT_COUNTER, &key.dense, parameters.basis(level));
+        let mut masked = mask(ring, &bytes, CIPHERTEXT_COUNTER, &key.main, parameters.basis(level));
         traces.add(&masked.0);
         ring.add_assign(&mut masked.0, ciphertext.parts().0);
         traces.add(&masked.0);

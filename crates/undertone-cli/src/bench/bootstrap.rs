@@ -16,7 +16,7 @@ pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
     let value = cost.value(chain.boot_level);
     cost.half_bootstrap(&value, Some(&value), slots)?;
     let requests = key_requests(&parameters, &cost.key_set());
-    let mut setup = Setup::new(context, parameters, &requests)?;
+    let mut setup = Setup::new(context, parameters, measuring.key_memory(), &requests)?;
 
     let (mut worst, mut total) = (0f64, 0f64);
     let runs = measuring.run_count(5);

@@ -11,7 +11,7 @@ pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
     let parameters = Parameters::default_preset();
     let level = operation_level(&parameters);
     let request = KeyRequest { id: KeyId::Galois(rotation_element(parameters.chain(), 1)), level };
-    let setup = Setup::new(context, parameters, &[request])?;
+    let setup = Setup::new(context, parameters, measuring.key_memory(), &[request])?;
     let input = setup.arbitrary(level);
     let times = Times::measure(context, "rotate", measuring.run_count(20), || {
         std::hint::black_box(setup.evaluator.rotate(&input, 1)?);

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::error::Result;
 use std::sync::Arc;
-use undertone_he::{Ciphertext, CkksEvaluator, EvaluationKeys, KeyRequest, Parameters, Slots};
+use undertone_he::{Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeyRequest, Parameters, Slots};
 use undertone_ring::{Seed, expand_uniform};
 use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
 
@@ -27,11 +27,11 @@ impl Setup {
     ///
     /// # Errors
     /// What key generation refuses.
-    pub fn new(context: &Context, parameters: Parameters, requests: &[KeyRequest]) -> Result<Self> {
+    pub fn new(context: &Context, parameters: Parameters, memory: KeyMemory, requests: &[KeyRequest]) -> Result<Self> {
         let mut rng = SecretRng::from_os()?;
         let secret = SecretKey::generate(&parameters, &mut rng);
         let generator = KeyGenerator::new(&parameters, &secret);
-        let mut keys = EvaluationKeys::new(&parameters);
+        let mut keys = EvaluationKeys::new(&parameters, memory);
         context.progress.begin("keys", requests.len() as u64);
         for (index, request) in requests.iter().enumerate() {
             keys.insert(generator.generate(request, &mut rng)?)?;

@@ -177,11 +177,11 @@ impl Parameters {
         if !self.0.secure {
             return 0;
         }
-        let dense = security_bits(literal.log_n, self.0.log_qp, self.secret_kind());
+        let main = security_bits(literal.log_n, self.0.log_qp, self.secret_kind());
         let modulus = self.0.sparse_ring.q_moduli()[0].value() as f64;
         let special = self.0.sparse_ring.p_moduli()[0].value() as f64;
         let kind = SecretKind::Sparse { weight: literal.sparse_weight };
-        dense.min(security_bits(literal.log_n, modulus.log2() + special.log2(), kind))
+        main.min(security_bits(literal.log_n, modulus.log2() + special.log2(), kind))
     }
 
     /// Passes one key's own modulus through the security gate.

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
 use super::avx512ifma_sums::{inner_product_pair, inner_product_runs, lift_combine, lift_quotients, tensor};
 use super::scalar::Scalar;
-use super::{avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
+use super::{avx512_chacha, avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
 use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx512Ifma::detect`] makes one.
@@ -413,6 +413,17 @@ impl Backend for Avx512Ifma {
             return Scalar.reduce_signed(q, out, a);
         }
         kernel!(reduce_signed(q, out, a))
+    }
+
+    fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {
+        let (whole, rest) = out.split_at_mut(out.len() / avx512_chacha::STRIDE * avx512_chacha::STRIDE);
+        let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let key_words = std::array::from_fn(|i| word(&key[4 * i..]));
+        let nonce_words = std::array::from_fn(|i| word(&nonce[4 * i..]));
+        kernel!(avx512_chacha::chacha8(&key_words, &nonce_words, first, whole));
+        if !rest.is_empty() {
+            Scalar.chacha8(key, nonce, first + (whole.len() / 8) as u32, rest);
+        }
     }
 
     fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize) {

@@ -5,6 +5,8 @@
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
+mod avx512_chacha;
+#[cfg(target_arch = "x86_64")]
 mod avx512ifma;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_lane;

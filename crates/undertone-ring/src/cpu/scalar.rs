@@ -1,5 +1,8 @@
 //! The scalar backend: plain Rust, no `unsafe`, the reference for every other backend.
 
+use chacha20::ChaCha8;
+use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
+
 use super::scalar_ntt;
 use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
 
@@ -154,6 +157,19 @@ impl Backend for Scalar {
 
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) {
         out.iter_mut().zip(a).for_each(|(x, &a)| *x = q.reduce_i64(a));
+    }
+
+    fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {
+        let mut cipher = ChaCha8::new(key.into(), nonce.into());
+        cipher.seek(u64::from(first) * 64);
+        let mut block = [0u8; 64];
+        for words in out.chunks_exact_mut(8) {
+            block.fill(0);
+            cipher.apply_keystream(&mut block);
+            for (word, bytes) in words.iter_mut().zip(block.as_chunks::<8>().0) {
+                *word = u64::from_le_bytes(*bytes);
+            }
+        }
     }
 
     fn sample_uniform(&self, q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize) {

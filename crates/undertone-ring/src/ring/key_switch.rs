@@ -10,15 +10,25 @@ use rayon::prelude::*;
 
 use super::lift::{Lift, Scaled};
 use crate::cpu::Buffer;
+use crate::sample::public::{Seed, expand_limb};
 use crate::{Basis, Ntt, NttTable, Poly, Ring};
 
-/// Both halves of a gadget key, one polynomial per digit; they may have more q limbs than the digits.
+/// A gadget key; its halves may have more q limbs than the digits that meet it.
 #[derive(Clone, Copy)]
 pub struct GadgetKey<'a> {
-    /// The half that holds the message.
+    /// The half that holds the message, one polynomial per digit.
     pub b: &'a [Poly<Ntt>],
     /// The uniform half.
-    pub a: &'a [Poly<Ntt>],
+    pub a: UniformHalf<'a>,
+}
+
+/// The uniform half of a gadget key.
+#[derive(Clone, Copy)]
+pub enum UniformHalf<'a> {
+    /// One polynomial per digit.
+    Expanded(&'a [Poly<Ntt>]),
+    /// Made again whenever it is used: digit d is [`expand_uniform`](crate::expand_uniform) with counter d.
+    Seeded(&'a Seed),
 }
 
 /// The gadget digits of a polynomial with basis (l, 0): coefficients from which any limb of a lifted digit follows.
@@ -124,15 +134,38 @@ impl Ring {
     }
 
     /// Both inner products of one limb of the lifted digits with a key.
-    pub(super) fn key_products(&self, basis: Basis, limb: usize, lifted: &[&[u64]], key: GadgetKey<'_>, out: Pair<'_>) {
-        let b: Vec<&[u64]> = key.b[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
-        let a: Vec<&[u64]> = key.a[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
-        self.backend().inner_product_pair(self.table(basis, limb).modulus, out, lifted, [&b, &a]);
+    pub(super) fn key_products<'k>(
+        &self,
+        basis: Basis,
+        limb: usize,
+        lifted: &[&[u64]],
+        key: GadgetKey<'k>,
+        out: Pair<'_>,
+    ) {
+        let stored = |polys: &'k [Poly<Ntt>]| -> Vec<&'k [u64]> {
+            polys[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect()
+        };
+        let mut room;
+        let a = match key.a {
+            UniformHalf::Expanded(polys) => stored(polys),
+            UniformHalf::Seeded(seed) => {
+                room = self.inner.pool.take(lifted.len() * self.degree());
+                for (digit, out) in room.chunks_exact_mut(self.degree()).enumerate() {
+                    expand_limb(self, seed, digit as u64, (basis, limb), out);
+                }
+                room.chunks_exact(self.degree()).collect()
+            }
+        };
+        self.backend().inner_product_pair(self.table(basis, limb).modulus, out, lifted, [&stored(key.b), &a]);
     }
 
     pub(super) fn check_key(&self, digits: &Digits<'_>, key: GadgetKey<'_>) {
         let (basis, count) = (digits.basis(self), digits.ranges.len());
-        for half in [key.b, key.a] {
+        let stored = match key.a {
+            UniformHalf::Expanded(polys) => [key.b, polys],
+            UniformHalf::Seeded(_) => [key.b, key.b],
+        };
+        for half in stored {
             assert!(half.len() >= count, "{} key polynomials for {count} digits", half.len());
             for k in half {
                 self.check_degree(k);

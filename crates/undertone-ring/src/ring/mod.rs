@@ -13,7 +13,7 @@ mod lift;
 mod transform;
 
 pub use hoisted::{Giant, Step};
-pub use key_switch::{Digits, GadgetKey};
+pub use key_switch::{Digits, GadgetKey, UniformHalf};
 
 use std::sync::Arc;
 

@@ -8,9 +8,6 @@
 //!
 //! A limb depends only on seed, counter and its own prime's index and value: a smaller basis gives the same limbs.
 
-use chacha20::ChaCha8;
-use chacha20::cipher::{KeyIvInit, StreamCipher};
-
 use crate::{Basis, Ntt, Poly, Ring};
 
 /// A public 32-byte seed.
@@ -18,8 +15,8 @@ use crate::{Basis, Ntt, Poly, Ring};
 pub struct Seed(pub [u8; 32]);
 
 const DOMAIN: u32 = 0x5452_0000;
-/// Keystream bytes per step: half of a first-level cache.
-const STEP: usize = 16 << 10;
+/// Keystream words per step: half of a first-level cache.
+const STEP: usize = 2 << 10;
 
 /// The uniform polynomial of (seed, counter) in a basis; see the module's format.
 ///
@@ -27,24 +24,26 @@ const STEP: usize = 16 << 10;
 /// When the basis exceeds the ring.
 pub fn expand_uniform(ring: &Ring, seed: &Seed, counter: u64, basis: Basis) -> Poly<Ntt> {
     let mut poly = ring.stale(basis);
-    ring.each_limb(&mut poly, |limb, table, out| {
-        let special = limb >= basis.q;
-        let index = if special { limb - basis.q } else { limb };
-        let tag = DOMAIN | (special as u32) << 15 | index as u32;
-        let mut nonce = [0u8; 12];
-        nonce[..4].copy_from_slice(&tag.to_le_bytes());
-        nonce[4..].copy_from_slice(&counter.to_le_bytes());
-        let mut cipher = ChaCha8::new(&seed.0.into(), &nonce.into());
-        let (mut bytes, mut words) = ([0u8; STEP], [0u64; STEP / 8]);
-        let mut filled = 0;
-        while filled < out.len() {
-            bytes.fill(0);
-            cipher.apply_keystream(&mut bytes);
-            for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-                *word = u64::from_le_bytes(*chunk);
-            }
-            filled += ring.backend().sample_uniform(table.modulus, &mut out[filled..], &words).1;
-        }
-    });
+    ring.each_limb(&mut poly, |limb, _, out| expand_limb(ring, seed, counter, (basis, limb), out));
     poly
+}
+
+/// One limb of [`expand_uniform`].
+pub(crate) fn expand_limb(ring: &Ring, seed: &Seed, counter: u64, (basis, limb): (Basis, usize), out: &mut [u64]) {
+    let special = limb >= basis.q;
+    let index = if special { limb - basis.q } else { limb };
+    let tag = DOMAIN | (special as u32) << 15 | index as u32;
+    let mut nonce = [0u8; 12];
+    nonce[..4].copy_from_slice(&tag.to_le_bytes());
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    let modulus = ring.modulus(basis, limb);
+    let mut words = [0u64; STEP];
+    let (mut filled, mut block) = (0, 0);
+    while filled < out.len() {
+        // What is missing, with a little more for words that are skipped.
+        let take = (out.len() - filled + 64).next_multiple_of(8).min(STEP);
+        ring.backend().chacha8(&seed.0, &nonce, block, &mut words[..take]);
+        block += (take / 8) as u32;
+        filled += ring.backend().sample_uniform(modulus, &mut out[filled..], &words[..take]).1;
+    }
 }

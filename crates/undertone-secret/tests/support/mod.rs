@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use undertone_he::{
-    Ciphertext, CkksEvaluator, EvaluationKeys, KeySet, Parameters, Slots, bootstrap_model, key_requests,
+    Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeySet, Parameters, Slots, bootstrap_model, key_requests,
 };
 use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
 
@@ -22,7 +22,7 @@ impl Client {
     pub fn evaluator(&self, set: &KeySet) -> CkksEvaluator {
         let mut rng = SecretRng::from_os().unwrap();
         let generator = KeyGenerator::new(&self.parameters, &self.secret);
-        let mut keys = EvaluationKeys::new(&self.parameters);
+        let mut keys = EvaluationKeys::new(&self.parameters, KeyMemory::Expanded);
         for request in key_requests(&self.parameters, set) {
             keys.insert(generator.generate(&request, &mut rng).unwrap()).unwrap();
         }

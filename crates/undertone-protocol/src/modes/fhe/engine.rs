@@ -8,7 +8,7 @@ use crate::message::Operations;
 use crate::modes::engine::{BlobCodec, ProgramEngine};
 use std::sync::Arc;
 use undertone_he::{
-    Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey,
+    Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey,
 };
 use undertone_infer::Program;
 use undertone_model::Llama;
@@ -30,7 +30,7 @@ impl CkksSetup {
             model,
             program: prepared.program.clone(),
             output_level: prepared.costs.output_level,
-            keys: EvaluationKeys::new(parameters),
+            keys: EvaluationKeys::new(parameters, KeyMemory::Expanded),
         }
     }
 }
