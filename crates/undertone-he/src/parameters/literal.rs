@@ -66,7 +66,7 @@ impl ParametersLiteral {
             sparse_weight: 32,
             eval_mod_range: 16,
             double_angles: 3,
-            message_ratio_bits: 6.5,
+            message_ratio_bits: 7.0,
         }
     }
 

@@ -92,11 +92,11 @@ impl BufferPool {
         Arc::new(Self { state: Mutex::default(), limit_bytes })
     }
 
-    /// A buffer of `len` words with unspecified contents: the tightest free one that wastes at most a quarter, the
+    /// A buffer of `len` words with unspecified contents: the tightest free one that wastes at most half of itself, the
     /// latest among equals, because it is likeliest to be in a cache.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let fits = |(_, block): &(usize, &Block)| (len..=len + len / 4).contains(&block.words);
+        let fits = |(_, block): &(usize, &Block)| (len..=2 * len).contains(&block.words);
         let best = state.free.iter().enumerate().rev().filter(fits).min_by_key(|(_, block)| block.words);
         let recycled = best.map(|(at, _)| at).map(|at| state.free.remove(at));
         state.size_bytes -= recycled.as_ref().map_or(0, |block| 8 * block.words);
