@@ -100,7 +100,8 @@ impl SeededKey {
             KeyMemory::Seeded => Uniform::Seeded(self.seed),
             KeyMemory::Expanded => {
                 let digits = self.b.iter().enumerate();
-                let expand = |(digit, b): (usize, &Poly<Ntt>)| expand_uniform(ring, &self.seed, digit as u64, b.basis());
+                let expand =
+                    |(digit, b): (usize, &Poly<Ntt>)| expand_uniform(ring, &self.seed, digit as u64, b.basis());
                 Uniform::Expanded(digits.map(expand).collect())
             }
         };

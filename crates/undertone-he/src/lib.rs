@@ -31,6 +31,8 @@ pub use counts::Counts;
 pub use encoder::{Encoder, SpecialFft};
 pub use error::Error;
 pub use evaluator::Evaluator;
-pub use keys::{EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element};
+pub use keys::{
+    EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element,
+};
 pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};
 pub use slots::Slots;

@@ -61,7 +61,8 @@ pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     let prompts: Vec<Prompt> = (0..CALIBRATION_PROMPTS).map(|seed| random_prompt(shape, seed)).collect();
     let calibration = calibrate(&model, &prompts, CalibrationOptions::default(), &mut |_| {})?;
     let planned = Planned::new(&model.config, Some(&calibration), shape)?;
-    let setup = Setup::new(context, Parameters::default_preset(), arguments.measuring.key_memory(), planned.requests())?;
+    let setup =
+        Setup::new(context, Parameters::default_preset(), arguments.measuring.key_memory(), planned.requests())?;
     measure(context, setup, &model, &calibration, &prompts[0], &planned)
 }
 

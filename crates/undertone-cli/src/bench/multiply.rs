@@ -10,7 +10,8 @@ use undertone_he::{Evaluator, KeyId, KeyRequest, Parameters};
 pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
     let parameters = Parameters::default_preset();
     let level = operation_level(&parameters);
-    let setup = Setup::new(context, parameters, measuring.key_memory(), &[KeyRequest { id: KeyId::Relinearization, level }])?;
+    let setup =
+        Setup::new(context, parameters, measuring.key_memory(), &[KeyRequest { id: KeyId::Relinearization, level }])?;
     let (a, b) = (setup.arbitrary(level), setup.arbitrary(level));
     let times = Times::measure(context, "multiply", measuring.run_count(20), || {
         std::hint::black_box(setup.evaluator.mul(&a, &b)?);

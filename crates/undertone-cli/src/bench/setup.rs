@@ -7,7 +7,7 @@ use undertone_he::{Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeyRequ
 use undertone_ring::{Seed, expand_uniform};
 use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
 
-/// log2 Q at which rotation and multiplication are measured.
+/// Least log2 Q at which rotation and multiplication are measured.
 const OPERATION_LOG_Q: f64 = 1300.0;
 
 /// One secret and an evaluator with the keys that a benchmark needs.
@@ -103,8 +103,8 @@ pub fn log_p(parameters: &Parameters) -> f64 {
     parameters.ring().p_moduli().iter().map(|modulus| (modulus.value() as f64).log2()).sum()
 }
 
-/// The level whose log2 Q is nearest to 1300.
+/// The lowest level whose log2 Q is at least 1300, or the highest there is.
 pub fn operation_level(parameters: &Parameters) -> usize {
-    let distance = |level: &usize| (log_q(parameters, *level) - OPERATION_LOG_Q).abs();
-    (0..=parameters.chain().max_level).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
+    let highest = parameters.chain().max_level;
+    (0..highest).find(|&level| log_q(parameters, level) >= OPERATION_LOG_Q).unwrap_or(highest)
 }

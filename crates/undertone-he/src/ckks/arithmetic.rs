@@ -172,7 +172,8 @@ impl CkksEvaluator {
         let level = terms.iter().map(|(_, t)| t.level()).fold(level, usize::min);
         require_depth(op, level)?;
         let ring = self.parameters.ring();
-        let lowered = |(a, b): &(&'a Ciphertext, &'a Ciphertext)| Ok((self.lowered(a, level)?, self.lowered(b, level)?));
+        let lowered =
+            |(a, b): &(&'a Ciphertext, &'a Ciphertext)| Ok((self.lowered(a, level)?, self.lowered(b, level)?));
         let pairs = pairs.iter().map(lowered).collect::<Result<Vec<_>, Error>>()?;
         let scales: Vec<f64> = pairs.iter().map(|(a, b)| a.scale * b.scale).collect();
         let scale = scales[0];

@@ -56,13 +56,7 @@ pub(super) fn inner_product_pair(q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]],
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-pub(super) fn inner_product_runs(
-    q: Modulus,
-    out: [&mut [u64]; 2],
-    a: &[[&[u64]; 2]],
-    c: &[&[u64]],
-    log_gap: u32,
-) {
+pub(super) fn inner_product_runs(q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64]; 2]], c: &[&[u64]], log_gap: u32) {
     let m = Lanes::new(q);
     let zero = _mm512_setzero_si512();
     let [out_0, out_1] = out;

@@ -8,7 +8,8 @@ use crate::message::Operations;
 use crate::modes::engine::{BlobCodec, ProgramEngine};
 use std::sync::Arc;
 use undertone_he::{
-    Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey,
+    Ciphertext, CkksEvaluator, EvaluationKeys, Evaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext,
+    SeededKey,
 };
 use undertone_infer::Program;
 use undertone_model::Llama;
