@@ -225,11 +225,11 @@ impl EvaluationKeys {
         usable(self.relinearization.as_ref(), level, || "relinearization".into())
     }
 
-    pub(crate) fn to_sparse(&self) -> Result<&KeySwitchingKey, Error> {
+    pub(crate) fn main_to_ephemeral(&self) -> Result<&KeySwitchingKey, Error> {
         usable(self.to_sparse.as_ref(), 0, || "main-to-ephemeral".into())
     }
 
-    pub(crate) fn from_sparse(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
+    pub(crate) fn ephemeral_to_main(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
         usable(self.from_sparse.as_ref(), level, || "ephemeral-to-main".into())
     }
 

@@ -32,7 +32,7 @@ pub use modulus::Modulus;
 pub use permutation::Permutation;
 pub use poly::{CompactPoly, Poly};
 pub use primes::ntt_primes_near;
-pub use ring::{Digits, GadgetKey, Giant, Ring, Step, UniformHalf};
+pub use ring::{Digits, GadgetKey, Giant, Halves, Ring, Step, UniformHalf};
 pub use sample::public::{Seed, expand_uniform};
 pub use sample::secret::SecretRng;
 pub use table::NttTable;

@@ -133,14 +133,14 @@ fn arithmetic_follows_the_definitions() {
         });
         let short = Basis { q: 2, p: 0 };
         let sum = ring.weighted_sum(short, &[(&a, residues.clone()), (&b, vec![3, 0, 0, 0])], &[7, 8]);
-        for limb in 0..2 {
+        for (limb, &weight) in residues.iter().take(2).enumerate() {
             let q = ring.modulus(basis, limb);
             for k in 0..32 {
-                let first = q.add(q.mul(at(&a, limb, k), residues[limb]), 7 + limb as u64);
+                let first = q.add(q.mul(at(&a, limb, k), weight), 7 + limb as u64);
                 assert_eq!(sum.limb(limb)[k], q.add(first, q.mul(at(&b, limb, k), 3 * u64::from(limb == 0))));
             }
         }
-        let [d0, d1, d2] = ring.tensor(short, &[([&a, &b], [&b, &c]), ([&c, &a], [&a, &c])]);
+        let [d0, d1, d2] = ring.tensor(short, &[[[&a, &b], [&b, &c]], [[&c, &a], [&a, &c]]]);
         let expected = |terms: [(&Poly<Ntt>, &Poly<Ntt>); 4], count: usize| {
             let mut sum = ring.zero::<Ntt>(short);
             let cut = |p: &Poly<Ntt>| ring.restrict(p, short);

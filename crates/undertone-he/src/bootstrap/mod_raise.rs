@@ -17,7 +17,7 @@ impl CkksEvaluator {
             out.limb_mut(0).copy_from_slice(poly.limb(0));
             out
         };
-        let key = self.keys.to_sparse()?;
+        let key = self.keys.main_to_ephemeral()?;
         let (c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
         let digits = small.digits(&c1, std::slice::from_ref(&(0..1)));
         let [c0, c1] = small.switch(&digits, key.gadget(), [Some(&c0), None]);
@@ -25,7 +25,7 @@ impl CkksEvaluator {
 
         let basis = parameters.basis(level);
         let [c0, c1] = [c0, c1].map(|half| ring.mod_raise(&small.intt(half), basis));
-        let [c0, c1] = self.switch(&c1, self.keys.from_sparse(level)?, [Some(&c0), None]);
+        let [c0, c1] = self.switch(&c1, self.keys.ephemeral_to_main(level)?, [Some(&c0), None]);
         self.count(|c| c.key_switch(level, 1));
         let q0 = ring.q_moduli()[0].value() as f64;
         Ok(Ciphertext { c0, c1, scale: q0 })

@@ -180,7 +180,7 @@ impl CkksEvaluator {
         if let Some(other) = scales.iter().find(|other| (*other / scale - 1.0).abs() > SCALE_TOLERANCE) {
             return Err(Error::ScaleMismatch { op, have_log2: other.log2(), need_log2: scale.log2() });
         }
-        let operands: Vec<_> = pairs.iter().map(|(a, b)| ([&a.c0, &a.c1], [&b.c0, &b.c1])).collect();
+        let operands: Vec<_> = pairs.iter().map(|(a, b)| [[&a.c0, &a.c1], [&b.c0, &b.c1]]).collect();
         let basis = self.parameters.basis(level);
         let [mut d0, mut d1, d2] = ring.tensor(basis, &operands);
         if !terms.is_empty() || constant != 0.0 {

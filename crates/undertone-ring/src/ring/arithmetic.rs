@@ -5,6 +5,9 @@ use rayon::prelude::*;
 use crate::table::bit_reverse;
 use crate::{Basis, Form, LiftTarget, Ntt, Poly, Ring};
 
+/// Both halves of a ciphertext.
+pub type Halves<'a> = [&'a Poly<Ntt>; 2];
+
 impl Ring {
     /// acc += a.
     ///
@@ -64,8 +67,8 @@ impl Ring {
     ///
     /// # Panics
     /// When an operand does not cover `basis`, or the basis has p limbs.
-    pub fn tensor(&self, basis: Basis, pairs: &[([&Poly<Ntt>; 2], [&Poly<Ntt>; 2])]) -> [Poly<Ntt>; 3] {
-        for poly in pairs.iter().flat_map(|(a, b)| a.iter().chain(b)) {
+    pub fn tensor(&self, basis: Basis, pairs: &[[Halves<'_>; 2]]) -> [Poly<Ntt>; 3] {
+        for poly in pairs.iter().flatten().flatten() {
             self.check_degree(poly);
             assert!(basis.p == 0 && poly.basis().q >= basis.q, "{:?} does not cover {basis:?}", poly.basis());
         }
@@ -75,7 +78,7 @@ impl Ring {
         let limbs = d0.data_mut().par_chunks_exact_mut(n).zip(d1.data_mut().par_chunks_exact_mut(n));
         limbs.zip(d2.data_mut().par_chunks_exact_mut(n)).enumerate().for_each(|(limb, ((d0, d1), d2))| {
             let (a, b): (Vec<_>, Vec<_>) =
-                pairs.iter().map(|(a, b)| (a.map(|half| half.limb(limb)), b.map(|half| half.limb(limb)))).unzip();
+                pairs.iter().map(|[a, b]| (a.map(|half| half.limb(limb)), b.map(|half| half.limb(limb)))).unzip();
             self.backend().tensor(self.table(basis, limb).modulus, [d0, d1, d2], &a, &b);
         });
         out

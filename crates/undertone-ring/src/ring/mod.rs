@@ -12,6 +12,7 @@ mod key_switch;
 mod lift;
 mod transform;
 
+pub use arithmetic::Halves;
 pub use hoisted::{Giant, Step};
 pub use key_switch::{Digits, GadgetKey, UniformHalf};
 
