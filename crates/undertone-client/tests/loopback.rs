@@ -211,19 +211,19 @@ fn a_calibration_that_is_too_narrow_is_an_escape_and_no_answer() {
 }
 
 #[test]
-fn the_planned_memory_holds_the_expanded_keys() {
+fn the_planned_memory_holds_the_keys() {
     let setting = Setting::new();
     let prepared = setting.prepared();
     let mut rng = SecretRng::from_os().unwrap();
     let secret = SecretKey::generate(&setting.parameters, &mut rng);
     let generator = KeyGenerator::new(&setting.parameters, &secret);
-    let mut keys = EvaluationKeys::new(&setting.parameters, KeyMemory::Expanded);
+    let mut keys = EvaluationKeys::new(&setting.parameters, KeyMemory::Seeded);
     for key in &prepared.plan.keys {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }
-    let expanded = prepared.plan.expanded_key_bytes(&setting.parameters);
-    assert_eq!(expanded, keys.size_bytes() as u64);
-    assert!(prepared.plan.memory_bytes > expanded);
+    let held = prepared.plan.held_key_bytes(&setting.parameters);
+    assert_eq!(held, keys.size_bytes() as u64);
+    assert!(prepared.plan.memory_bytes > held);
 }
 
 #[test]

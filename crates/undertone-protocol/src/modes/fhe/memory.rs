@@ -30,12 +30,12 @@ pub fn session_bytes(
     let chain = parameters.chain();
     let layout = Layout::new(config, costs.shape, chain.slot_count())?;
     let ciphertext = 2 * (chain.top_level as u64 + 1) * (WORD << chain.log_n);
-    let expanded: u64 = keys.iter().map(|&key| expanded_key_bytes(parameters, key)).sum();
+    let held: u64 = keys.iter().map(|&key| held_key_bytes(parameters, key)).sum();
     // One index per eight residues, and the orders within eight.
     let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
     let matrices: u64 = costs.keys.bootstrap_periods.keys().map(|&period| matrix_bytes(parameters, period)).sum();
     let parts = [
-        expanded,
+        held,
         permutations,
         matrices,
         cached_ciphertexts(config, &layout).saturating_mul(ciphertext),
@@ -46,13 +46,13 @@ pub fn session_bytes(
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
 
-/// Both halves of every digit of a key, in whole words.
-pub(super) fn expanded_key_bytes(parameters: &Parameters, request: KeyRequest) -> u64 {
+/// The computed half of every digit of a key, in whole words; the uniform halves stay seeds.
+pub(super) fn held_key_bytes(parameters: &Parameters, request: KeyRequest) -> u64 {
     let (digits, limbs) = match request.id {
         KeyId::ToSparse => (1, 2),
         _ => (parameters.digits(request.level).len(), parameters.key_basis(request.level).limb_count()),
     };
-    2 * digits as u64 * limbs as u64 * (WORD << parameters.chain().log_n)
+    digits as u64 * limbs as u64 * (WORD << parameters.chain().log_n)
 }
 
 /// The encoded diagonals of both transforms of a bootstrap of `period` slots, as if all of those on the way up stood at

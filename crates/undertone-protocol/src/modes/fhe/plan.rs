@@ -48,9 +48,9 @@ impl FhePlan {
         self.keys.iter().map(|key| key.len as u64).sum()
     }
 
-    /// Bytes of all keys as the server computes with them, both halves expanded.
-    pub fn expanded_key_bytes(&self, parameters: &Parameters) -> u64 {
-        self.keys.iter().map(|key| memory::expanded_key_bytes(parameters, key.request)).sum()
+    /// Bytes of all keys as the server holds them, their uniform halves as seeds.
+    pub fn held_key_bytes(&self, parameters: &Parameters) -> u64 {
+        self.keys.iter().map(|key| memory::held_key_bytes(parameters, key.request)).sum()
     }
 }
 
