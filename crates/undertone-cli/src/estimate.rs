@@ -9,9 +9,9 @@ use undertone_server::SystemMemory;
 /// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
 /// between key switches and memory traffic.
 ///
-/// Measured with `undertone run` on the bundled model (293 public, 79 private tokens) on two threads: 86 s for the prompt
-/// and 73 s for the next token where the transforms account for 18 s and 15 s.
-const KEY_SWITCH_RATIO: f64 = 4.9;
+/// Measured with `undertone demo` (293 public, 79 private tokens) on two idle threads: 40 s for the prompt and 30 s for each
+/// further token where the transforms, of 0.12 ms each, account for 12.6 s and 10.1 s.
+const KEY_SWITCH_RATIO: f64 = 3.1;
 /// Transforms that one encoded diagonal costs: its FFT, a few limbs, and the product.
 const PLAINTEXT_TRANSFORMS: f64 = 8.0;
 /// Speed-up by threads is their number to this power, because key switching streams keys from memory.
