@@ -221,7 +221,7 @@ fn the_planned_memory_holds_the_keys() {
     for key in &prepared.plan.keys {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }
-    let held = prepared.plan.held_key_bytes(&setting.parameters);
+    let held = prepared.plan.held_key_bytes(&setting.parameters).unwrap();
     assert_eq!(held, keys.size_bytes() as u64);
     assert!(prepared.plan.memory_bytes > held);
 }

@@ -21,7 +21,7 @@ mod parameters;
 mod slots;
 mod wire;
 
-pub use bootstrap::bootstrap_model;
+pub use bootstrap::{bootstrap_matrix_bytes, bootstrap_model};
 pub use chain::Chain;
 pub use ciphertext::{CIPHERTEXT_COUNTER, Ciphertext, SeededCiphertext};
 pub use ckks::CkksEvaluator;

@@ -5,6 +5,7 @@
 use super::dft::{DiagonalMatrix, GroupShape};
 use crate::{Ciphertext, CkksEvaluator, Error, Parameters};
 use num_complex::Complex64;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use undertone_ring::{CompactPoly, Giant, Step};
 
@@ -76,12 +77,11 @@ impl EncodedTransform {
 
     /// Applies the groups in order.
     pub(super) fn apply(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
-        let mut value = a.clone();
+        let mut value = Cow::Borrowed(a);
         for group in &self.groups {
-            value = group.apply(ev, &value)?;
+            value = Cow::Owned(group.apply(ev, &value)?);
         }
-        value.scale = self.output_scale;
-        Ok(value)
+        Ok(Ciphertext { scale: self.output_scale, ..value.into_owned() })
     }
 }
 

@@ -41,7 +41,10 @@ impl EvalMod {
     pub(super) fn apply(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
         let mut value = evaluate(ev, a, &self.polynomial, &self.squares)?;
         value.scale = self.output_scale;
-        self.cubic.map_or(Ok(value.clone()), |factor| arcsine(ev, &value, factor))
+        match self.cubic {
+            Some(factor) => arcsine(ev, &value, factor),
+            None => Ok(value),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod eval_mod;
 mod mod_raise;
 mod plan;
 
-pub use plan::bootstrap_model;
+pub use plan::{bootstrap_matrix_bytes, bootstrap_model};
 
 use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters};
 use coeffs_slots::EncodedTransform;

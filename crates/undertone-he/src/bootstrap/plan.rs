@@ -13,6 +13,19 @@ pub fn bootstrap_model(parameters: &Parameters) -> BootstrapModel {
     Arc::new(move |period, pair| cost(&parameters, period, pair))
 }
 
+/// Memory of the encoded diagonals of both transforms of a bootstrap of `period` slots, from above: as if all of those on
+/// the way up stood at the highest level.
+pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
+    let shapes = GroupShape::all(period.max(super::MIN_PERIOD).trailing_zeros());
+    let special = parameters.special_count() as u64;
+    // A key basis: the q limbs of the level and the special ones.
+    let down = shapes.len() as u64 + 1 + special;
+    let up = parameters.chain().max_level as u64 + 1 + special;
+    // A diagonal repeats with its block and has two coefficients per slot of it.
+    let values: u64 = shapes.iter().map(|shape| shape.indices().count() as u64 * (2u64 << shape.log_end)).sum();
+    values * size_of::<u64>() as u64 * (down + up)
+}
+
 #[derive(Default)]
 struct Tally {
     counts: Counts,
@@ -85,5 +98,19 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
         rotations: tally.rotations.into_iter().collect(),
         relinearization_level: eval_mod_level,
         conjugation_level: eval_mod_level,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_matrices_of_the_longest_period_take_most_of_a_gibibyte() {
+        let parameters = Parameters::default_preset();
+        let longest = bootstrap_matrix_bytes(&parameters, parameters.chain().slot_count());
+        assert!((700 << 20..1200 << 20).contains(&longest), "{longest}");
+        let short = bootstrap_matrix_bytes(&parameters, 64);
+        assert!(short > 0 && short < longest / 100, "{short}");
     }
 }

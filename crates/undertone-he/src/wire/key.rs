@@ -27,6 +27,15 @@ impl SeededKey {
         Ok(HEADER_BYTES + SEED_BYTES + shape.digits * digit)
     }
 
+    /// Memory of that key as an evaluator holds it with [`KeyMemory::Seeded`](crate::KeyMemory::Seeded).
+    ///
+    /// # Errors
+    /// As [`SeededKey::byte_len`].
+    pub fn held_bytes(parameters: &Parameters, request: KeyRequest) -> Result<usize, Error> {
+        let shape = KeyShape::of(parameters, request)?;
+        Ok(shape.digits * shape.basis.limb_count() * (size_of::<u64>() << parameters.chain().log_n))
+    }
+
     /// The canonical encoding.
     pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
         let ring = ring_of(parameters, self.id);

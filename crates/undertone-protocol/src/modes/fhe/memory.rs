@@ -1,7 +1,7 @@
 //! The memory of a session at the server, from above: reserved before the first key is accepted.
 
 use crate::Error;
-use undertone_he::{KeyId, KeyRequest, Parameters};
+use undertone_he::{KeyRequest, Parameters, SeededKey, bootstrap_matrix_bytes};
 use undertone_infer::{Layout, Plan};
 use undertone_model::LlamaConfig;
 
@@ -12,8 +12,6 @@ const WORD: u64 = 8;
 const WORKING_CIPHERTEXTS: u64 = 256;
 /// Freed buffers that the ring keeps for reuse, at most.
 const POOL_BYTES: u64 = 768 << 20;
-/// Stages of the homomorphic DFT in one matrix.
-const LOG_RADIX: u32 = 5;
 
 /// Bytes that the server reserves for one session with these costs and keys, the model's weights not among them.
 ///
@@ -30,10 +28,11 @@ pub fn session_bytes(
     let chain = parameters.chain();
     let layout = Layout::new(config, costs.shape, chain.slot_count())?;
     let ciphertext = 2 * (chain.top_level as u64 + 1) * (WORD << chain.log_n);
-    let held: u64 = keys.iter().map(|&key| held_key_bytes(parameters, key)).sum();
+    let held: u64 = held_key_bytes(parameters, keys)?;
     // One index per eight residues, and the orders within eight.
     let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
-    let matrices: u64 = costs.keys.bootstrap_periods.keys().map(|&period| matrix_bytes(parameters, period)).sum();
+    let matrices: u64 =
+        costs.keys.bootstrap_periods.keys().map(|&period| bootstrap_matrix_bytes(parameters, period)).sum();
     let parts = [
         held,
         permutations,
@@ -46,35 +45,10 @@ pub fn session_bytes(
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
 
-/// The computed half of every digit of a key, in whole words; the uniform halves stay seeds.
-pub(super) fn held_key_bytes(parameters: &Parameters, request: KeyRequest) -> u64 {
-    let (digits, limbs) = match request.id {
-        KeyId::ToSparse => (1, 2),
-        _ => (parameters.digits(request.level).len(), parameters.key_basis(request.level).limb_count()),
-    };
-    digits as u64 * limbs as u64 * (WORD << parameters.chain().log_n)
-}
-
-/// The encoded diagonals of both transforms of a bootstrap of `period` slots, as if all of those on the way up stood at
-/// the highest level.
-fn matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
-    let log_period = period.max(2).trailing_zeros();
-    let groups = log_period.div_ceil(LOG_RADIX);
-    let special = parameters.special_count() as u64;
-    // A key basis: the q limbs of the level and the special ones.
-    let down = u64::from(groups) + 1 + special;
-    let up = parameters.chain().max_level as u64 + 1 + special;
-    let values: u64 = (0..groups)
-        .map(|group| {
-            let (start, end) = (group * LOG_RADIX, ((group + 1) * LOG_RADIX).min(log_period));
-            // Diagonals on both sides of the main one, each a polynomial with two coefficients per slot of its block.
-            ((2u64 << (end - start)) - 1) * (2u64 << end)
-        })
-        .sum();
-    // The last group wraps around, so that half of its diagonals coincide with the other half.
-    let start = (groups - 1) * LOG_RADIX;
-    let wrapped = ((1u64 << (log_period - start)) - 1) * (2u64 << log_period);
-    (values - wrapped) * WORD * (down + up)
+/// The computed halves of all keys, in whole words; the uniform ones stay seeds.
+pub(super) fn held_key_bytes(parameters: &Parameters, keys: &[KeyRequest]) -> Result<u64, Error> {
+    let bytes = keys.iter().map(|&key| SeededKey::held_bytes(parameters, key));
+    Ok(bytes.sum::<Result<usize, _>>()? as u64)
 }
 
 /// Ciphertexts of the key and value caches when the last token is in them.
@@ -88,18 +62,4 @@ fn cached_ciphertexts(config: &LlamaConfig, layout: &Layout) -> u64 {
 fn public_cache_bytes(config: &LlamaConfig, tokens: usize) -> u64 {
     let row = (config.num_key_value_heads * config.head_dim * size_of::<f32>()) as u64;
     (2 * 2 * config.num_hidden_layers as u64).saturating_mul(row).saturating_mul(tokens as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_matrices_of_the_longest_period_take_most_of_a_gibibyte() {
-        let parameters = Parameters::default_preset();
-        let longest = matrix_bytes(&parameters, parameters.chain().slot_count());
-        assert!((700 << 20..1200 << 20).contains(&longest), "{longest}");
-        let short = matrix_bytes(&parameters, 64);
-        assert!(short > 0 && short < longest / 100, "{short}");
-    }
 }

@@ -49,8 +49,12 @@ impl FhePlan {
     }
 
     /// Bytes of all keys as the server holds them, their uniform halves as seeds.
-    pub fn held_key_bytes(&self, parameters: &Parameters) -> u64 {
-        self.keys.iter().map(|key| memory::held_key_bytes(parameters, key.request)).sum()
+    ///
+    /// # Errors
+    /// Keys that do not exist under these parameters; none for the parameters of the plan.
+    pub fn held_key_bytes(&self, parameters: &Parameters) -> Result<u64, Error> {
+        let requests: Vec<_> = self.keys.iter().map(|key| key.request).collect();
+        memory::held_key_bytes(parameters, &requests)
     }
 }
 
