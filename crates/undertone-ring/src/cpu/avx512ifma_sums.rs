@@ -17,40 +17,42 @@ const MAX_TERMS: usize = 1 << 10;
 /// Products below 2^100 that may be summed, with some small change, before the sum reaches 2^104.
 const GROUP: usize = 15;
 
-fn check_terms(len: usize, a: &[&[u64]], b: &[&[u64]]) {
-    assert!(whole(len) && a.len() == b.len() && a.len() <= MAX_TERMS);
-    assert!(a.iter().chain(b).all(|s| s.len() == len));
+/// Two sums over the terms t below `$terms`, fully reduced: of shared_t times each of the two values_t.
+macro_rules! dot_pair {
+    ($m:ident, $terms:expr; $t:ident => ($shared:expr, $values:expr)) => {{
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for start in (0..$terms).step_by(GROUP) {
+            let (mut high, mut low) = ([_mm512_setzero_si512(); 2], sums);
+            for $t in start..$terms.min(start + GROUP) {
+                let (shared, values) = ($shared, $values);
+                for half in 0..2 {
+                    high[half] = _mm512_madd52hi_epu64(high[half], values[half], shared);
+                    low[half] = _mm512_madd52lo_epu64(low[half], values[half], shared);
+                }
+            }
+            sums = [$m.reduce_sum(high[0], low[0]), $m.reduce_sum(high[1], low[1])];
+        }
+        sums
+    }};
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 pub(super) fn inner_product_pair(q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
     let m = Lanes::new(q);
-    let zero = _mm512_setzero_si512();
     let [out_0, out_1] = out;
-    check_terms(out_0.len(), a, b[0]);
-    check_terms(out_1.len(), a, b[1]);
-    assert!(out_0.len() == out_1.len());
-    for k in (0..out_0.len()).step_by(8) {
+    let (len, [b_0, b_1]) = (out_0.len(), b);
+    assert!(whole(len) && out_1.len() == len && a.len() <= MAX_TERMS && b_0.len() == a.len() && b_1.len() == a.len());
+    assert!(a.iter().chain(b_0).chain(b_1).all(|s| s.len() == len));
+    for k in (0..len).step_by(8) {
+        for s in a.iter().chain(b_0).chain(b_1) {
+            _mm_prefetch::<_MM_HINT_T0>(s.as_ptr().wrapping_add(k + PREFETCH_WORDS).cast());
+        }
         // SAFETY: k + 8 is at most the common length.
         unsafe {
-            let (mut sum_0, mut sum_1) = (zero, zero);
-            for ((a, b_0), b_1) in a.chunks(GROUP).zip(b[0].chunks(GROUP)).zip(b[1].chunks(GROUP)) {
-                let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
-                for ((a, b_0), b_1) in a.iter().zip(b_0).zip(b_1) {
-                    for s in [a, b_0, b_1] {
-                        _mm_prefetch::<_MM_HINT_T0>(s.as_ptr().wrapping_add(k + PREFETCH_WORDS).cast());
-                    }
-                    let x = load(a.as_ptr().add(k));
-                    let (y_0, y_1) = (load(b_0.as_ptr().add(k)), load(b_1.as_ptr().add(k)));
-                    high_0 = _mm512_madd52hi_epu64(high_0, x, y_0);
-                    low_0 = _mm512_madd52lo_epu64(low_0, x, y_0);
-                    high_1 = _mm512_madd52hi_epu64(high_1, x, y_1);
-                    low_1 = _mm512_madd52lo_epu64(low_1, x, y_1);
-                }
-                (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
-            }
-            store(out_0.as_mut_ptr().add(k), sum_0);
-            store(out_1.as_mut_ptr().add(k), sum_1);
+            let at = |s: &[u64]| load(s.as_ptr().add(k));
+            let sums = dot_pair!(m, a.len(); t => (at(a[t]), [at(b_0[t]), at(b_1[t])]));
+            store(out_0.as_mut_ptr().add(k), sums[0]);
+            store(out_1.as_mut_ptr().add(k), sums[1]);
         }
     }
 }
@@ -58,7 +60,6 @@ pub(super) fn inner_product_pair(q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]],
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 pub(super) fn inner_product_runs(q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64]; 2]], c: &[&[u64]], log_gap: u32) {
     let m = Lanes::new(q);
-    let zero = _mm512_setzero_si512();
     let [out_0, out_1] = out;
     let len = out_0.len();
     assert!(whole(len) && out_1.len() == len && a.len() == c.len() && a.len() <= MAX_TERMS);
@@ -66,21 +67,10 @@ pub(super) fn inner_product_runs(q: Modulus, out: [&mut [u64]; 2], a: &[[&[u64];
     for k in (0..len).step_by(8) {
         // SAFETY: k + 8 is at most the common length, and each c covers the same entries.
         unsafe {
-            let (mut sum_0, mut sum_1) = (zero, zero);
-            for (a, c) in a.chunks(GROUP).zip(c.chunks(GROUP)) {
-                let (mut high_0, mut low_0, mut high_1, mut low_1) = (zero, sum_0, zero, sum_1);
-                for ([a_0, a_1], c) in a.iter().zip(c) {
-                    let c = runs(c, k, log_gap);
-                    let (x_0, x_1) = (load(a_0.as_ptr().add(k)), load(a_1.as_ptr().add(k)));
-                    high_0 = _mm512_madd52hi_epu64(high_0, x_0, c);
-                    low_0 = _mm512_madd52lo_epu64(low_0, x_0, c);
-                    high_1 = _mm512_madd52hi_epu64(high_1, x_1, c);
-                    low_1 = _mm512_madd52lo_epu64(low_1, x_1, c);
-                }
-                (sum_0, sum_1) = (m.reduce_sum(high_0, low_0), m.reduce_sum(high_1, low_1));
-            }
-            store(out_0.as_mut_ptr().add(k), sum_0);
-            store(out_1.as_mut_ptr().add(k), sum_1);
+            let at = |s: &[u64]| load(s.as_ptr().add(k));
+            let sums = dot_pair!(m, a.len(); t => (runs(c[t], k, log_gap), [at(a[t][0]), at(a[t][1])]));
+            store(out_0.as_mut_ptr().add(k), sums[0]);
+            store(out_1.as_mut_ptr().add(k), sums[1]);
         }
     }
 }
