@@ -7,7 +7,7 @@
 
 use crate::{Chain, Error, KeySet, Parameters, SecretKind};
 use std::collections::BTreeMap;
-use undertone_ring::{GadgetKey, Ntt, Permutation, Poly, Ring, Seed, UniformHalf, expand_uniform};
+use undertone_ring::{GadgetKey, PackedPoly, Permutation, Ring, Seed, UniformHalf, expand_uniform};
 
 /// Which evaluation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,13 +74,13 @@ pub fn key_requests(parameters: &Parameters, set: &KeySet) -> Vec<KeyRequest> {
 pub struct SeededKey {
     pub(crate) id: KeyId,
     pub(crate) level: usize,
-    pub(crate) b: Vec<Poly<Ntt>>,
+    pub(crate) b: Vec<PackedPoly>,
     pub(crate) seed: Seed,
 }
 
 impl SeededKey {
     /// Builds a key from its computed halves, one per digit.
-    pub fn from_parts(request: KeyRequest, b: Vec<Poly<Ntt>>, seed: Seed) -> Self {
+    pub fn from_parts(request: KeyRequest, b: Vec<PackedPoly>, seed: Seed) -> Self {
         Self { id: request.id, level: request.level, b, seed }
     }
 
@@ -100,8 +100,9 @@ impl SeededKey {
             KeyMemory::Seeded => Uniform::Seeded(self.seed),
             KeyMemory::Expanded => {
                 let digits = self.b.iter().enumerate();
-                let expand =
-                    |(digit, b): (usize, &Poly<Ntt>)| expand_uniform(ring, &self.seed, digit as u64, b.basis());
+                let expand = |(digit, b): (usize, &PackedPoly)| {
+                    ring.pack(&expand_uniform(ring, &self.seed, digit as u64, b.basis()))
+                };
                 Uniform::Expanded(digits.map(expand).collect())
             }
         };
@@ -120,13 +121,13 @@ pub enum KeyMemory {
 
 /// One gadget ciphertext.
 pub struct KeySwitchingKey {
-    b: Vec<Poly<Ntt>>,
+    b: Vec<PackedPoly>,
     a: Uniform,
     pub(crate) level: usize,
 }
 
 enum Uniform {
-    Expanded(Vec<Poly<Ntt>>),
+    Expanded(Vec<PackedPoly>),
     Seeded(Seed),
 }
 
@@ -141,7 +142,7 @@ impl KeySwitchingKey {
     }
 
     fn size_bytes(&self) -> usize {
-        let bytes = |polys: &[Poly<Ntt>]| -> usize { polys.iter().map(|poly| poly.data().len() * 8).sum() };
+        let bytes = |polys: &[PackedPoly]| -> usize { polys.iter().map(|poly| poly.bytes().len()).sum() };
         bytes(&self.b) + if let Uniform::Expanded(a) = &self.a { bytes(a) } else { 0 }
     }
 }

@@ -87,7 +87,8 @@ fn main() -> Result<(), Error> {
     report("digits", median_us(9, || drop(black_box(ring.digits(&a, &ranges)))));
     let digits = ring.digits(&a, &ranges);
     let keys: Vec<_> = (0..2 * digits.count() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
-    let (b, uniform) = keys.split_at(digits.count());
+    let packed: Vec<_> = keys.iter().map(|key| ring.pack(key)).collect();
+    let (b, uniform) = packed.split_at(digits.count());
     let key = GadgetKey { b, a: UniformHalf::Expanded(uniform) };
     report("switch of digits", median_us(9, || drop(black_box(ring.switch(&digits, key, [None, None])))));
     let seeded = GadgetKey { b, a: UniformHalf::Seeded(&seed) };

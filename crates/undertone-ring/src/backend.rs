@@ -4,7 +4,7 @@
 //! scalar backend bit for bit (`conformance::run` checks it). Slices of one call have equal length unless stated;
 //! lengths are powers of two or multiples of 8. A backend may panic on mismatched lengths; it never reads beyond them.
 
-use crate::{Modulus, NttTable, Permutation};
+use crate::{Modulus, NttTable, Packed, Permutation};
 
 /// One prime that a base conversion goes to. The y_i are below 2^50 and may exceed q.
 pub struct LiftTarget<'a> {
@@ -66,8 +66,12 @@ pub trait Backend: Send + Sync {
     /// acc += a in permuted order.
     fn permute_add(&self, q: Modulus, acc: &mut [u64], a: &[u64], permutation: &Permutation);
 
-    /// Two inner products that share the left operands: out_h = sum of a_d * b_h,d; at most 2^10 terms.
-    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]);
+    /// out = the packed residues; as many as `out` has entries.
+    fn unpack(&self, out: &mut [u64], packed: Packed<'_>);
+
+    /// Two inner products that share the left operands: out_h = sum of a_d * b_h,d; at most 2^10 terms. The operands of
+    /// one half are packed alike.
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[Packed<'_>]; 2]);
 
     /// Two inner products that share the right operands: out_h = sum of a_t,h * c_t, with runs as in
     /// [`Backend::mul_runs`]; at most 2^10 terms.

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::cpu::scalar_backend;
-use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation, ntt_primes_near};
+use crate::packed::{pack_limb, residue_bits};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation, ntt_primes_near};
 
 /// log2 of the prime sizes that the suite visits.
 const PRIME_BITS: [u32; 5] = [24, 36, 45, 47, 50];
@@ -37,6 +38,13 @@ pub fn run(backend: &dyn Backend) {
             }
         }
     }
+}
+
+/// Residues as packed bytes.
+fn packed(residues: &[u64], bits: u32) -> Vec<u8> {
+    let mut out = vec![0; (residues.len() * bits as usize).div_ceil(8)];
+    pack_limb(residues, bits, &mut out);
+    out
 }
 
 impl Suite<'_> {
@@ -136,10 +144,18 @@ impl Suite<'_> {
             }
             let [a, b, c] = sets.each_ref().map(|set| set.iter().map(Vec::as_slice).collect::<Vec<&[u64]>>());
             let x = self.residues(q, 2 * len, pattern);
-            self.check("inner_product_pair", table, &x, |k, x| {
-                let (low, high) = x.split_at_mut(len);
-                k.inner_product_pair(q, [low, high], &a, [&b, &c]);
-            });
+            let bits = residue_bits(q);
+            let bytes: Vec<Vec<u8>> = b.iter().map(|b| packed(b, bits)).collect();
+            let small: Vec<Packed> = bytes.iter().map(|bytes| Packed::new(bytes, bits)).collect();
+            let plain: Vec<Packed> = c.iter().map(|c| Packed::plain(c)).collect();
+            for halves in [[&small, &plain], [&plain, &small]] {
+                self.check("inner_product_pair", table, &x, |k, x| {
+                    let (low, high) = x.split_at_mut(len);
+                    k.inner_product_pair(q, [low, high], &a, [halves[0], halves[1]]);
+                });
+            }
+            self.check("unpack", table, &x, |k, x| k.unpack(&mut x[..len], small[0]));
+            self.check("unpack words", table, &x, |k, x| k.unpack(&mut x[..len], plain[0]));
             let (left, right): (Vec<_>, Vec<_>) =
                 (0..terms / 2).map(|t| ([a[t], b[t]], [c[t], a[terms - 1 - t]])).unzip();
             let x = self.residues(q, 3 * len, pattern);

@@ -13,7 +13,8 @@ const RANGES: [Range<usize>; 3] = [0..2, 2..4, 4..6];
 fn rings() -> Vec<Ring> {
     let primes = ntt_primes_near(LOG_N, 1 << 45, LIMBS + 1 + SPECIAL, &[]).unwrap();
     let (q, p) = primes.split_at(LIMBS + 1);
-    let backends: Vec<Arc<dyn Backend>> = std::iter::once(scalar_backend()).chain(avx512ifma_backend()).collect();
+    let backends: Vec<Arc<dyn Backend>> =
+        std::iter::once(scalar_backend()).chain(avx2_backend()).chain(avx512ifma_backend()).collect();
     backends.into_iter().map(|backend| Ring::new(LOG_N, q, p, backend).unwrap()).collect()
 }
 
@@ -23,15 +24,15 @@ fn random(ring: &Ring, basis: Basis, seed: u64) -> Poly<Ntt> {
 
 /// A key with one more q limb than it serves.
 struct Key {
-    b: Vec<Poly<Ntt>>,
-    a: Vec<Poly<Ntt>>,
+    b: Vec<PackedPoly>,
+    a: Vec<PackedPoly>,
     permutation: Permutation,
 }
 
 impl Key {
     fn new(ring: &Ring, seed: u64) -> Self {
-        let polys = |from: u64| -> Vec<Poly<Ntt>> {
-            (0..3).map(|i| random(ring, Basis { q: LIMBS + 1, p: SPECIAL }, from + i)).collect()
+        let polys = |from: u64| -> Vec<PackedPoly> {
+            (0..3).map(|i| ring.pack(&random(ring, Basis { q: LIMBS + 1, p: SPECIAL }, from + i))).collect()
         };
         Self { b: polys(10 * seed), a: polys(10 * seed + 5), permutation: ring.permutation(2 * seed + 1) }
     }
@@ -46,11 +47,11 @@ impl Key {
 }
 
 /// P * plus + sum of lifted digits times key, modulo QP.
-fn product(ring: &Ring, poly: &Poly<Ntt>, key: &[Poly<Ntt>], plus: Option<&Poly<Ntt>>) -> Poly<Ntt> {
+fn product(ring: &Ring, poly: &Poly<Ntt>, key: &[PackedPoly], plus: Option<&Poly<Ntt>>) -> Poly<Ntt> {
     let (digits, basis) = (ring.digits(poly, &RANGES), Basis { q: poly.basis().q, p: SPECIAL });
     let mut sum = plus.map_or_else(|| ring.zero(basis), |plus| ring.lift_p(plus.clone(), SPECIAL));
     for (index, key) in key.iter().enumerate().take(digits.count()) {
-        ring.mul_add_assign(&mut sum, &ring.lifted_digit(&digits, index), &ring.restrict(key, basis));
+        ring.mul_add_assign(&mut sum, &ring.lifted_digit(&digits, index), &ring.restrict(&ring.unpack(key), basis));
     }
     sum
 }
@@ -78,7 +79,7 @@ fn a_seeded_half_is_the_expanded_one() {
         let (basis, seed) = (Basis { q: LIMBS, p: 0 }, Seed([9; 32]));
         let full = Basis { q: LIMBS + 1, p: SPECIAL };
         let (poly, key) = (random(&ring, basis, 1), Key::new(&ring, 3));
-        let a: Vec<Poly<Ntt>> = (0..3).map(|digit| expand_uniform(&ring, &seed, digit, full)).collect();
+        let a: Vec<_> = (0..3).map(|digit| ring.pack(&expand_uniform(&ring, &seed, digit, full))).collect();
         let digits = ring.digits(&poly, &RANGES);
         let halves = [UniformHalf::Expanded(&a), UniformHalf::Seeded(&seed)];
         let [stored, made] = halves.map(|a| ring.switch(&digits, GadgetKey { b: &key.b, a }, [None, None]));
@@ -146,7 +147,7 @@ fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants
 }
 
 /// The uniform half of a step whose key is expanded.
-fn uniform<'a>(step: &Step<'a>) -> &'a [Poly<Ntt>] {
+fn uniform<'a>(step: &Step<'a>) -> &'a [PackedPoly] {
     match step.key.a {
         UniformHalf::Expanded(polys) => polys,
         UniformHalf::Seeded(_) => panic!("the keys of this test are expanded"),

@@ -19,7 +19,7 @@ impl Lcg {
 }
 
 fn backends() -> Vec<Arc<dyn Backend>> {
-    std::iter::once(scalar_backend()).chain(avx512ifma_backend()).collect()
+    std::iter::once(scalar_backend()).chain(avx2_backend()).chain(avx512ifma_backend()).collect()
 }
 
 /// Rings with `q` and `p` primes of the given size, one per backend.
@@ -345,4 +345,11 @@ fn unsuitable_primes_are_refused() {
     assert!(matches!(Ring::new(5, &[1_000_003], &[], scalar()), Err(Error::NoRoot { .. })));
     assert!(matches!(Ring::new(18, &good, &[], scalar()), Err(Error::DegreeRange { .. })));
     assert!(matches!(Ring::new(5, &[], &good, scalar()), Err(Error::ChainLength { .. })));
+}
+
+#[test]
+fn avx2_conforms_where_a_faster_backend_is_detected() {
+    if let Some(backend) = avx2_backend() {
+        conformance::run(&*backend);
+    }
 }

@@ -6,6 +6,7 @@ use undertone_ring::*;
 fn expansion_is_deterministic_and_prefix_stable() {
     let primes = ntt_primes_near(12, 1 << 49, 4, &[]).unwrap();
     let rings: Vec<Ring> = std::iter::once(scalar_backend())
+        .chain(avx2_backend())
         .chain(avx512ifma_backend())
         .map(|b| Ring::new(12, &primes[..3], &primes[3..], b).unwrap())
         .collect();

@@ -99,7 +99,7 @@ fn encrypt_gadget(
             let factor = |limb: usize| if digit.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };
             let residues: Vec<u64> = (0..limbs).map(factor).collect();
             ring.mul_scalar_add_assign(&mut b, &from.0, &residues);
-            b
+            ring.pack(&b)
         })
         .collect();
     SeededKey::from_parts(request, b, seed)

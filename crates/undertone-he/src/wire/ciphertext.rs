@@ -1,7 +1,7 @@
 //! Bytes of ciphertexts.
 
 use super::header::{self, HEADER_BYTES, Kind};
-use super::pack::{poly_bytes, read_poly, write_poly};
+use super::pack::{read_poly, write_poly};
 use crate::{Ciphertext, Error, Parameters, SeededCiphertext};
 use undertone_ring::Seed;
 
@@ -12,7 +12,7 @@ const SCALE_TOLERANCE: f64 = 1e-9;
 impl Ciphertext {
     /// Exact length of a ciphertext at `level`.
     pub fn byte_len(parameters: &Parameters, level: usize) -> usize {
-        HEADER_BYTES + 2 * poly_bytes(parameters.ring(), parameters.basis(level))
+        HEADER_BYTES + 2 * parameters.ring().packed_bytes(parameters.basis(level))
     }
 
     /// The canonical encoding. The scale does not travel: a value that leaves a circuit is at its level's canonical one.
@@ -47,7 +47,7 @@ impl Ciphertext {
             return Err(Error::Decode { what: WHAT, cause: "its length does not fit its level" });
         }
         let basis = parameters.basis(level);
-        let (first, second) = body.split_at(poly_bytes(parameters.ring(), basis));
+        let (first, second) = body.split_at(parameters.ring().packed_bytes(basis));
         let c0 = read_poly(parameters.ring(), basis, first, WHAT)?;
         let c1 = read_poly(parameters.ring(), basis, second, WHAT)?;
         Ok(Self { c0, c1, scale: parameters.scale(level) })
@@ -57,7 +57,7 @@ impl Ciphertext {
 impl SeededCiphertext {
     /// Exact length of a seeded ciphertext at `level`.
     pub fn byte_len(parameters: &Parameters, level: usize) -> usize {
-        HEADER_BYTES + SEED_BYTES + poly_bytes(parameters.ring(), parameters.basis(level))
+        HEADER_BYTES + SEED_BYTES + parameters.ring().packed_bytes(parameters.basis(level))
     }
 
     /// The canonical encoding.

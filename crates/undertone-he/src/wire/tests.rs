@@ -30,7 +30,7 @@ fn key(parameters: &Parameters) -> SeededKey {
     let request = KeyRequest { id: KeyId::Galois(5), level: 1 };
     let basis = parameters.key_basis(1);
     let b = (0..parameters.digits(1).len() as u64)
-        .map(|digit| expand_uniform(parameters.ring(), &Seed([3; 32]), digit, basis))
+        .map(|digit| parameters.ring().pack(&expand_uniform(parameters.ring(), &Seed([3; 32]), digit, basis)))
         .collect();
     SeededKey::from_parts(request, b, Seed([1; 32]))
 }

@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
+use super::avx512ifma_packed::unpack;
 use super::avx512ifma_sums::{inner_product_pair, inner_product_runs, lift_combine, lift_quotients, tensor};
 use super::scalar::Scalar;
 use super::{avx512_chacha, avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
-use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx512Ifma::detect`] makes one.
 pub(super) struct Avx512Ifma(());
@@ -18,7 +19,8 @@ impl Avx512Ifma {
             && is_x86_feature_detected!("avx512ifma")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw");
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vbmi");
         supported.then_some(Self(()))
     }
 }
@@ -345,7 +347,14 @@ impl Backend for Avx512Ifma {
         kernel!(permute_add(q, acc, a, permutation))
     }
 
-    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
+    fn unpack(&self, out: &mut [u64], packed: Packed<'_>) {
+        if !whole(out.len()) {
+            return Scalar.unpack(out, packed);
+        }
+        kernel!(unpack(out, packed))
+    }
+
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[Packed<'_>]; 2]) {
         if !whole(out[0].len()) {
             return Scalar.inner_product_pair(q, out, a, b);
         }

@@ -5,6 +5,24 @@
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_chacha;
+#[cfg(target_arch = "x86_64")]
+mod avx2_lane;
+#[cfg(target_arch = "x86_64")]
+mod avx2_map;
+#[cfg(target_arch = "x86_64")]
+mod avx2_ntt;
+#[cfg(target_arch = "x86_64")]
+mod avx2_ntt_forward;
+#[cfg(target_arch = "x86_64")]
+mod avx2_ntt_inverse;
+#[cfg(target_arch = "x86_64")]
+mod avx2_packed;
+#[cfg(target_arch = "x86_64")]
+mod avx2_sums;
+#[cfg(target_arch = "x86_64")]
 mod avx512_chacha;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma;
@@ -16,6 +34,8 @@ mod avx512ifma_ntt;
 mod avx512ifma_ntt_forward;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_ntt_inverse;
+#[cfg(target_arch = "x86_64")]
+mod avx512ifma_packed;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_sums;
 mod scalar;
@@ -29,7 +49,7 @@ pub(crate) use aligned::{Buffer, BufferPool};
 
 /// The fastest backend that this processor supports.
 pub fn detect_backend() -> Arc<dyn Backend> {
-    avx512ifma_backend().unwrap_or_else(scalar_backend)
+    avx512ifma_backend().or_else(avx2_backend).unwrap_or_else(scalar_backend)
 }
 
 /// Plain Rust kernels: the reference that the others must equal.
@@ -41,6 +61,15 @@ pub fn scalar_backend() -> Arc<dyn Backend> {
 pub fn avx512ifma_backend() -> Option<Arc<dyn Backend>> {
     #[cfg(target_arch = "x86_64")]
     if let Some(backend) = avx512ifma::Avx512Ifma::detect() {
+        return Some(Arc::new(backend));
+    }
+    None
+}
+
+/// Kernels with 256-bit fused multiply-add; `None` when the processor lacks them.
+pub fn avx2_backend() -> Option<Arc<dyn Backend>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(backend) = avx2::Avx2::detect() {
         return Some(Arc::new(backend));
     }
     None

@@ -4,14 +4,14 @@ use chacha20::ChaCha8;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 
 use super::scalar_ntt;
-use crate::{Backend, LiftTarget, Modulus, NttTable, Permutation};
+use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// See [`super::scalar_backend`].
 pub(super) struct Scalar;
 
-/// Adds a product to a 128-bit sum; at most 2^10 products below 2^100 plus one residue stay below 2^128.
-fn products(a: &[&[u64]], b: &[&[u64]], k: usize) -> u128 {
-    a.iter().zip(b).map(|(a, b)| a[k] as u128 * b[k] as u128).sum()
+/// A sum of products; at most 2^10 of them, each below 2^100, stay below 2^128.
+fn products(a: &[&[u64]], b: &[Packed<'_>], k: usize) -> u128 {
+    a.iter().zip(b).map(|(a, b)| a[k] as u128 * b.get(k) as u128).sum()
 }
 
 impl Backend for Scalar {
@@ -87,7 +87,11 @@ impl Backend for Scalar {
         }
     }
 
-    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[&[u64]]; 2]) {
+    fn unpack(&self, out: &mut [u64], packed: Packed<'_>) {
+        out.iter_mut().enumerate().for_each(|(k, x)| *x = packed.get(k));
+    }
+
+    fn inner_product_pair(&self, q: Modulus, out: [&mut [u64]; 2], a: &[&[u64]], b: [&[Packed<'_>]; 2]) {
         for (out, b) in out.into_iter().zip(b) {
             out.iter_mut().enumerate().for_each(|(k, x)| *x = q.reduce_u128(products(a, b, k)));
         }

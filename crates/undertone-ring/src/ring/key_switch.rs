@@ -11,13 +11,13 @@ use rayon::prelude::*;
 use super::lift::{Lift, Scaled};
 use crate::cpu::Buffer;
 use crate::sample::public::{Seed, expand_limb};
-use crate::{Basis, Ntt, NttTable, Poly, Ring};
+use crate::{Basis, Ntt, NttTable, Packed, PackedPoly, Poly, Ring};
 
 /// A gadget key; its halves may have more q limbs than the digits that meet it.
 #[derive(Clone, Copy)]
 pub struct GadgetKey<'a> {
     /// The half that holds the message, one polynomial per digit.
-    pub b: &'a [Poly<Ntt>],
+    pub b: &'a [PackedPoly],
     /// The uniform half.
     pub a: UniformHalf<'a>,
 }
@@ -26,7 +26,7 @@ pub struct GadgetKey<'a> {
 #[derive(Clone, Copy)]
 pub enum UniformHalf<'a> {
     /// One polynomial per digit.
-    Expanded(&'a [Poly<Ntt>]),
+    Expanded(&'a [PackedPoly]),
     /// Made again whenever it is used: digit d is [`expand_uniform`](crate::expand_uniform) with counter d.
     Seeded(&'a Seed),
 }
@@ -142,7 +142,7 @@ impl Ring {
         key: GadgetKey<'k>,
         out: Pair<'_>,
     ) {
-        let stored = |polys: &'k [Poly<Ntt>]| -> Vec<&'k [u64]> {
+        let stored = |polys: &'k [PackedPoly]| -> Vec<Packed<'k>> {
             polys[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect()
         };
         let mut room;
@@ -153,7 +153,7 @@ impl Ring {
                 for (digit, out) in room.chunks_exact_mut(self.degree()).enumerate() {
                     expand_limb(self, seed, digit as u64, (basis, limb), out);
                 }
-                room.chunks_exact(self.degree()).collect()
+                room.chunks_exact(self.degree()).map(Packed::plain).collect()
             }
         };
         self.backend().inner_product_pair(self.table(basis, limb).modulus, out, lifted, [&stored(key.b), &a]);
@@ -168,7 +168,7 @@ impl Ring {
         for half in stored {
             assert!(half.len() >= count, "{} key polynomials for {count} digits", half.len());
             for k in half {
-                self.check_degree(k);
+                assert!(k.degree() == self.degree(), "a key of degree {}", k.degree());
                 let have = k.basis();
                 assert!(have.q >= basis.q && have.p == basis.p, "a key of basis {have:?} does not cover {basis:?}");
             }
@@ -274,6 +274,6 @@ impl Ring {
 pub(super) type Pair<'a> = [&'a mut [u64]; 2];
 
 /// The limb of a key that has the same prime as limb `limb` of `basis`.
-fn key_limb(key: &Poly<Ntt>, basis: Basis, limb: usize) -> &[u64] {
+fn key_limb(key: &PackedPoly, basis: Basis, limb: usize) -> Packed<'_> {
     key.limb(if limb < basis.q { limb } else { key.basis().q + limb - basis.q })
 }

@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::cpu::BufferPool;
+use crate::cpu::{Buffer, BufferPool};
 use crate::{Backend, Basis, Error, Form, Modulus, NttTable, Poly};
 
 /// At most this many primes in all, far above what any secure parameter set holds.
 const MAX_PRIMES: usize = 256;
 /// Released polynomials kept for reuse, in bytes.
-const POOL_BYTES: usize = 768 << 20;
+const POOL_BYTES: usize = 3072 << 20;
 /// Below this many words an operation stays on the calling thread.
 const PARALLEL_WORDS: usize = 1 << 15;
 
@@ -138,6 +138,11 @@ impl Ring {
         Poly::new(self.degree(), basis, self.inner.pool.take(self.degree() * basis.limb_count()))
     }
 
+    /// Words with unspecified contents.
+    pub(crate) fn scratch(&self, words: usize) -> Buffer {
+        self.inner.pool.take(words)
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.inner.backend
     }
@@ -159,7 +164,7 @@ impl Ring {
         }
     }
 
-    fn check_degree<F: Form>(&self, poly: &Poly<F>) {
+    pub(crate) fn check_degree<F: Form>(&self, poly: &Poly<F>) {
         assert!(poly.degree() == self.degree(), "degree {} is not the ring's {}", poly.degree(), self.degree());
     }
 

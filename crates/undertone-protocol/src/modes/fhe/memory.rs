@@ -45,9 +45,9 @@ pub fn session_bytes(
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
 
-/// The computed halves of all keys, in whole words; the uniform ones stay seeds.
+/// The keys, which the server holds as they travel.
 pub(super) fn held_key_bytes(parameters: &Parameters, keys: &[KeyRequest]) -> Result<u64, Error> {
-    let bytes = keys.iter().map(|&key| SeededKey::held_bytes(parameters, key));
+    let bytes = keys.iter().map(|&key| SeededKey::byte_len(parameters, key));
     Ok(bytes.sum::<Result<usize, _>>()? as u64)
 }
 
