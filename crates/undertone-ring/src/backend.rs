@@ -30,6 +30,12 @@ pub trait Backend: Send + Sync {
     /// Inverse of [`Backend::ntt`], times the reduced constant `scale`.
     fn intt(&self, table: &NttTable, data: &mut [u64], scale: u64);
 
+    /// As [`Backend::intt`], from `a` to `out`.
+    fn intt_of(&self, table: &NttTable, out: &mut [u64], a: &[u64], scale: u64) {
+        out.copy_from_slice(a);
+        self.intt(table, out, scale);
+    }
+
     /// acc += a.
     fn add(&self, q: Modulus, acc: &mut [u64], a: &[u64]);
 

@@ -3,7 +3,7 @@
 use super::{Figures, Measuring, Times};
 use crate::context::Context;
 use crate::error::Result;
-use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
+use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, detect_backend, expand_uniform, ntt_primes_near};
 
 const LOG_N: u32 = 16;
 const PRIME_BITS: u32 = 50;
@@ -14,9 +14,11 @@ pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
     let prime = ntt_primes_near(LOG_N, target, 1, &[])?[0];
     let table = NttTable::new(Modulus::new(prime)?, LOG_N)?;
     let backend = detect_backend();
-    let mut data: Vec<u64> = (0..1u64 << LOG_N).map(|i| i * 0x9e37_79b9 % prime).collect();
+    // A polynomial of a ring, because its memory is aligned as that of all work is.
+    let ring = Ring::new(LOG_N, &[prime], &[], backend.clone())?;
+    let mut poly = expand_uniform(&ring, &Seed([1; 32]), 0, Basis { q: 1, p: 0 });
     let times = Times::measure(context, "ntt", measuring.run_count(1000), || {
-        backend.ntt(&table, std::hint::black_box(&mut data));
+        backend.ntt(&table, std::hint::black_box(poly.limb_mut(0)));
         Ok(())
     })?;
     let log_qp = (prime as f64).log2();

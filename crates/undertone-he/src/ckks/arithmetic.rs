@@ -48,14 +48,12 @@ impl CkksEvaluator {
         out
     }
 
-    /// a times an integer, declared to be at `scale`.
-    pub(crate) fn scaled(&self, a: &Ciphertext, factor: i128, scale: f64) -> Ciphertext {
-        let ring = self.parameters.ring();
-        let residues = self.residues(factor, a.level());
-        let mut out = Ciphertext { scale, ..a.clone() };
-        ring.mul_scalar_assign(&mut out.c0, &residues);
-        ring.mul_scalar_assign(&mut out.c1, &residues);
-        out
+    /// The limbs of `level` of a, times an integer, declared to be at `scale`.
+    pub(crate) fn scaled(&self, a: &Ciphertext, level: usize, factor: i128, scale: f64) -> Ciphertext {
+        let (residues, nothing) = (self.residues(factor, level), vec![0; level + 1]);
+        let basis = self.parameters.basis(level);
+        let half = |c: &Poly<Ntt>| self.parameters.ring().weighted_sum(basis, &[(c, residues.clone())], &nothing);
+        Ciphertext { c0: half(&a.c0), c1: half(&a.c1), scale }
     }
 
     /// Divides by the last prime and forgets it; the scale follows exactly.
@@ -91,10 +89,9 @@ impl CkksEvaluator {
         if a.level() < need {
             return Err(Error::LevelTooLow { op: "drop_level", have: a.level(), need });
         }
-        let cut = self.truncated(a, level + 1);
         let target = self.scale_before_rescale(level + 1);
         let constant = (factor * target / a.scale).round() as i128;
-        let mut out = self.rescaled(self.scaled(&cut, constant, target))?;
+        let mut out = self.rescaled(self.scaled(a, level + 1, constant, target))?;
         out.scale = self.parameters.scale(level);
         Ok(out)
     }
@@ -172,9 +169,19 @@ impl CkksEvaluator {
         let level = terms.iter().map(|(_, t)| t.level()).fold(level, usize::min);
         require_depth(op, level)?;
         let ring = self.parameters.ring();
-        let lowered =
-            |(a, b): &(&'a Ciphertext, &'a Ciphertext)| Ok((self.lowered(a, level)?, self.lowered(b, level)?));
-        let pairs = pairs.iter().map(lowered).collect::<Result<Vec<_>, Error>>()?;
+        // A value may stand in several pairs: each is lowered once.
+        let mut distinct: Vec<&Ciphertext> = Vec::new();
+        for value in pairs.iter().flat_map(|&(a, b)| [a, b]) {
+            if !distinct.iter().any(|seen| std::ptr::eq(*seen, value)) {
+                distinct.push(value);
+            }
+        }
+        let lowered = distinct.iter().map(|value| self.lowered(value, level)).collect::<Result<Vec<_>, Error>>()?;
+        let at_level = |value: &Ciphertext| {
+            let place = distinct.iter().position(|seen| std::ptr::eq(*seen, value));
+            &*lowered[place.expect("every operand is among the distinct ones")]
+        };
+        let pairs: Vec<_> = pairs.iter().map(|&(a, b)| (at_level(a), at_level(b))).collect();
         let scales: Vec<f64> = pairs.iter().map(|(a, b)| a.scale * b.scale).collect();
         let scale = scales[0];
         if let Some(other) = scales.iter().find(|other| (*other / scale - 1.0).abs() > SCALE_TOLERANCE) {

@@ -89,7 +89,7 @@ impl Evaluator for CkksEvaluator {
         if b.unsigned_abs() > MAX_INTEGER {
             return Err(Error::Range { op: "mul_integer", have: b as f64, need: MAX_INTEGER as f64 });
         }
-        Ok(self.scaled(a, i128::from(b), a.scale))
+        Ok(self.scaled(a, a.level(), i128::from(b), a.scale))
     }
 
     fn mul(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, Error> {

@@ -266,7 +266,11 @@ impl Backend for Avx512Ifma {
     }
 
     fn intt(&self, table: &NttTable, data: &mut [u64], scale: u64) {
-        kernel!(avx512ifma_ntt_inverse::inverse(table, data, scale))
+        kernel!(avx512ifma_ntt_inverse::inverse(table, data, None, scale))
+    }
+
+    fn intt_of(&self, table: &NttTable, out: &mut [u64], a: &[u64], scale: u64) {
+        kernel!(avx512ifma_ntt_inverse::inverse(table, out, Some(a), scale))
     }
 
     fn add(&self, q: Modulus, acc: &mut [u64], a: &[u64]) {

@@ -264,19 +264,24 @@ impl Context {
         }
     }
 
-    /// The inverse of `forward_run`, values reduced before and below 2q after.
+    /// The inverse of `forward_run`, values reduced before and below 2q after. They come from `from`, run by run, so
+    /// that a copy costs no pass of its own.
     ///
     /// # Safety
-    /// As for `forward_16`.
+    /// As for `forward_16`; `from` is `data` or as much memory apart from it.
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse_run<const SMALL_Q: bool>(self, data: *mut u64, log_len: u32, index: usize) {
+    unsafe fn inverse_run<const SMALL_Q: bool>(self, data: *mut u64, from: *const u64, log_len: u32, index: usize) {
         // SAFETY: every sub-block lies inside the block.
         unsafe {
             if log_len > LOG_RUN {
                 for b in 0..16 {
-                    self.inverse_run::<SMALL_Q>(data.add(b << (log_len - 4)), log_len - 4, 16 * index + b);
+                    let start = b << (log_len - 4);
+                    self.inverse_run::<SMALL_Q>(data.add(start), from.add(start), log_len - 4, 16 * index + b);
                 }
                 return self.inverse_16::<SMALL_Q>(data, log_len, index, None);
+            }
+            if !std::ptr::eq(from, data) {
+                std::ptr::copy_nonoverlapping(from, data, 1 << log_len);
             }
             let (mut log, mut blocks) = (4, 1usize << (log_len - 4));
             self.inverse_pairs::<SMALL_Q>(data, blocks, blocks * index);
@@ -290,12 +295,16 @@ impl Context {
     }
 }
 
-/// See `Backend::intt`.
+/// See `Backend::intt`; with `source`, `Backend::intt_of`.
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
+pub(super) fn inverse(table: &NttTable, data: &mut [u64], source: Option<&[u64]>, scale: u64) {
     let log_n = data.len().trailing_zeros();
     assert!(data.len().is_power_of_two() && log_n <= table.log_n);
+    assert!(source.is_none_or(|source| source.len() == data.len()));
     if log_n < 5 {
+        if let Some(source) = source {
+            data.copy_from_slice(source);
+        }
         return scalar_ntt::inverse(table, data, scale);
     }
     let q = table.modulus;
@@ -304,26 +313,35 @@ pub(super) fn inverse(table: &NttTable, data: &mut [u64], scale: u64) {
     // 1/N and the scale ride on the last stage: one factor for the sums, one for the differences.
     let sum = q.mul(scale, q.inverse(data.len() as u64));
     let last = [sum, q.mul(sum, twiddles[1])].map(|w| (splat(w), splat(q.shoup(w))));
-    // SAFETY: the data has 2^log_n values and the table at least as many twiddles.
+    let data = data.as_mut_ptr();
+    let from = source.map_or(data.cast_const(), <[u64]>::as_ptr);
+    // SAFETY: data and source have 2^log_n values and the table at least as many twiddles.
     unsafe {
         if q.value() < SMALL {
-            inverse_all::<true>(context, data.as_mut_ptr(), log_n, last);
+            inverse_all::<true>(context, data, from, log_n, last);
         } else {
-            inverse_all::<false>(context, data.as_mut_ptr(), log_n, last);
+            inverse_all::<false>(context, data, from, log_n, last);
         }
     }
 }
 
 /// # Safety
-/// As for `forward_all`.
+/// As for `forward_all`, and for `inverse_run` as to `from`.
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn inverse_all<const SMALL_Q: bool>(context: Context, data: *mut u64, log_n: u32, last: [(V, V); 2]) {
+unsafe fn inverse_all<const SMALL_Q: bool>(
+    context: Context,
+    data: *mut u64,
+    from: *const u64,
+    log_n: u32,
+    last: [(V, V); 2],
+) {
     // SAFETY: by the contract of this function.
     unsafe {
         let first = (log_n - 1) % 4 + 1;
         let log_len = log_n - first;
         for b in 0..1 << first {
-            context.inverse_run::<SMALL_Q>(data.add(b << log_len), log_len, (1 << first) + b);
+            let start = b << log_len;
+            context.inverse_run::<SMALL_Q>(data.add(start), from.add(start), log_len, (1 << first) + b);
         }
         match first {
             1 => context.inverse_2::<SMALL_Q>(data, log_n, 1, Some(last)),

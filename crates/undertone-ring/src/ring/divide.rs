@@ -7,9 +7,9 @@ use crate::cpu::Buffer;
 use crate::{Basis, Modulus, Ntt, NttTable, Poly, Ring};
 
 /// The remainder of a value modulo the primes that are divided away, ready to be subtracted modulo the others.
-pub(super) struct Remainder {
+pub(super) struct Remainder<'a> {
     lift: Lift,
-    scaled: Buffer,
+    scaled: &'a [u64],
     quotients: Buffer,
 }
 
@@ -48,11 +48,10 @@ impl Ring {
     fn divide(&self, mut poly: Poly<Ntt>, keep: usize) -> Poly<Ntt> {
         self.check_degree(&poly);
         let (basis, n) = (poly.basis(), self.degree());
-        let mut gone = self.inner.pool.take(n * (basis.limb_count() - keep));
-        gone.copy_from_slice(&poly.data()[keep * n..]);
+        let (kept, gone) = poly.data_mut().split_at_mut(keep * n);
         let remainder = self.remainder(basis, keep, gone);
         let group = self.group(keep);
-        poly.data_mut()[..keep * n].par_chunks_mut(group * n).enumerate().for_each(|(chunk, values)| {
+        kept.par_chunks_mut(group * n).enumerate().for_each(|(chunk, values)| {
             let tables = &self.inner.tables[group * chunk..];
             let mut limbs: Vec<_> = tables.iter().zip(values.chunks_exact_mut(n)).collect();
             self.subtract_and_divide(&remainder, &mut limbs);
@@ -60,18 +59,19 @@ impl Ring {
         poly.shrink(Basis { q: keep, p: 0 })
     }
 
-    /// Takes the NTT values of the limbs of `basis` from `keep` on.
-    pub(super) fn remainder(&self, basis: Basis, keep: usize, mut gone: Buffer) -> Remainder {
+    /// Takes the NTT values of the limbs of `basis` from `keep` on, and leaves something else in their place.
+    pub(super) fn remainder<'a>(&self, basis: Basis, keep: usize, gone: &'a mut [u64]) -> Remainder<'a> {
         let lift = Lift::new((keep..basis.limb_count()).map(|limb| self.modulus(basis, limb)));
         gone.par_chunks_exact_mut(self.degree()).enumerate().for_each(|(i, y)| {
             self.backend().intt(self.table(basis, keep + i), y, lift.scale(i));
         });
-        let quotients = self.quotients(&lift, &gone);
+        let mut quotients = self.inner.pool.take(self.degree());
+        self.quotients(&lift, gone, &mut quotients);
         Remainder { lift, scaled: gone, quotients }
     }
 
     /// x = (x - remainder) / divisor for some limbs.
-    pub(super) fn subtract_and_divide(&self, remainder: &Remainder, limbs: &mut [(&NttTable, &mut [u64])]) {
+    pub(super) fn subtract_and_divide(&self, remainder: &Remainder<'_>, limbs: &mut [(&NttTable, &mut [u64])]) {
         let n = self.degree();
         let from = Scaled { y: remainder.scaled.chunks_exact(n).collect(), quotients: &remainder.quotients };
         let mut lifted = self.inner.pool.take(n * limbs.len());

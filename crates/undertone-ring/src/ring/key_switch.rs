@@ -69,13 +69,12 @@ impl Ring {
         let mut scaled = self.inner.pool.take(n * limbs);
         scaled.par_chunks_exact_mut(n).enumerate().for_each(|(limb, y)| {
             let range = ranges.iter().find(|r| r.contains(&limb)).expect("digits cover every limb");
-            y.copy_from_slice(source.limb(limb));
             let scale = self.lift_of(range).scale(limb - range.start);
-            self.backend().intt(&self.inner.tables[limb], y, scale);
+            self.backend().intt_of(&self.inner.tables[limb], y, source.limb(limb), scale);
         });
         let mut quotients = self.inner.pool.take(n * ranges.len());
         quotients.par_chunks_exact_mut(n).zip(&ranges).for_each(|(out, range)| {
-            out.copy_from_slice(&self.quotients(&self.lift_of(range), &scaled[range.start * n..range.end * n]));
+            self.quotients(&self.lift_of(range), &scaled[range.start * n..range.end * n], out);
         });
         Digits { source, ranges, scaled, quotients }
     }
@@ -212,7 +211,7 @@ impl Ring {
         let mut gone = [self.inner.pool.take(n * gone_count), self.inner.pool.take(n * gone_count)];
         let [b, a] = &mut gone;
         self.each_group(keep, b, a, |limbs, out| self.products_plus(digits, key, plus, limbs, out));
-        let remainders = gone.map(|gone| self.remainder(basis, keep, gone));
+        let remainders = gone.each_mut().map(|gone| self.remainder(basis, keep, gone));
         let mut result = [(); 2].map(|()| self.stale::<Ntt>(Basis { q: keep, p: 0 }));
         let [b, a] = &mut result;
         self.each_group(0, b.data_mut(), a.data_mut(), |limbs, out| {

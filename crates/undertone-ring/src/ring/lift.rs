@@ -4,7 +4,6 @@
 //! x = sum y_i * D/d_i - v * D. With v = round(sum y_i/d_i) in f64 the result is the representative in [-D/2, D/2];
 //! within 2^-46 of the ends of that interval the f64 sum may choose the other end, which is congruent and as small.
 
-use crate::cpu::Buffer;
 use crate::{LiftTarget, Modulus, NttTable, Ring};
 
 /// At most this many limbs of a base conversion go together.
@@ -55,11 +54,9 @@ impl Lift {
 
 impl Ring {
     /// v for the y_i that stand one after the other in `scaled`.
-    pub(super) fn quotients(&self, lift: &Lift, scaled: &[u64]) -> Buffer {
+    pub(super) fn quotients(&self, lift: &Lift, scaled: &[u64], out: &mut [u64]) {
         let y: Vec<&[u64]> = scaled.chunks_exact(self.degree()).collect();
-        let mut quotients = self.inner.pool.take(self.degree());
-        self.backend().lift_quotients(&mut quotients, &y, &lift.reciprocals);
-        quotients
+        self.backend().lift_quotients(out, &y, &lift.reciprocals);
     }
 
     /// Converts to every target's prime, then to NTT form.

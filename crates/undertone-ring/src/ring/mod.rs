@@ -26,7 +26,7 @@ use crate::{Backend, Basis, Error, Form, Modulus, NttTable, Poly};
 /// At most this many primes in all, far above what any secure parameter set holds.
 const MAX_PRIMES: usize = 256;
 /// Released polynomials kept for reuse, in bytes.
-const POOL_BYTES: usize = 3072 << 20;
+const POOL_BYTES: usize = 1536 << 20;
 /// Below this many words an operation stays on the calling thread.
 const PARALLEL_WORDS: usize = 1 << 15;
 
@@ -125,6 +125,11 @@ impl Ring {
     /// here, in a test, whether any is left.
     pub fn released_words(&self) -> Vec<u64> {
         self.inner.pool.released_words()
+    }
+
+    /// Memory that released polynomials may take, waiting to be used again, at most.
+    pub fn pool_bytes(&self) -> usize {
+        POOL_BYTES
     }
 
     /// A polynomial with unspecified residues, for callers that overwrite all of them.

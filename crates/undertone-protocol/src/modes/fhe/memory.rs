@@ -10,8 +10,6 @@ const WORD: u64 = 8;
 /// Ciphertexts at the top level that a session may hold besides keys, matrices and caches: inputs, and the rotated
 /// copies, products and sums of the widest stage.
 const WORKING_CIPHERTEXTS: u64 = 256;
-/// Freed buffers that the ring keeps for reuse, at most.
-const POOL_BYTES: u64 = 768 << 20;
 
 /// Bytes that the server reserves for one session with these costs and keys, the model's weights not among them.
 ///
@@ -40,7 +38,7 @@ pub fn session_bytes(
         cached_ciphertexts(config, &layout).saturating_mul(ciphertext),
         public_cache_bytes(config, layout.shape.public_tokens),
         WORKING_CIPHERTEXTS * ciphertext,
-        POOL_BYTES,
+        parameters.ring().pool_bytes() as u64,
     ];
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
