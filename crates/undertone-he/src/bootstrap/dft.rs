@@ -46,11 +46,12 @@ impl GroupShape {
         if self.wraps { 0..radix } else { 1 - radix..radix }
     }
 
-    /// Baby steps per giant step.
+    /// Baby steps per giant step. A giant step decomposes a value of its own and costs about five baby steps, so where
+    /// there are many diagonals, more baby steps than giant steps pay for the keys that they need.
     pub(super) fn baby_steps(&self) -> i64 {
         let range = self.indices();
         let log = 64 - ((range.end - range.start) as u64).leading_zeros();
-        1 << log.div_ceil(2).min(3)
+        1 << (log.div_ceil(2).min(3) + u32::from(!self.wraps))
     }
 }
 

@@ -112,9 +112,9 @@ macro_rules! dot_pairs {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn store_pairs(k: usize, out: [&mut [u64]; 2], sums: [[V; 2]; 2]) {
     for (half, out) in out.into_iter().enumerate() {
-        for v in 0..2 {
+        for (v, sums) in sums.iter().enumerate() {
             // SAFETY: by the contract of this function.
-            unsafe { store(out.as_mut_ptr().add(k + 4 * v), sums[v][half]) };
+            unsafe { store(out.as_mut_ptr().add(k + 4 * v), sums[half]) };
         }
     }
 }

@@ -9,8 +9,9 @@ use super::avx512ifma_lane::{Lanes, V, load, splat, store};
 use super::avx512ifma_packed::Unpacker;
 use crate::{LiftTarget, Modulus, Packed};
 
-/// How many residues ahead keys are fetched: they are too many streams for the hardware.
-const PREFETCH: usize = 64;
+/// How many residues ahead operands from beyond the second-level cache are fetched: they are too many streams for the
+/// hardware, and come from far.
+const PREFETCH: usize = 256;
 
 /// The most terms of one call.
 const MAX_TERMS: usize = 1 << 10;
@@ -260,9 +261,11 @@ unsafe fn lift_block<const T: usize, const W: usize>(
         let mut high = [[zero; W]; T];
         for (source, factors) in sources.iter().zip(factors) {
             let mut y = [zero; W];
-            for v in 0..W {
+            for (v, y) in y.iter_mut().enumerate() {
+                let from = source.wrapping_add(k + 8 * v);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(PREFETCH).cast());
                 // SAFETY: by the contract of this function.
-                y[v] = unsafe { load(source.add(k + 8 * v)) };
+                *y = unsafe { load(from) };
             }
             for t in 0..T {
                 let factor = splat(factors[t]);
@@ -279,9 +282,9 @@ unsafe fn lift_block<const T: usize, const W: usize>(
         }
     }
     for t in 0..T {
-        for v in 0..W {
+        for (v, &value) in low[t].iter().enumerate() {
             // SAFETY: by the contract of this function.
-            unsafe { store(out[t].add(k + 8 * v), low[t][v]) };
+            unsafe { store(out[t].add(k + 8 * v), value) };
         }
     }
 }
