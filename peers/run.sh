@@ -15,6 +15,7 @@ python=${PEERS_PYTHON:-peers/.venv/bin/python}
 core=${PEERS_CORE:-0}
 runs=${RUNS:-3}
 target=${CARGO_TARGET_DIR:-}
+case $target in "" | /*) ;; *) target=$OLDPWD/$target && export CARGO_TARGET_DIR=$target ;; esac
 lines=$(mktemp -d)
 trap 'rm -rf "$lines"' EXIT
 missing=0
@@ -34,7 +35,9 @@ measure() { # NAME COMMAND...
   local name=$1
   shift
   say "$name"
-  if ! "${pinned[@]}" "$@" >>"$lines/$name.jsonl"; then
+  if "${pinned[@]}" "$@" >"$lines/one"; then
+    cat "$lines/one" >>"$lines/$name.jsonl"
+  else
     lack "$name, because its command failed: $*"
   fi
 }

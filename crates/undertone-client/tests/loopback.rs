@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
-use undertone_he::{EvaluationKeys, KeyId, KeyMemory, KeyRequest, Parameters};
+use undertone_he::{EvaluationKeys, KEY_PREFIX_BYTES, KeyId, KeyMemory, KeyRequest, Parameters};
 use undertone_infer::{Calibration, Error as InferError};
 use undertone_model::sampling::Sampler;
 use undertone_model::{Llama, clear_generate, synthetic};
@@ -222,7 +222,9 @@ fn the_planned_memory_holds_the_keys() {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }
     let held = prepared.plan.held_key_bytes(&setting.parameters).unwrap();
-    assert_eq!(held, keys.size_bytes() as u64);
+    // The plan counts what precedes each key's digits on the wire too.
+    let prefixes = prepared.plan.keys.len() * KEY_PREFIX_BYTES;
+    assert_eq!(held, (keys.size_bytes() + prefixes) as u64);
     assert!(prepared.plan.memory_bytes > held);
 }
 

@@ -190,6 +190,9 @@ impl EvaluationKeys {
             KeyId::ToSparse => self.parameters.sparse_ring(),
             _ => self.parameters.ring(),
         };
+        if key.b.iter().any(|b| b.degree() != ring.degree() || b.bytes().len() != ring.packed_bytes(shape.basis)) {
+            return Err(Error::Decode { what: "evaluation key", cause: "it is of another ring" });
+        }
         let key = key.unpack(ring, self.memory);
         match id {
             KeyId::Relinearization => self.relinearization = Some(key),

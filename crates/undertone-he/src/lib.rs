@@ -36,3 +36,4 @@ pub use keys::{
 };
 pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};
 pub use slots::Slots;
+pub use wire::KEY_PREFIX_BYTES;

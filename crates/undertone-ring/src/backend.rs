@@ -2,7 +2,7 @@
 //!
 //! Contract for every method: input residues are reduced, output residues are reduced, results equal those of the
 //! scalar backend bit for bit (`conformance::run` checks it). Slices of one call have equal length unless stated;
-//! lengths are powers of two or multiples of 8. A backend may panic on mismatched lengths; it never reads beyond them.
+//! that of a transform is a power of two, others are any. A backend may panic on mismatched lengths; it never reads beyond them.
 
 use crate::{Modulus, NttTable, Packed, Permutation};
 
@@ -90,7 +90,7 @@ pub trait Backend: Send + Sync {
     /// ties to even: the multiple of Q that a centred base conversion takes away.
     fn lift_quotients(&self, out: &mut [u64], y: &[&[u64]], reciprocals: &[f64]);
 
-    /// For every target: out = sum of y_i * weights_i + quotients * correction mod q; at most 2^10 terms. Several
+    /// For every target: out = sum of y_i * weights_i + quotients * correction mod q; at most 2^10 - 1 of the y_i. Several
     /// targets per call let a backend read y once for all of them.
     fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]);
 

@@ -24,13 +24,16 @@ struct Suite<'a> {
 /// On the first difference, naming the method, the degree and the prime.
 pub fn run(backend: &dyn Backend) {
     let mut suite = Suite { backend, scalar: scalar_backend(), state: 1 };
-    for log_n in 10..=16 {
+    for log_n in 10..=17 {
         for bits in PRIME_BITS {
             // The primes on both sides of a power of two, so that both lazy strategies meet their bounds.
             let primes = ntt_primes_near(log_n, 1 << bits, 2, &[]).expect("primes exist at these sizes");
             for &prime in primes.iter().skip(usize::from(log_n % 2 == 0 && bits != 45)) {
                 let table = NttTable::new(Modulus::new(prime).expect("a prime"), log_n).expect("an NTT prime");
                 suite.transforms(&table);
+                if log_n == 17 {
+                    continue; // Only transforms do anything else at this size.
+                }
                 suite.arithmetic(&table);
                 suite.sums(&table);
                 suite.runs(&table);
@@ -93,6 +96,8 @@ impl Suite<'_> {
             let scale = self.word() % q.value();
             self.check("ntt", table, &a, |b, x| b.ntt(table, x));
             self.check("intt", table, &a, |b, x| b.intt(table, x, scale));
+            let source = self.residues(q, n, pattern);
+            self.check("intt_of", table, &a, |b, x| b.intt_of(table, x, &source, scale));
             self.check("intt after ntt", table, &a, |b, x| {
                 b.ntt(table, x);
                 b.intt(table, x, 1);
@@ -137,7 +142,10 @@ impl Suite<'_> {
 
     fn sums(&mut self, table: &NttTable) {
         let (q, n) = (table.modulus(), 1usize << table.log_n());
-        for (terms, pattern, len) in [(1, 0, n), (5, 0, n), (40, 1, 64), (1024, 1, 16), (1024, 3, 12)] {
+        // Counts on both sides of what one pass takes, and lengths that are not whole vectors.
+        let small = [(0, 0, 24), (2, 1, 40), (3, 3, 24), (4, 1, 20), (6, 1, 8), (7, 3, 4)];
+        let large = [(1, 0, n), (5, 0, n), (40, 1, 64), (1024, 1, 16), (1024, 3, 12)];
+        for (terms, pattern, len) in small.into_iter().chain(large) {
             let mut sets = [(); 3].map(|()| Vec::new());
             for set in &mut sets {
                 *set = (0..terms).map(|_| self.residues(q, len, pattern)).collect::<Vec<_>>();
@@ -154,8 +162,9 @@ impl Suite<'_> {
                     k.inner_product_pair(q, [low, high], &a, [halves[0], halves[1]]);
                 });
             }
-            self.check("unpack", table, &x, |k, x| k.unpack(&mut x[..len], small[0]));
-            self.check("unpack words", table, &x, |k, x| k.unpack(&mut x[..len], plain[0]));
+            for &view in small.first().into_iter().chain(plain.first()) {
+                self.check("unpack", table, &x, |k, x| k.unpack(&mut x[..len], view));
+            }
             let (left, right): (Vec<_>, Vec<_>) =
                 (0..terms / 2).map(|t| ([a[t], b[t]], [c[t], a[terms - 1 - t]])).unzip();
             let x = self.residues(q, 3 * len, pattern);
@@ -177,7 +186,7 @@ impl Suite<'_> {
             self.check("add_runs", table, &x, |k, x| k.add_runs(q, x, &c, log_gap, false));
             self.check("sub_runs", table, &x, |k, x| k.add_runs(q, x, &c, log_gap, true));
             let wide = self.residues(q, 2 * n, 3);
-            for terms in [1, 8, 33] {
+            for terms in [0, 1, 2, 3, 8, 33] {
                 let sets = [(); 2].map(|()| (0..terms).map(|_| self.residues(q, n, 1)).collect::<Vec<_>>());
                 let pairs: Vec<[&[u64]; 2]> = (0..terms).map(|t| [&sets[0][t][..], &sets[1][t][..]]).collect();
                 let plains: Vec<Vec<u64>> = (0..terms).map(|_| self.residues(q, n >> log_gap, 1)).collect();
@@ -187,6 +196,28 @@ impl Suite<'_> {
                     k.inner_product_runs(q, [low, high], &pairs, &plains, log_gap);
                 });
             }
+        }
+    }
+
+    /// Base conversions of as many terms as one, two and three groups of products hold, of values up to 2^50 - 1, with
+    /// quotients up to the number of terms.
+    fn lifts(&mut self, table: &NttTable, others: &[Modulus]) {
+        let q = table.modulus();
+        for (terms, len) in [(0, 8), (1, 24), (2, 4), (14, 40), (15, 24), (29, 12), (30, 24), (44, 8), (45, 24)] {
+            let y: Vec<Vec<u64>> = (0..terms).map(|_| vec![(1 << 50) - 1; len]).collect();
+            let y: Vec<&[u64]> = y.iter().map(Vec::as_slice).collect();
+            let targets = [q, others[0], others[1]];
+            let weights = targets.map(|q| self.residues(q, terms, 1));
+            let quotients = vec![terms as u64; len];
+            self.check("lift_combine", table, &vec![0; 3 * len], |k, x| {
+                let mut targets: Vec<LiftTarget> = targets
+                    .iter()
+                    .zip(&weights)
+                    .zip(x.chunks_exact_mut(len))
+                    .map(|((&q, weights), out)| LiftTarget { q, weights, correction: q.value() - 1, out })
+                    .collect();
+                k.lift_combine(&y, &quotients, &mut targets);
+            });
         }
     }
 
@@ -202,6 +233,7 @@ impl Suite<'_> {
             let quotients: Vec<u64> = (0..n).map(|_| self.word() % (y.len() as u64 + 1)).collect();
             let zero = vec![0; n];
             self.check("lift_quotients", table, &zero, |k, x| k.lift_quotients(x, &y, &reciprocals));
+            self.lifts(table, &sources);
             let others: Vec<Vec<u64>> = sources.iter().map(|&p| self.residues(p, y.len(), pattern)).collect();
             let wide = vec![0; 8 * n];
             for count in [1, 7] {

@@ -16,6 +16,7 @@ pub mod conformance;
 #[allow(unsafe_code)]
 mod cpu;
 mod error;
+mod metered;
 mod modulus;
 mod packed;
 mod permutation;
@@ -29,6 +30,7 @@ pub use backend::{Backend, LiftTarget};
 pub use basis::{Basis, Coeff, Form, Ntt};
 pub use cpu::{avx2_backend, avx512ifma_backend, detect_backend, scalar_backend};
 pub use error::Error;
+pub use metered::{KernelTotals, Metered};
 pub use modulus::Modulus;
 pub use packed::{Packed, PackedPoly};
 pub use permutation::Permutation;

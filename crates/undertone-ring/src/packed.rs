@@ -2,6 +2,7 @@
 //!
 //! Little-endian: residue i of a limb takes bits i*w to (i+1)*w - 1, where w is the bit length of the prime and bit b of
 //! the limb is bit b mod 8 of byte b/8. N is a multiple of eight, so every limb is a whole number of bytes, N/8 * w.
+//! Nothing here erases what it held: packing is for keys and ciphertexts, not for secrets.
 
 use rayon::prelude::*;
 
@@ -129,20 +130,29 @@ impl Ring {
     /// # Panics
     /// When it is of another degree than the ring.
     pub fn pack(&self, poly: &Poly<Ntt>) -> PackedPoly {
-        self.check_degree(poly);
         let mut packed = self.packed_zero(poly.basis());
-        let mut rest = &mut bytemuck::cast_slice_mut(&mut packed.words)[..packed.len];
-        let mut jobs = Vec::with_capacity(packed.bits.len());
-        for (limb, &bits) in packed.bits.iter().enumerate() {
-            let (head, tail) = rest.split_at_mut(self.degree() / 8 * bits as usize);
-            jobs.push((poly.limb(limb), bits, head));
-            rest = tail;
-        }
-        jobs.into_par_iter().for_each(|(residues, bits, out)| pack_limb(residues, bits, out));
+        self.pack_to(poly, &mut bytemuck::cast_slice_mut(&mut packed.words)[..packed.len]);
         packed
     }
 
-    /// Takes over packed bytes; `None` when they are not [`Ring::packed_bytes`] many or a residue is not below its prime.
+    /// Packs a polynomial into [`Ring::packed_bytes`] bytes.
+    ///
+    /// # Panics
+    /// When it is of another degree than the ring, or `out` of another length.
+    pub fn pack_to(&self, poly: &Poly<Ntt>, mut out: &mut [u8]) {
+        self.check_degree(poly);
+        assert!(out.len() == self.packed_bytes(poly.basis()), "{} bytes to pack into", out.len());
+        let mut jobs = Vec::with_capacity(poly.basis().limb_count());
+        for (limb, bits) in self.packed_bits(poly.basis()).into_iter().enumerate() {
+            let (head, tail) = out.split_at_mut(self.degree() / 8 * bits as usize);
+            jobs.push((poly.limb(limb), bits, head));
+            out = tail;
+        }
+        jobs.into_par_iter().for_each(|(residues, bits, out)| pack_limb(residues, bits, out));
+    }
+
+    /// Takes over packed bytes; `None` when they are not [`Ring::packed_bytes`] many or a residue is not below its
+    /// prime.
     ///
     /// # Panics
     /// When the basis exceeds the ring.
@@ -155,10 +165,32 @@ impl Ring {
         let in_range = |limb: usize| {
             let mut room = self.scratch(self.degree());
             self.backend().unpack(&mut room, packed.limb(limb));
-            let bound = self.modulus(basis, limb).value();
-            room.iter().fold(true, |valid, &x| valid & (x < bound))
+            below(&room, self.modulus(basis, limb))
         };
         (0..basis.limb_count()).into_par_iter().all(in_range).then_some(packed)
+    }
+
+    /// The polynomial of packed bytes; `None` as for [`Ring::packed_from_bytes`].
+    ///
+    /// # Panics
+    /// When the basis exceeds the ring.
+    pub fn poly_from_bytes(&self, basis: Basis, mut bytes: &[u8]) -> Option<Poly<Ntt>> {
+        if bytes.len() != self.packed_bytes(basis) {
+            return None;
+        }
+        let mut views = Vec::with_capacity(basis.limb_count());
+        for bits in self.packed_bits(basis) {
+            let (head, tail) = bytes.split_at(self.degree() / 8 * bits as usize);
+            views.push(Packed::new(head, bits));
+            bytes = tail;
+        }
+        let mut poly = self.stale::<Ntt>(basis);
+        let limbs = poly.data_mut().par_chunks_exact_mut(self.degree()).zip(views).enumerate();
+        let in_range = limbs.map(|(limb, (out, view))| {
+            self.backend().unpack(out, view);
+            below(out, self.modulus(basis, limb))
+        });
+        in_range.reduce(|| true, |a, b| a & b).then_some(poly)
     }
 
     /// The polynomial itself.
@@ -176,6 +208,11 @@ impl Ring {
         let words = Buffer::zeroed(len.div_ceil(8));
         PackedPoly { degree: self.degree(), basis, bits: self.packed_bits(basis), words, len }
     }
+}
+
+/// Whether all residues are below the prime.
+fn below(residues: &[u64], modulus: Modulus) -> bool {
+    residues.iter().fold(true, |all, &x| all & (x < modulus.value()))
 }
 
 /// Writes residues of `bits` bits to as many bytes as they fill.

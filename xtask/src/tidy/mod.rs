@@ -36,6 +36,9 @@ pub fn run(root: &Path) -> Result<(), String> {
             continue; // A binary file or one that was deleted in the working tree.
         };
         let name = path.to_string_lossy().replace('\\', "/");
+        if [".orig", ".rej"].iter().any(|end| name.ends_with(end)) {
+            findings.push(Finding::new(&name, "is what a merge left behind"));
+        }
         findings.extend(text::check(&name, &content));
         if name.ends_with(".rs") {
             rust_files += 1;

@@ -1,34 +1,62 @@
 //! Half-bootstraps of two real ciphertexts with all slots in use, with the precision of every run.
 
 use super::setup::Setup;
-use super::{Figures, Measuring, Times};
+use super::{Figures, Measuring, Times, backend};
 use crate::context::Context;
 use crate::error::Result;
 use crate::memory::peak_rss_bytes;
+use clap::Args;
+use std::sync::Arc;
 use undertone_he::{CostEvaluator, Evaluator, Parameters, bootstrap_model, key_requests};
+use undertone_ring::Metered;
 
-/// Runs the benchmark.
-pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
-    let parameters = Parameters::default_preset();
+/// Flags of `undertone bench bootstrap`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BootstrapArguments {
+    #[command(flatten)]
+    pub measuring: Measuring,
+
+    /// Tell what each kernel did in the last run: calls, time over all threads, bytes of operands, half products
+    #[arg(long)]
+    pub profile: bool,
+}
+
+/// A new secret with the keys of one half-bootstrap of two full vectors.
+///
+/// # Errors
+/// What key generation refuses.
+pub fn prepare(parameters: Parameters, measuring: Measuring, context: &Context) -> Result<Setup> {
     let chain = parameters.chain();
-    let slots = chain.slot_count();
     let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
     let value = cost.value(chain.boot_level);
-    cost.half_bootstrap(&value, Some(&value), slots)?;
+    cost.half_bootstrap(&value, Some(&value), chain.slot_count())?;
     let requests = key_requests(&parameters, &cost.key_set());
-    let mut setup = Setup::new(context, parameters, measuring.key_memory(), &requests)?;
+    Setup::new(context, parameters, measuring.key_memory(), &requests)
+}
+
+/// Runs the benchmark.
+pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
+    let measuring = arguments.measuring;
+    let chosen = backend::backend(measuring.backend)?;
+    let meter = arguments.profile.then(|| Arc::new(Metered::new(chosen.clone())));
+    let parameters = backend::parameters(meter.clone().map_or(chosen, |meter| meter))?;
+    let mut setup = prepare(parameters, measuring, context)?;
+    let chain = setup.parameters.chain();
+    let slots = chain.slot_count();
 
     let (mut worst, mut total) = (0f64, 0f64);
     let runs = measuring.run_count(5);
-    let mut times = Vec::with_capacity(runs);
+    let (mut times, mut kernels) = (Vec::with_capacity(runs), None);
     context.progress.begin("bootstrap", runs as u64 + 1);
     // The first run encodes the matrices and is not counted.
     for run in 0..=runs {
         let (low, high) = (setup.random_values(), setup.random_values());
         let inputs = (setup.encrypt(&low, chain.boot_level)?, setup.encrypt(&high, chain.boot_level)?);
+        meter.iter().for_each(|meter| meter.reset());
         let start = std::time::Instant::now();
         let (out_low, out_high) = setup.evaluator.half_bootstrap(&inputs.0, Some(&inputs.1), slots)?;
         let elapsed = start.elapsed().as_secs_f64() * 1e3;
+        kernels = meter.as_ref().map(|meter| meter.totals());
         if run > 0 {
             times.push(elapsed);
             for (output, expected) in [(Some(&out_low), &low), (out_high.as_ref(), &high)] {
@@ -62,6 +90,10 @@ pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
         ("peak_rss_bytes", peak_rss_bytes().into()),
     ];
     object.extend(more.map(|(name, value): (&str, serde_json::Value)| (name.to_owned(), value)));
+    if let Some(kernels) = kernels {
+        object.insert("backend".into(), parameters.ring().backend_name().into());
+        object.insert("profile_of_last_run".into(), backend::profile(kernels, context));
+    }
     let line = format!(
         "{}; worst slot {:.2} bits, mean {:.2} bits",
         figures.line(),

@@ -62,7 +62,7 @@ pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     let calibration = calibrate(&model, &prompts, CalibrationOptions::default(), &mut |_| {})?;
     let planned = Planned::new(&model.config, Some(&calibration), shape)?;
     let setup =
-        Setup::new(context, Parameters::default_preset(), arguments.measuring.key_memory(), planned.requests())?;
+        Setup::new(context, arguments.measuring.parameters()?, arguments.measuring.key_memory(), planned.requests())?;
     measure(context, setup, &model, &calibration, &prompts[0], &planned)
 }
 

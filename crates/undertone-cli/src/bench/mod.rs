@@ -1,11 +1,13 @@
 //! `undertone bench`: micro-benchmarks, one JSON object per line.
 //!
-//! Every figure is a median over runs after one run to warm up. Keys are made for the benchmark and forgotten.
+//! Every time is a median over runs after one run to warm up. Keys are made for the benchmark and forgotten.
 
+mod backend;
 mod bootstrap;
 mod layer;
 mod multiply;
 mod ntt;
+mod precision;
 mod rotate;
 mod setup;
 
@@ -13,7 +15,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand};
 use std::time::Instant;
-use undertone_he::KeyMemory;
+use undertone_he::{KeyMemory, Parameters};
 
 /// Flags of `undertone bench`.
 #[derive(Debug, Args)]
@@ -21,6 +23,8 @@ use undertone_he::KeyMemory;
   undertone bench ntt --json
   undertone bench rotate --threads 1 --json
   undertone bench bootstrap --runs 20 --json
+  undertone bench bootstrap --threads 1 --backend avx2 --profile
+  undertone bench precision --low-memory --search 40 --json
   undertone bench layer --like DIR/config.json --public 256 --private 64 --json")]
 pub struct BenchArguments {
     #[command(subcommand)]
@@ -36,7 +40,9 @@ enum What {
     /// Product with relinearization and rescaling at log Q of about 1300
     Multiply(Measuring),
     /// Half-bootstrap of two real ciphertexts with all slots in use
-    Bootstrap(Measuring),
+    Bootstrap(bootstrap::BootstrapArguments),
+    /// Error of the half-bootstrap: its distribution over slots and runs, and a search for the input that errs most
+    Precision(precision::PrecisionArguments),
     /// The first of two layers of a shape with random weights, step by step
     Layer(layer::LayerArguments),
 }
@@ -55,6 +61,10 @@ pub struct Measuring {
     /// Keep keys as seeds where they are uniform: half the memory, more time
     #[arg(long)]
     pub low_memory: bool,
+
+    /// Kernels to use; the fastest that this processor supports when absent
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub backend: Option<backend::BackendName>,
 }
 
 impl Measuring {
@@ -68,6 +78,14 @@ impl Measuring {
         if self.low_memory { KeyMemory::Seeded } else { KeyMemory::Expanded }
     }
 
+    /// The shipped parameters on the chosen backend.
+    ///
+    /// # Errors
+    /// As [`backend::backend`].
+    pub fn parameters(self) -> Result<Parameters> {
+        backend::parameters(backend::backend(self.backend)?)
+    }
+
     fn run_count(self, default: u32) -> usize {
         self.runs.unwrap_or(default) as usize
     }
@@ -79,9 +97,9 @@ impl Measuring {
 /// Whatever the benchmark meets; `Usage` for flags that this release does not serve.
 pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
     let measuring = match &arguments.what {
-        What::Ntt(measuring) | What::Rotate(measuring) | What::Multiply(measuring) | What::Bootstrap(measuring) => {
-            *measuring
-        }
+        What::Ntt(measuring) | What::Rotate(measuring) | What::Multiply(measuring) => *measuring,
+        What::Bootstrap(arguments) => arguments.measuring,
+        What::Precision(arguments) => arguments.measuring,
         What::Layer(arguments) => arguments.measuring,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(measuring.thread_count()).build();
@@ -93,7 +111,8 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         What::Ntt(measuring) => ntt::run(*measuring, context),
         What::Rotate(measuring) => rotate::run(*measuring, context),
         What::Multiply(measuring) => multiply::run(*measuring, context),
-        What::Bootstrap(measuring) => bootstrap::run(*measuring, context),
+        What::Bootstrap(arguments) => bootstrap::run(arguments, context),
+        What::Precision(arguments) => precision::run(arguments, context),
         What::Layer(arguments) => layer::run(arguments, context),
     })
 }
@@ -141,6 +160,11 @@ impl Times {
     pub fn min_ms(&self) -> f64 {
         self.0[0]
     }
+
+    /// The most.
+    pub fn max_ms(&self) -> f64 {
+        self.0[self.0.len() - 1]
+    }
 }
 
 /// The fields that every benchmark prints.
@@ -171,6 +195,7 @@ impl Figures<'_> {
             "runs": self.times.runs(),
             "median_ms": self.times.median_ms(),
             "min_ms": self.times.min_ms(),
+            "max_ms": self.times.max_ms(),
         });
         match object {
             serde_json::Value::Object(map) => map,
@@ -203,5 +228,14 @@ mod tests {
         assert_eq!(Times(vec![1.0, 2.0, 9.0]).median_ms(), 2.0);
         assert_eq!(Times(vec![1.0, 2.0, 4.0, 9.0]).median_ms(), 3.0);
         assert_eq!(Times(vec![7.0]).median_ms(), 7.0);
+    }
+
+    #[test]
+    fn the_figures_hold_the_least_and_the_most() {
+        let times = Times::from_ms(vec![4.0, 9.0, 1.0]);
+        let figures = Figures { name: "ntt", log_n: 16, limbs: 1, log_qp: 50.0, threads: 1, times: &times };
+        let object = figures.object();
+        assert_eq!((object["min_ms"].as_f64(), object["max_ms"].as_f64()), (Some(1.0), Some(9.0)));
+        assert_eq!((object["median_ms"].as_f64(), object["runs"].as_u64()), (Some(4.0), Some(3)));
     }
 }

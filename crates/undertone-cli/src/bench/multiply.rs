@@ -4,11 +4,11 @@ use super::setup::{Setup, log_p, log_q, operation_level};
 use super::{Figures, Measuring, Times};
 use crate::context::Context;
 use crate::error::Result;
-use undertone_he::{Evaluator, KeyId, KeyRequest, Parameters};
+use undertone_he::{Evaluator, KeyId, KeyRequest};
 
 /// Runs the benchmark.
 pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
-    let parameters = Parameters::default_preset();
+    let parameters = measuring.parameters()?;
     let level = operation_level(&parameters);
     let setup =
         Setup::new(context, parameters, measuring.key_memory(), &[KeyRequest { id: KeyId::Relinearization, level }])?;

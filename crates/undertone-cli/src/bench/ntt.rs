@@ -1,9 +1,10 @@
 //! The transform of one limb, in place.
 
+use super::backend::backend;
 use super::{Figures, Measuring, Times};
 use crate::context::Context;
 use crate::error::Result;
-use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, detect_backend, expand_uniform, ntt_primes_near};
+use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, expand_uniform, ntt_primes_near};
 
 const LOG_N: u32 = 16;
 const PRIME_BITS: u32 = 50;
@@ -13,7 +14,7 @@ pub fn run(measuring: Measuring, context: &Context) -> Result<()> {
     let target = (1 << PRIME_BITS) - (1 << (LOG_N + 6));
     let prime = ntt_primes_near(LOG_N, target, 1, &[])?[0];
     let table = NttTable::new(Modulus::new(prime)?, LOG_N)?;
-    let backend = detect_backend();
+    let backend = backend(measuring.backend)?;
     // A polynomial of a ring, because its memory is aligned as that of all work is.
     let ring = Ring::new(LOG_N, &[prime], &[], backend.clone())?;
     let mut poly = expand_uniform(&ring, &Seed([1; 32]), 0, Basis { q: 1, p: 0 });

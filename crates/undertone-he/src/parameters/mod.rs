@@ -18,7 +18,7 @@ use crate::encoder::Encoder;
 use crate::{Chain, Error};
 use std::ops::Range;
 use std::sync::Arc;
-use undertone_ring::{Basis, Ring, detect_backend, ntt_primes_near};
+use undertone_ring::{Backend, Basis, Ring, detect_backend, ntt_primes_near};
 
 /// A checked parameter set; cloning is cheap.
 #[derive(Clone)]
@@ -61,7 +61,15 @@ impl Parameters {
     /// # Errors
     /// `Insecure` outside the security table, `Parameters` when the primes do not exist or the digits exceed P.
     pub fn new(literal: ParametersLiteral) -> Result<Self, Error> {
-        Self::build(literal, true)
+        Self::build(literal, true, detect_backend())
+    }
+
+    /// As [`Parameters::new`], on a backend of the caller's choice, for measurements; all give the same results.
+    ///
+    /// # Errors
+    /// As [`Parameters::new`].
+    pub fn with_backend(literal: ParametersLiteral, backend: Arc<dyn Backend>) -> Result<Self, Error> {
+        Self::build(literal, true, backend)
     }
 
     /// A small set with the levels of the shipped one, for fast tests. It protects nothing.
@@ -70,16 +78,17 @@ impl Parameters {
         let secret_weight = ParametersLiteral::n16_l16_d36().secret_weight.min(1 << (log_n - 1));
         let literal =
             ParametersLiteral { name: "INSECURE_TEST", log_n, secret_weight, ..ParametersLiteral::n16_l16_d36() };
-        Self::build(literal, false).expect("the test literal differs from the shipped one in the degree only")
+        Self::build(literal, false, detect_backend())
+            .expect("the test literal differs from the shipped one in the degree only")
     }
 
     /// A set for tests of formats, which need no security.
     #[cfg(test)]
     pub(crate) fn build_unchecked(literal: ParametersLiteral) -> Self {
-        Self::build(literal, false).expect("the test's literal has primes")
+        Self::build(literal, false, detect_backend()).expect("the test's literal has primes")
     }
 
-    fn build(literal: ParametersLiteral, secure: bool) -> Result<Self, Error> {
+    fn build(literal: ParametersLiteral, secure: bool, backend: Arc<dyn Backend>) -> Result<Self, Error> {
         let (q, scales) = literal.primes_and_scales()?;
         let p = ntt_primes_near(literal.log_n, literal.special_target(), literal.special_count, &q)
             .map_err(|e| Error::Parameters { cause: e.to_string() })?;
@@ -91,7 +100,6 @@ impl Parameters {
             require_rare_failure(&literal)?;
         }
         let digits = literal.digits(&q, &p)?;
-        let backend = detect_backend();
         let ring_error = |e: undertone_ring::Error| Error::Parameters { cause: e.to_string() };
         let ring = Ring::new(literal.log_n, &q, &p, backend.clone()).map_err(ring_error)?;
         let sparse_ring = Ring::new(literal.log_n, &q[..1], &p[..1], backend).map_err(ring_error)?;

@@ -6,6 +6,8 @@ use crate::{Error, KeyId, KeyRequest, Parameters, SeededKey};
 use undertone_ring::{PackedPoly, Ring, Seed};
 
 const SEED_BYTES: usize = 32;
+/// What precedes the packed digits of a key.
+pub const KEY_PREFIX_BYTES: usize = HEADER_BYTES + SEED_BYTES;
 const WHAT: &str = "evaluation key";
 
 fn ring_of(parameters: &Parameters, id: KeyId) -> &Ring {
@@ -22,13 +24,13 @@ impl SeededKey {
     /// `Decode` when no such key exists under these parameters.
     pub fn byte_len(parameters: &Parameters, request: KeyRequest) -> Result<usize, Error> {
         let shape = KeyShape::of(parameters, request)?;
-        Ok(HEADER_BYTES + SEED_BYTES + shape.digits * ring_of(parameters, request.id).packed_bytes(shape.basis))
+        Ok(KEY_PREFIX_BYTES + shape.digits * ring_of(parameters, request.id).packed_bytes(shape.basis))
     }
 
     /// The canonical encoding.
     pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
         let digits: usize = self.b.iter().map(|b| b.bytes().len()).sum();
-        let mut out = Vec::with_capacity(HEADER_BYTES + SEED_BYTES + digits);
+        let mut out = Vec::with_capacity(KEY_PREFIX_BYTES + digits);
         header::write(parameters, Kind::Key(self.id), self.level, &mut out);
         out.extend_from_slice(&self.seed.0);
         self.b.iter().for_each(|b| out.extend_from_slice(b.bytes()));

@@ -11,3 +11,5 @@ mod key;
 mod pack;
 #[cfg(test)]
 mod tests;
+
+pub use key::KEY_PREFIX_BYTES;

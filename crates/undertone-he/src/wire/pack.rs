@@ -5,7 +5,9 @@ use undertone_ring::{Basis, Ntt, Poly, Ring};
 
 /// Appends a polynomial.
 pub(super) fn write_poly(ring: &Ring, poly: &Poly<Ntt>, out: &mut Vec<u8>) {
-    out.extend_from_slice(ring.pack(poly).bytes());
+    let start = out.len();
+    out.resize(start + ring.packed_bytes(poly.basis()), 0);
+    ring.pack_to(poly, &mut out[start..]);
 }
 
 /// Reads a polynomial.
@@ -13,7 +15,5 @@ pub(super) fn read_poly(ring: &Ring, basis: Basis, bytes: &[u8], what: &'static 
     if bytes.len() != ring.packed_bytes(basis) {
         return Err(Error::Decode { what, cause: "its length does not fit its level" });
     }
-    let packed = ring.packed_from_bytes(basis, bytes);
-    let packed = packed.ok_or(Error::Decode { what, cause: "a residue is not below its modulus" })?;
-    Ok(ring.unpack(&packed))
+    ring.poly_from_bytes(basis, bytes).ok_or(Error::Decode { what, cause: "a residue is not below its modulus" })
 }

@@ -1,8 +1,8 @@
 //! Four residues per vector as whole numbers in f64, and the modular steps on them that all AVX2 kernels share.
 //!
 //! AVX2 has no wide integer product, so products are taken with the fused multiply-add: `h = a*b` rounded and
-//! `l = a*b - h` are together exact. Every value that is not an `h` is a whole number of magnitude at most 2^53, hence
-//! exact. Signed values are "lazy" when within a small multiple of q on both sides of zero.
+//! `l = a*b - h` are together exact. Every value that is neither an `h` nor the high part of a sum
+//! (`avx2_sums`) is a whole number of magnitude at most 2^53, hence exact. Signed values are "lazy" when within a small multiple of q on both sides of zero.
 //!
 //! Rounding to whole numbers adds and subtracts 1.5 * 2^52, which is right for magnitudes below 2^51 and ties to even.
 

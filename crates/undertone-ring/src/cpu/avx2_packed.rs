@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use super::avx2_lane::{V, load, store};
 use crate::Packed;
 
-/// Bytes of the longest step, and room for a whole load from its last pair.
-const ROOM: usize = 80;
+/// Bytes that a step's loads may touch: those of eight words, of which the last pair fills the last sixteen.
+const ROOM: usize = 64;
 
 /// How the eight residues of one step are taken out of their bytes: as two vectors of two pairs each.
 #[derive(Clone, Copy)]

@@ -161,7 +161,8 @@ pub(super) fn tensor(q: Modulus, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[
     }
 }
 
-/// The three sums over P pairs, added to the outputs when `add`; the caller has checked all lengths. The middle sum takes two products of each pair.
+/// The three sums over P pairs, added to the outputs when `add`; the caller has checked all lengths. The middle sum takes
+/// two products of each pair.
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn add_tensor<const P: usize>(m: Lanes, add: bool, out: [&mut [u64]; 3], a: &[[&[u64]; 2]], b: &[[&[u64]; 2]]) {
     let len = out[0].len();

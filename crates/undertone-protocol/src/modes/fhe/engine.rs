@@ -31,7 +31,7 @@ impl CkksSetup {
             model,
             program: prepared.program.clone(),
             output_level: prepared.costs.output_level,
-            // Half the memory for about three hundredths of the time (docs/performance.md).
+            // Half the memory for about an eighth of a bootstrap's time (docs/performance.md).
             keys: EvaluationKeys::new(parameters, KeyMemory::Seeded),
         }
     }
