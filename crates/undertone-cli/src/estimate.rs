@@ -3,14 +3,14 @@
 use crate::error::Result;
 use std::time::Instant;
 use undertone_he::{Counts, Parameters};
-use undertone_ring::{Modulus, NttTable, detect_backend, ntt_primes_near};
+use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, detect_backend, expand_uniform, ntt_primes_near};
 use undertone_server::SystemMemory;
 
 /// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
 /// between key switches and memory traffic.
 ///
-/// Measured with `undertone demo` (293 public, 79 private tokens) on two idle threads: 40 s for the prompt and 30 s for each
-/// further token where the transforms, of 0.12 ms each, account for 12.6 s and 10.1 s.
+/// Measured with `undertone demo` (293 public, 79 private tokens) on two idle threads: 40 s for the prompt and 28 s for
+/// each further token where the transforms, of 0.10 ms each, account for 12 s and 9.2 s.
 const KEY_SWITCH_RATIO: f64 = 3.1;
 /// Transforms that one encoded diagonal costs: its FFT, a few limbs, and the product.
 const PLAINTEXT_TRANSFORMS: f64 = 8.0;
@@ -37,11 +37,13 @@ impl Machine {
         let prime = ntt_primes_near(LOG_N, (1 << 50) - (1 << 22), 1, &[])?[0];
         let table = NttTable::new(Modulus::new(prime)?, LOG_N)?;
         let backend = detect_backend();
-        let mut data: Vec<u64> = (0..1u64 << LOG_N).collect();
+        // A polynomial of a ring, because its memory is aligned as that of all work is.
+        let ring = Ring::new(LOG_N, &[prime], &[], backend.clone())?;
+        let mut poly = expand_uniform(&ring, &Seed([1; 32]), 0, Basis { q: 1, p: 0 });
         let mut times: Vec<f64> = (0..32)
             .map(|_| {
                 let start = Instant::now();
-                backend.ntt(&table, std::hint::black_box(&mut data));
+                backend.ntt(&table, std::hint::black_box(poly.limb_mut(0)));
                 start.elapsed().as_secs_f64() * 1e3
             })
             .collect();

@@ -22,15 +22,15 @@ use undertone_protocol::modes::fhe;
 /// Longest job that "fits", in seconds.
 const PATIENCE_SECONDS: f64 = 3600.0;
 
-/// Worst-slot bits of a full bootstrap of the shipped set: just below the 16.89 that `bench bootstrap` found over all
-/// slots of 20 runs, the line of docs/numerics.md.
-const EXPECTED_PRECISION_BITS: f64 = 16.8;
+/// Worst-slot bits of a full bootstrap of the shipped set: just below the 19.53 that `bench precision` found over all
+/// slots, runs and kinds of inputs, the table of docs/numerics.md.
+const EXPECTED_PRECISION_BITS: f64 = 19.5;
 
 /// Memory of a client that depends on the shipped parameters alone: tables, secrets, the largest key while it is made
-/// and sent, and the freed polynomials that the ring keeps for reuse, which are most of it.
+/// and sent, and the freed polynomials that the ring keeps for reuse.
 ///
-/// Measured: a client of the bundled model, with weights of 0.9 MB, peaks at 1 079 984 128 bytes.
-const CLIENT_FIXED_BYTES: u64 = 1_080_000_000;
+/// Measured: a client of the bundled model, with weights of 0.9 MB, peaks at 626 409 472 bytes.
+const CLIENT_FIXED_BYTES: u64 = 630_000_000;
 
 /// Flags of `undertone plan`.
 #[derive(Debug, Args)]
@@ -331,7 +331,7 @@ mod tests {
         let object = planned.object().unwrap();
         let bytes = |name: &str| object[name].as_u64().unwrap();
         assert_eq!(bytes("peak_rss_bytes"), bytes("session_bytes") + bytes("weight_bytes") + bytes("client_bytes"));
-        assert!((1_080_000_000..1_200_000_000).contains(&bytes("client_bytes")), "{}", bytes("client_bytes"));
+        assert!((630_000_000..700_000_000).contains(&bytes("client_bytes")), "{}", bytes("client_bytes"));
         // A client that compares holds the weights as well.
         let mut wider = config.clone();
         wider.vocab_size *= 64;
