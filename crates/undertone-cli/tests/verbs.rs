@@ -104,7 +104,7 @@ fn plan_states_security_cost_and_a_verdict() {
     assert!(object["failure_log2"].as_f64().unwrap() <= -128.0);
     assert_eq!(object["estimate"], false, "the bundled model is calibrated");
     assert_eq!(object["rounds"], 17, "the welcome and 16 tokens");
-    // docs/numerics.md: 16.89 bits were measured.
+    // docs/numerics.md: 19.53 bits were measured.
     assert!(object["expected_precision_bits"].as_f64().unwrap() <= 19.53);
     assert!(object["bootstraps"].as_u64().unwrap() > 0 && object["key_bytes"].as_u64().unwrap() > 1 << 20);
 }
