@@ -14,6 +14,8 @@ pub(super) type V = __m512i;
 pub(super) struct Lanes {
     pub q: V,
     pub two_q: V,
+    /// The number 2: a multiplication by it doubles and adds in one instruction.
+    pub two: V,
     /// 2^52 - q: multiplying by it subtracts modulo 2^52.
     pub minus_q: V,
     /// 2^52 - 1.
@@ -62,6 +64,7 @@ impl Lanes {
         Self {
             q: splat(q),
             two_q: splat(2 * q),
+            two: splat(2),
             minus_q: splat((1 << 52) - q),
             mask: splat((1 << 52) - 1),
             one_shoup: splat(modulus.shoup(1)),
@@ -84,20 +87,33 @@ impl Lanes {
         self.fold(self.fold(x, self.two_q), self.q)
     }
 
+    /// 2x + 2q for x below 2^51.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn twice_plus_2q(self, x: V) -> V {
+        _mm512_madd52lo_epu64(self.two_q, x, self.two)
+    }
+
+    /// Clears what is above the low 52 bits.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn exact(self, x: V) -> V {
+        _mm512_and_si512(x, self.mask)
+    }
+
     /// y * w in [0, 2q) for y below 2^52 (higher bits are ignored) and the Shoup quotient of w.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn mul_lazy(self, y: V, w: V, shoup: V) -> V {
-        _mm512_and_si512(self.mul_modulo(y, w, shoup), self.mask)
+        self.exact(self.mul_modulo(_mm512_setzero_si512(), y, w, shoup))
     }
 
-    /// [`Lanes::mul_lazy`] plus a small multiple of 2^52: right in the 52 bits that a multiplication reads.
+    /// x + [`Lanes::mul_lazy`] plus a small multiple of 2^52: right in the 52 bits that a multiplication reads.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    pub(super) fn mul_modulo(self, y: V, w: V, shoup: V) -> V {
-        let zero = _mm512_setzero_si512();
-        let quotient = _mm512_madd52hi_epu64(zero, y, shoup);
-        let low = _mm512_madd52lo_epu64(zero, y, w);
+    pub(super) fn mul_modulo(self, x: V, y: V, w: V, shoup: V) -> V {
+        let quotient = _mm512_madd52hi_epu64(_mm512_setzero_si512(), y, shoup);
+        let low = _mm512_madd52lo_epu64(x, y, w);
         _mm512_madd52lo_epu64(low, quotient, self.minus_q)
     }
 
@@ -106,7 +122,7 @@ impl Lanes {
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn reduce_lazy(self, x: V) -> V {
         let quotient = _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, self.one_shoup);
-        _mm512_and_si512(_mm512_madd52lo_epu64(x, quotient, self.minus_q), self.mask)
+        self.exact(_mm512_madd52lo_epu64(x, quotient, self.minus_q))
     }
 
     /// high * 2^52 + low, both below 2^52, fully reduced.

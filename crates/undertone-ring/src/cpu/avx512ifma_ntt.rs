@@ -2,7 +2,7 @@
 //! of vectors.
 //!
 //! The butterflies are those of the scalar file. Forward values stay below 4q, inverse ones below 2q.
-//! Primes below 2^45 leave room to do less: forward adds 34q to every input once, after which at most 17 stages that
+//! Primes below 2^45 leave room to do less: forward adds 34q to the first addends, after which at most 17 stages that
 //! add or subtract less than 2q each keep values in 0..69q < 2^52 without any correction; inverse corrects once per
 //! pass (32q < 2^52). Both then carry stray multiples of 2^52, which no multiplication sees and the end removes.
 //!

@@ -7,25 +7,20 @@ use super::avx512ifma_ntt::{Context, LOG_RUN, SMALL, keep_rows, rows};
 use super::scalar_ntt;
 use crate::NttTable;
 
-/// Forward butterflies that share a twiddle.
+/// Forward butterflies that share a twiddle; `$next` tells what the next stage does with each.
 macro_rules! forward {
-    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal),*) => {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $next:ident),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.forward($v[$a], $v[$b], w, $small);)*
+        $(($v[$a], $v[$b]) = $c.forward($v[$a], $v[$b], w, $small, Next::$next);)*
     };
 }
 
-/// Forward butterflies inside a radix-16 pass; each tells whether x is signed and what comes next.
-macro_rules! forward_inner {
-    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $signed:literal $next:ident),*) => {
+/// As `forward`, for the first stage of a transform.
+macro_rules! first {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $next:ident),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.forward_inner($v[$a], $v[$b], w, $small, $signed, Next::$next);)*
+        $(($v[$a], $v[$b]) = $c.first($v[$a], $v[$b], w, $small, Next::$next);)*
     };
-}
-
-/// Prepares the inputs of the first pass.
-macro_rules! offset {
-    ($c:ident, $v:ident, $small:expr; $($i:literal),*) => { $($v[$i] = $c.offset($v[$i], $small);)* };
 }
 
 /// The perfect shuffle of two vectors, which takes halves of 8 to halves of 4, 2, 1 and back to memory order.
@@ -37,63 +32,70 @@ fn interleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, low, b), _mm512_permutex2var_epi64(a, high, b))
 }
 
-/// What the next stage does with both outputs of a butterfly.
+/// What comes next for both outputs of a butterfly.
 #[derive(Clone, Copy)]
 enum Next {
-    /// Adds to them.
-    Added,
-    /// Multiplies them by a twiddle.
+    /// A multiplication, which reads their low 52 bits only, or a mask.
     Multiplied,
-    /// They leave the pass.
-    Stored,
+    /// Anything that needs the values themselves.
+    Exact,
 }
 
 impl Context {
+    /// Butterfly of x below 4q and y below 2^52 (higher bits of y are ignored).
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn forward(self, x: V, y: V, (w, shoup): (V, V), small: bool) -> (V, V) {
-        let m = self.lanes;
+    fn forward(self, x: V, y: V, twiddle: (V, V), small: bool, next: Next) -> (V, V) {
         if small {
-            let t = m.mul_modulo(y, w, shoup);
-            return (_mm512_add_epi64(x, t), _mm512_sub_epi64(x, t));
+            return self.forward_small(x, y, twiddle);
         }
-        let x = m.fold(x, m.two_q);
-        let t = m.mul_lazy(y, w, shoup);
-        (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, m.two_q), t))
+        self.forward_folded(self.lanes.fold(x, self.lanes.two_q), y, twiddle, next)
     }
 
-    /// [`Context::forward`] inside a pass, where it is known what each value does next.
-    ///
-    /// A coming multiplier needs only its low 52 bits, so its mask is saved; a coming addend may be negative, so the
-    /// 2q that keeps a difference positive is saved. `signed` tells that x is such a difference, in (-2q, 2q).
+    /// The first butterfly: both inputs are reduced.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn forward_inner(self, x: V, y: V, twiddle: (V, V), small: bool, signed: bool, next: Next) -> (V, V) {
+    fn first(self, x: V, y: V, twiddle: (V, V), small: bool, next: Next) -> (V, V) {
+        if small {
+            return self.forward_small(self.offset(x), y, twiddle);
+        }
+        self.forward_folded(x, y, twiddle, next)
+    }
+
+    /// Butterfly of x below 2q: the sum grows out of the multiplication, the difference is (2x + 2q) minus the sum.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn forward_folded(self, x: V, y: V, (w, shoup): (V, V), next: Next) -> (V, V) {
         let m = self.lanes;
-        if small || (!signed && matches!(next, Next::Stored)) {
-            return self.forward(x, y, twiddle, small);
-        }
-        let x = if signed { _mm512_min_epu64(x, _mm512_add_epi64(x, m.two_q)) } else { m.fold(x, m.two_q) };
-        let t = match next {
-            Next::Multiplied => m.mul_modulo(y, twiddle.0, twiddle.1),
-            Next::Added | Next::Stored => m.mul_lazy(y, twiddle.0, twiddle.1),
+        let sum = m.mul_modulo(x, y, w, shoup);
+        let sum = match next {
+            Next::Multiplied => sum,
+            Next::Exact => m.exact(sum),
         };
-        let lifted = match next {
-            Next::Added => x,
-            Next::Multiplied | Next::Stored => _mm512_add_epi64(x, m.two_q),
-        };
-        (_mm512_add_epi64(x, t), _mm512_sub_epi64(lifted, t))
+        (sum, _mm512_sub_epi64(m.twice_plus_2q(x), sum))
     }
 
-    /// What small primes add to every input, so that no later difference is negative: 34q.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn offset(self, x: V, small: bool) -> V {
-        if !small {
-            return x;
-        }
+    fn forward_small(self, x: V, y: V, (w, shoup): (V, V)) -> (V, V) {
+        let t = self.lanes.mul_modulo(_mm512_setzero_si512(), y, w, shoup);
+        (_mm512_add_epi64(x, t), _mm512_sub_epi64(x, t))
+    }
+
+    /// What small primes add to the first addends, so that no later difference is negative: 34q.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn offset(self, x: V) -> V {
         let sixteen = _mm512_slli_epi64::<4>(self.lanes.two_q);
         _mm512_add_epi64(x, _mm512_add_epi64(sixteen, self.lanes.two_q))
+    }
+
+    /// Shuffles raw outputs for the next of the last stages; the addends leave as they are needed there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn next_pair<const SMALL_Q: bool>(self, (a, b): (V, V)) -> (V, V) {
+        let (a, b) = interleave(a, b);
+        (if SMALL_Q { a } else { self.lanes.exact(a) }, b)
     }
 
     /// The last four forward stages of `count` runs of 16 values; ends fully reduced.
@@ -109,13 +111,12 @@ impl Context {
             unsafe {
                 let p = data.add(16 * i);
                 self.prefetch(pair);
-                let (a, b) = self.forward(load(p), load(p.add(8)), self.one(pair), SMALL_Q);
-                let (a, b) = interleave(a, b);
-                let (a, b) = self.forward(a, b, self.two(pair), SMALL_Q);
-                let (a, b) = interleave(a, b);
-                let (a, b) = self.forward(a, b, self.four(pair), SMALL_Q);
-                let (a, b) = interleave(a, b);
-                let (a, b) = self.forward(a, b, self.eight(pair), SMALL_Q);
+                let next = Next::Multiplied;
+                let pairs = self.forward(load(p), load(p.add(8)), self.one(pair), SMALL_Q, next);
+                let (a, b) = self.next_pair::<SMALL_Q>(pairs);
+                let (a, b) = self.next_pair::<SMALL_Q>(self.forward(a, b, self.two(pair), SMALL_Q, next));
+                let (a, b) = self.next_pair::<SMALL_Q>(self.forward(a, b, self.four(pair), SMALL_Q, next));
+                let (a, b) = self.forward(a, b, self.eight(pair), SMALL_Q, Next::Exact);
                 let (a, b) = interleave(a, b);
                 store(p, self.finish::<SMALL_Q>(a));
                 store(p.add(8), self.finish::<SMALL_Q>(b));
@@ -143,8 +144,7 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1);
-                offset!(self, v, SMALL_Q; 0, 1);
-                forward!(self, v, self.one(index), SMALL_Q; 0 1);
+                first!(self, v, self.one(index), SMALL_Q; 0 1 Exact);
                 keep_rows!(p, stride, v; 0, 1);
             }
         }
@@ -163,10 +163,9 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
-                offset!(self, v, SMALL_Q; 0, 1, 2, 3);
-                forward!(self, v, self.one(index), SMALL_Q; 0 2, 1 3);
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 1);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 2 3);
+                first!(self, v, self.one(index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 1 Exact);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 2 3 Exact);
                 keep_rows!(p, stride, v; 0, 1, 2, 3);
             }
         }
@@ -185,14 +184,13 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
-                offset!(self, v, SMALL_Q; 0, 1, 2, 3, 4, 5, 6, 7);
-                forward!(self, v, self.one(index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 2, 1 3);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 4 6, 5 7);
-                forward!(self, v, self.one(4 * index), SMALL_Q; 0 1);
-                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 2 3);
-                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 4 5);
-                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 6 7);
+                first!(self, v, self.one(index), SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Multiplied, 3 7 Multiplied);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 4 6 Exact, 5 7 Multiplied);
+                forward!(self, v, self.one(4 * index), SMALL_Q; 0 1 Exact);
+                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 2 3 Exact);
+                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 4 5 Exact);
+                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 6 7 Exact);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7);
             }
         }
@@ -212,23 +210,24 @@ impl Context {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
                 if FIRST {
-                    offset!(self, v, SMALL_Q; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                    first!(self, v, self.one(index), SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Multiplied, 5 13 Multiplied, 6 14 Multiplied, 7 15 Multiplied);
+                } else {
+                    forward!(self, v, self.one(index), SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Multiplied, 5 13 Multiplied, 6 14 Multiplied, 7 15 Multiplied);
                 }
-                forward_inner!(self, v, self.one(index), SMALL_Q; 0 8 false Added, 1 9 false Added, 2 10 false Added, 3 11 false Added, 4 12 false Multiplied, 5 13 false Multiplied, 6 14 false Multiplied, 7 15 false Multiplied);
-                forward_inner!(self, v, self.one(2 * index), SMALL_Q; 0 4 false Added, 1 5 false Added, 2 6 false Multiplied, 3 7 false Multiplied);
-                forward_inner!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12 true Added, 9 13 true Added, 10 14 true Multiplied, 11 15 true Multiplied);
-                forward_inner!(self, v, self.one(4 * index), SMALL_Q; 0 2 false Added, 1 3 false Multiplied);
-                forward_inner!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6 true Added, 5 7 true Multiplied);
-                forward_inner!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10 false Added, 9 11 false Multiplied);
-                forward_inner!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14 true Added, 13 15 true Multiplied);
-                forward_inner!(self, v, self.one(8 * index), SMALL_Q; 0 1 false Stored);
-                forward_inner!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3 true Stored);
-                forward_inner!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5 false Stored);
-                forward_inner!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7 true Stored);
-                forward_inner!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9 false Stored);
-                forward_inner!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11 true Stored);
-                forward_inner!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13 false Stored);
-                forward_inner!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15 true Stored);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Multiplied, 3 7 Multiplied);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12 Exact, 9 13 Exact, 10 14 Multiplied, 11 15 Multiplied);
+                forward!(self, v, self.one(4 * index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
+                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6 Exact, 5 7 Multiplied);
+                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10 Exact, 9 11 Multiplied);
+                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14 Exact, 13 15 Multiplied);
+                forward!(self, v, self.one(8 * index), SMALL_Q; 0 1 Exact);
+                forward!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3 Exact);
+                forward!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5 Exact);
+                forward!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7 Exact);
+                forward!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9 Exact);
+                forward!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11 Exact);
+                forward!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13 Exact);
+                forward!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15 Exact);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             }
         }

@@ -47,9 +47,17 @@ impl Context {
         let sum = _mm512_add_epi64(x, y);
         let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
         if small {
-            return (sum, self.lanes.mul_modulo(difference, w, shoup));
+            return (sum, self.lanes.mul_modulo(_mm512_setzero_si512(), difference, w, shoup));
         }
         (self.lanes.fold(sum, bound), self.lanes.mul_lazy(difference, w, shoup))
+    }
+
+    /// The first butterfly: reduced inputs, whose sum is below 2q as it is.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn inverse_first(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool) -> (V, V) {
+        let (sum, product) = self.inverse(x, y, (w, shoup), bound, true);
+        (sum, if small { product } else { self.lanes.exact(product) })
     }
 
     /// The first four inverse stages of `count` runs of 16 reduced values; ends below 2q.
@@ -69,7 +77,7 @@ impl Context {
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS).cast());
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS + 8).cast());
                 let (a, b) = deinterleave(load(p), load(p.add(8)));
-                let (a, b) = self.inverse(a, b, self.eight(pair), bound[0], SMALL_Q);
+                let (a, b) = self.inverse_first(a, b, self.eight(pair), bound[0], SMALL_Q);
                 let (a, b) = deinterleave(a, b);
                 let (a, b) = self.inverse(a, b, self.four(pair), bound[1], SMALL_Q);
                 let (a, b) = deinterleave(a, b);
