@@ -51,6 +51,16 @@ impl<'a> Packed<'a> {
         self.len() == 0
     }
 
+    /// The `len` residues from number `start` on.
+    ///
+    /// # Panics
+    /// When they are not all there, or `start` or `len` is no multiple of eight.
+    pub fn part(self, start: usize, len: usize) -> Self {
+        assert!(start.is_multiple_of(8) && len.is_multiple_of(8), "{len} residues from {start} are no whole bytes");
+        let bytes = |residues: usize| residues / 8 * self.bits as usize;
+        Self::new(&self.bytes[bytes(start)..][..bytes(len)], self.bits)
+    }
+
     /// Residue `i`.
     ///
     /// # Panics

@@ -10,8 +10,11 @@ use rayon::prelude::*;
 
 use super::lift::{Lift, Scaled};
 use crate::cpu::Buffer;
-use crate::sample::public::{Seed, expand_limb};
+use crate::sample::public::{Seed, UniformStream};
 use crate::{Basis, Ntt, NttTable, Packed, PackedPoly, Poly, Ring};
+
+/// Residues of each digit's uniform half that are made and used at a time.
+const SEEDED_BLOCK: usize = 1 << 11;
 
 /// A gadget key; its halves may have more q limbs than the digits that meet it.
 #[derive(Clone, Copy)]
@@ -144,18 +147,47 @@ impl Ring {
         let stored = |polys: &'k [PackedPoly]| -> Vec<Packed<'k>> {
             polys[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect()
         };
-        let mut room;
-        let a = match key.a {
-            UniformHalf::Expanded(polys) => stored(polys),
-            UniformHalf::Seeded(seed) => {
-                room = self.inner.pool.take(lifted.len() * self.degree());
-                for (digit, out) in room.chunks_exact_mut(self.degree()).enumerate() {
-                    expand_limb(self, seed, digit as u64, (basis, limb), out);
-                }
-                room.chunks_exact(self.degree()).map(Packed::plain).collect()
+        let (q, b) = (self.table(basis, limb).modulus, stored(key.b));
+        match key.a {
+            UniformHalf::Expanded(polys) => {
+                self.backend().inner_product_pair(q, out, lifted, [&b, &stored(polys)]);
             }
-        };
-        self.backend().inner_product_pair(self.table(basis, limb).modulus, out, lifted, [&stored(key.b), &a]);
+            UniformHalf::Seeded(seed) => self.seeded_products((basis, limb), lifted, &b, seed, out),
+        }
+    }
+
+    /// [`Ring::key_products`] with a uniform half that is made block by block and never leaves the cache.
+    fn seeded_products(
+        &self,
+        (basis, limb): (Basis, usize),
+        lifted: &[&[u64]],
+        b: &[Packed<'_>],
+        seed: &Seed,
+        [out_b, out_a]: Pair<'_>,
+    ) {
+        let block = SEEDED_BLOCK.min(self.degree());
+        let room_len = block + UniformStream::STEP;
+        let mut rooms = self.inner.pool.take(lifted.len() * room_len);
+        let stream = |digit| UniformStream::new(self, seed, digit as u64, (basis, limb));
+        let mut streams: Vec<(UniformStream, usize)> = (0..lifted.len()).map(|digit| (stream(digit), 0)).collect();
+        for start in (0..self.degree()).step_by(block) {
+            for ((stream, filled), room) in streams.iter_mut().zip(rooms.chunks_exact_mut(room_len)) {
+                // The limb ends with this many residues; nothing is made beyond it.
+                let left = self.degree() - start;
+                while *filled < block {
+                    *filled += stream.read(self, &mut room[*filled..room_len.min(left)]);
+                }
+            }
+            let parts: Vec<&[u64]> = lifted.iter().map(|digit| &digit[start..start + block]).collect();
+            let b: Vec<Packed<'_>> = b.iter().map(|b| b.part(start, block)).collect();
+            let a: Vec<Packed<'_>> = rooms.chunks_exact(room_len).map(|room| Packed::plain(&room[..block])).collect();
+            let out = [&mut out_b[start..start + block], &mut out_a[start..start + block]];
+            self.backend().inner_product_pair(self.table(basis, limb).modulus, out, &parts, [&b, &a]);
+            for ((_, filled), room) in streams.iter_mut().zip(rooms.chunks_exact_mut(room_len)) {
+                room.copy_within(block..*filled, 0);
+                *filled -= block;
+            }
+        }
     }
 
     pub(super) fn check_key(&self, digits: &Digits<'_>, key: GadgetKey<'_>) {

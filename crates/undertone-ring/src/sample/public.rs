@@ -8,15 +8,13 @@
 //!
 //! A limb depends only on seed, counter and its own prime's index and value: a smaller basis gives the same limbs.
 
-use crate::{Basis, Ntt, Poly, Ring};
+use crate::{Basis, Modulus, Ntt, Poly, Ring};
 
 /// A public 32-byte seed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seed(pub [u8; 32]);
 
 const DOMAIN: u32 = 0x5452_0000;
-/// Keystream words per step: half of a first-level cache.
-const STEP: usize = 2 << 10;
 
 /// The uniform polynomial of (seed, counter) in a basis; see the module's format.
 ///
@@ -29,21 +27,46 @@ pub fn expand_uniform(ring: &Ring, seed: &Seed, counter: u64, basis: Basis) -> P
 }
 
 /// One limb of [`expand_uniform`].
-pub(crate) fn expand_limb(ring: &Ring, seed: &Seed, counter: u64, (basis, limb): (Basis, usize), out: &mut [u64]) {
-    let special = limb >= basis.q;
-    let index = if special { limb - basis.q } else { limb };
-    let tag = DOMAIN | (special as u32) << 15 | index as u32;
-    let mut nonce = [0u8; 12];
-    nonce[..4].copy_from_slice(&tag.to_le_bytes());
-    nonce[4..].copy_from_slice(&counter.to_le_bytes());
-    let modulus = ring.modulus(basis, limb);
-    let mut words = [0u64; STEP];
-    let (mut filled, mut block) = (0, 0);
+pub(crate) fn expand_limb(ring: &Ring, seed: &Seed, counter: u64, at: (Basis, usize), out: &mut [u64]) {
+    let mut stream = UniformStream::new(ring, seed, counter, at);
+    let mut filled = 0;
     while filled < out.len() {
-        // What is missing, with a little more for words that are skipped.
-        let take = (out.len() - filled + 64).next_multiple_of(8).min(STEP);
-        ring.backend().chacha8(&seed.0, &nonce, block, &mut words[..take]);
-        block += (take / 8) as u32;
-        filled += ring.backend().sample_uniform(modulus, &mut out[filled..], &words[..take]).1;
+        filled += stream.read(ring, &mut out[filled..]);
+    }
+}
+
+/// The residues of one limb of [`expand_uniform`], in order, a step at a time.
+pub(crate) struct UniformStream {
+    key: [u8; 32],
+    nonce: [u8; 12],
+    modulus: Modulus,
+    block: u32,
+}
+
+impl UniformStream {
+    /// Most residues of one step.
+    pub(crate) const STEP: usize = 2 << 10;
+    /// Keystream words beyond the residues that are missing, for words that are skipped.
+    const SPARE: usize = 64;
+
+    /// The limb's start.
+    pub(crate) fn new(ring: &Ring, seed: &Seed, counter: u64, (basis, limb): (Basis, usize)) -> Self {
+        let special = limb >= basis.q;
+        let index = if special { limb - basis.q } else { limb };
+        let tag = DOMAIN | (special as u32) << 15 | index as u32;
+        let mut nonce = [0u8; 12];
+        nonce[..4].copy_from_slice(&tag.to_le_bytes());
+        nonce[4..].copy_from_slice(&counter.to_le_bytes());
+        Self { key: seed.0, nonce, modulus: ring.modulus(basis, limb), block: 0 }
+    }
+
+    /// Writes the next residues, at most [`Self::STEP`], and says how many. Whoever wants more after these leaves room
+    /// for a whole step: words beyond the room are lost.
+    pub(crate) fn read(&mut self, ring: &Ring, out: &mut [u64]) -> usize {
+        let mut words = [0u64; Self::STEP];
+        let take = (out.len() + Self::SPARE).next_multiple_of(8).min(Self::STEP);
+        ring.backend().chacha8(&self.key, &self.nonce, self.block, &mut words[..take]);
+        self.block += (take / 8) as u32;
+        ring.backend().sample_uniform(self.modulus, out, &words[..take]).1
     }
 }
