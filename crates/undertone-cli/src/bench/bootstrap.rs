@@ -1,9 +1,9 @@
-//! Half-bootstraps of two real ciphertexts with all slots in use, with the precision of every run.
+//! Half-bootstraps of one or two real ciphertexts, with the precision of every run.
 
 use super::setup::Setup;
 use super::{Figures, Measuring, Times, backend};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes;
 use clap::Args;
 use std::sync::Arc;
@@ -19,17 +19,35 @@ pub struct BootstrapArguments {
     /// Tell what each kernel did in the last run: calls, time over all threads, bytes of operands, half products
     #[arg(long)]
     pub profile: bool,
+
+    /// Values that repeat with P slots, a power of two; without it all slots differ
+    #[arg(long, value_name = "P")]
+    pub period: Option<usize>,
+
+    /// One value instead of two
+    #[arg(long)]
+    pub single: bool,
 }
 
-/// A new secret with the keys of one half-bootstrap of two full vectors.
+impl BootstrapArguments {
+    fn period(&self, slot_count: usize) -> Result<usize> {
+        match self.period {
+            None => Ok(slot_count),
+            Some(period) if period.is_power_of_two() && period <= slot_count => Ok(period),
+            Some(period) => Err(Error::Usage(format!("--period {period} is not a power of two up to {slot_count}"))),
+        }
+    }
+}
+
+/// A new secret with the keys of one half-bootstrap of two values of `period` slots.
 ///
 /// # Errors
 /// What key generation refuses.
-pub fn prepare(parameters: Parameters, measuring: Measuring, context: &Context) -> Result<Setup> {
+pub fn prepare(parameters: Parameters, measuring: Measuring, period: usize, context: &Context) -> Result<Setup> {
     let chain = parameters.chain();
     let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
     let value = cost.value(chain.boot_level);
-    cost.half_bootstrap(&value, Some(&value), chain.slot_count())?;
+    cost.half_bootstrap(&value, Some(&value), period)?;
     let requests = key_requests(&parameters, &cost.key_set());
     Setup::new(context, parameters, measuring.key_memory(), &requests)
 }
@@ -40,9 +58,9 @@ pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
     let chosen = backend::backend(measuring.backend)?;
     let meter = arguments.profile.then(|| Arc::new(Metered::new(chosen.clone())));
     let parameters = backend::parameters(meter.clone().map_or(chosen, |meter| meter))?;
-    let mut setup = prepare(parameters, measuring, context)?;
-    let chain = setup.parameters.chain();
-    let slots = chain.slot_count();
+    let chain = parameters.chain();
+    let slots = arguments.period(chain.slot_count())?;
+    let mut setup = prepare(parameters, measuring, slots, context)?;
 
     let (mut worst, mut total) = (0f64, 0f64);
     let runs = measuring.run_count(5);
@@ -50,20 +68,24 @@ pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
     context.progress.begin("bootstrap", runs as u64 + 1);
     // The first run encodes the matrices and is not counted.
     for run in 0..=runs {
-        let (low, high) = (setup.random_values(), setup.random_values());
+        let (low, high) = (setup.random_values(slots), setup.random_values(slots));
         let inputs = (setup.encrypt(&low, chain.boot_level)?, setup.encrypt(&high, chain.boot_level)?);
         meter.iter().for_each(|meter| meter.reset());
         let start = std::time::Instant::now();
-        let (out_low, out_high) = setup.evaluator.half_bootstrap(&inputs.0, Some(&inputs.1), slots)?;
+        let (out_low, out_high) =
+            setup.evaluator.half_bootstrap(&inputs.0, (!arguments.single).then_some(&inputs.1), slots)?;
         let elapsed = start.elapsed().as_secs_f64() * 1e3;
         kernels = meter.as_ref().map(|meter| meter.totals());
         if run > 0 {
             times.push(elapsed);
+            let (mut sum, mut outputs) = (0.0, 0);
             for (output, expected) in [(Some(&out_low), &low), (out_high.as_ref(), &high)] {
-                let (largest, mean) = output.map_or((f64::INFINITY, f64::INFINITY), |out| setup.errors(out, expected));
+                let Some(output) = output else { continue };
+                let (largest, mean) = setup.errors(output, expected);
                 worst = worst.max(largest);
-                total += mean / 2.0;
+                (sum, outputs) = (sum + mean, outputs + 1);
             }
+            total += sum / f64::from(outputs);
         }
         context.progress.advance_to(run as u64 + 1, "run");
     }
@@ -80,6 +102,7 @@ pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
     let mut object = figures.object();
     let more = [
         ("slots", slots.into()),
+        ("values", if arguments.single { 1 } else { 2 }.into()),
         ("levels_left", (chain.top_level - chain.boot_level).into()),
         ("scale_log2", parameters.scale(chain.top_level).log2().into()),
         ("worst_slot_bits", (-worst.log2()).into()),

@@ -69,7 +69,9 @@ struct Confirmed {
 pub fn run(arguments: &PrecisionArguments, context: &Context) -> Result<()> {
     let runs = arguments.measuring.run_count(3);
     let mut random = Random::new(arguments.seed);
-    let mut setup = bootstrap::prepare(arguments.measuring.parameters()?, arguments.measuring, context)?;
+    let parameters = arguments.measuring.parameters()?;
+    let slots = parameters.chain().slot_count();
+    let mut setup = bootstrap::prepare(parameters, arguments.measuring, slots, context)?;
     let mut families = Vec::with_capacity(Family::ALL.len());
     for family in Family::ALL {
         families.push(measure_family(&mut setup, family, runs, &mut random, context)?);

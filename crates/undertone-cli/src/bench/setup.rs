@@ -42,9 +42,8 @@ impl Setup {
         Ok(Self { parameters, evaluator, key_bytes, secret, rng })
     }
 
-    /// Uniform values in [−1, 1), one per slot.
-    pub fn random_values(&mut self) -> Vec<f64> {
-        let count = self.parameters.chain().slot_count();
+    /// `count` uniform values in [−1, 1).
+    pub fn random_values(&mut self, count: usize) -> Vec<f64> {
         (0..count).map(|_| (self.rng.next_u64() >> 11) as f64 * 2f64.powi(-52) - 1.0).collect()
     }
 
@@ -80,16 +79,16 @@ impl Setup {
         Decryptor::new(&self.parameters, &self.secret).decrypt(ciphertext).unrounded_for_measurement()
     }
 
-    /// The largest and the mean magnitude of decrypted slots less the expected ones.
+    /// The largest and the mean magnitude of decrypted slots less the expected ones, which repeat.
     pub fn errors(&self, ciphertext: &Ciphertext, expected: &[f64]) -> (f64, f64) {
         let found = self.decrypt(ciphertext);
-        let errors = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        let errors = found.iter().zip(expected.iter().cycle()).map(|(a, b)| (a - b).abs());
         let (mut largest, mut sum) = (0f64, 0f64);
         for error in errors {
             largest = largest.max(error);
             sum += error;
         }
-        (largest, sum / expected.len() as f64)
+        (largest, sum / found.len() as f64)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{Ciphertext, CkksEvaluator, Error, Parameters};
 use num_complex::Complex64;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use undertone_ring::{CompactPoly, Giant, Step};
 
 /// One group of stages: plaintexts by giant and baby step.
@@ -19,8 +20,10 @@ struct EncodedGroup {
 
 /// A whole transform; one level per group.
 pub(super) struct EncodedTransform {
-    groups: Vec<EncodedGroup>,
+    groups: Vec<Arc<EncodedGroup>>,
     output_scale: f64,
+    /// What the last group's matrix was multiplied by.
+    last_scale: f64,
 }
 
 impl EncodedTransform {
@@ -58,16 +61,30 @@ impl EncodedTransform {
     ) -> Self {
         let share = (factor * output_scale / input_scale).powf(1.0 / shapes.len() as f64);
         let encoder = parameters.encoder();
+        let mut last_scale = 0.0;
         let groups = shapes
             .iter()
             .zip(levels)
             .map(|(&shape, level)| {
                 let matrix = DiagonalMatrix::group(encoder.fft(), shape, inverse);
-                let prime = parameters.ring().q_moduli()[level].value() as f64;
-                EncodedGroup::new(parameters, &matrix, shape, level, share * prime)
+                last_scale = share * parameters.ring().q_moduli()[level].value() as f64;
+                Arc::new(EncodedGroup::new(parameters, &matrix, shape, level, last_scale))
             })
             .collect();
-        Self { groups, output_scale }
+        Self { groups, output_scale, last_scale }
+    }
+
+    /// This transform of coefficients to slots, for two values lo + i·hi: its output plus its own conjugate holds
+    /// `period` slots of lo and `period` slots of hi in turn.
+    pub(super) fn of_pair(&self, parameters: &Parameters, period: usize) -> Self {
+        // The lowest stages come last on the way up.
+        let shape = GroupShape::all(period.trailing_zeros())[0];
+        let matrix = DiagonalMatrix::group(parameters.encoder().fft(), shape, true).with_second_turned(period);
+        let mut groups = self.groups.clone();
+        if let Some(last) = groups.last_mut() {
+            *last = Arc::new(EncodedGroup::new(parameters, &matrix, shape, last.level, self.last_scale));
+        }
+        Self { groups, ..*self }
     }
 
     /// The level of the value it takes.

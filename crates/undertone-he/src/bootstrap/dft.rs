@@ -130,6 +130,14 @@ impl DiagonalMatrix {
         }
         Self { period, diagonals: wrapped }
     }
+
+    /// The matrix over twice `slots` slots whose outputs in the second half are multiplied by −i.
+    pub(super) fn with_second_turned(&self, slots: usize) -> Self {
+        let turn = |(i, d): (usize, Complex64)| if i < slots { d } else { Complex64::new(d.im, -d.re) };
+        let turned = |d: &Vec<Complex64>| d.iter().copied().cycle().take(2 * slots).enumerate().map(turn).collect();
+        let diagonals = self.diagonals.iter().map(|(&offset, d)| (offset, turned(d))).collect();
+        Self { period: 2 * slots, diagonals }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! the circuit matters less; what it leaves is (3/40)·(2π/R)^4, or 2^-19 at R = 2^6.5.
 
 use crate::circuits::{Chebyshev, evaluate_chebyshev};
-use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters};
+use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters, Slots};
 use std::f64::consts::PI;
 
 pub(super) struct EvalMod {
@@ -17,7 +17,7 @@ pub(super) struct EvalMod {
     squares: Vec<f64>,
     output_scale: f64,
     /// (2π/R)²/6, or `None` without the correction.
-    cubic: Option<f64>,
+    pub(super) cubic: Option<f64>,
 }
 
 impl EvalMod {
@@ -39,12 +39,28 @@ impl EvalMod {
     }
 
     pub(super) fn apply(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
+        let sine = self.sine(ev, a)?;
+        match self.cubic {
+            Some(factor) => arcsine(ev, &sine, factor),
+            None => Ok(sine),
+        }
+    }
+
+    /// Of two values of `period` slots that take turns, each with `period` slots of its own.
+    pub(super) fn apply_to_pair(
+        &self,
+        ev: &CkksEvaluator,
+        a: &Ciphertext,
+        period: usize,
+        cubic: f64,
+    ) -> Result<[Ciphertext; 2], Error> {
+        arcsine_of_pair(ev, &self.sine(ev, a)?, cubic, period)
+    }
+
+    fn sine(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {
         let mut value = evaluate(ev, a, &self.polynomial, &self.squares)?;
         value.scale = self.output_scale;
-        match self.cubic {
-            Some(factor) => arcsine(ev, &value, factor),
-            None => Ok(value),
-        }
+        Ok(value)
     }
 }
 
@@ -53,6 +69,30 @@ pub(super) fn arcsine<E: Evaluator>(ev: &E, v: &E::Value, factor: f64) -> Result
     let squared = ev.square(v)?;
     let scaled = ev.drop_level(v, ev.level(&squared), factor)?;
     ev.multiply_combine(&[(&scaled, &squared)], &[(1.0, v)], 0.0)
+}
+
+/// [`arcsine`] of two values whose slots take turns, which are told apart where v waits for v²: no level, and one
+/// product and two low rotations more, where EvalMod of a second ciphertext would take all its products again.
+pub(super) fn arcsine_of_pair<E: Evaluator>(
+    ev: &E,
+    v: &E::Value,
+    factor: f64,
+    period: usize,
+) -> Result<[E::Value; 2], Error> {
+    let squared = ev.square(v)?;
+    let level = ev.level(&squared);
+    let first = |height: f64| {
+        let slots = [vec![height; period], vec![0.0; period]].concat();
+        ev.mul_slots(v, &Slots::new(slots, ev.chain().slot_count())?)
+    };
+    let (low, low_scaled) = (first(1.0)?, first(factor)?);
+    let high = ev.sub(&ev.drop_level(v, level, 1.0)?, &low)?;
+    let high_scaled = ev.sub(&ev.drop_level(v, level, factor)?, &low_scaled)?;
+    let finish = |v: &E::Value, scaled: &E::Value| {
+        let half = ev.multiply_combine(&[(scaled, &squared)], &[(1.0, v)], 0.0)?;
+        ev.add(&half, &ev.rotate(&half, period as i32)?)
+    };
+    Ok([finish(&low, &low_scaled)?, finish(&high, &high_scaled)?])
 }
 
 /// The polynomial and the double angles; shared with the cost prediction.

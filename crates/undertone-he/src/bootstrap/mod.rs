@@ -2,7 +2,8 @@
 //!
 //! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each half
 //! comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives in a
-//! sub-ring: its transforms are shorter, at the price of a trace after ModRaise.
+//! sub-ring: its transforms are shorter, at the price of a trace after ModRaise. Two such values share EvalMod too: the
+//! last matrix on the way up puts them in turns into the slots of twice the period.
 //!
 //! Sources: eprint 2018/153 (structure), 2020/1203 (double hoisting, EvalMod), 2022/024 (sparse-secret encapsulation).
 //! Absent: iterated bootstrapping.
@@ -27,16 +28,26 @@ pub struct BootstrapCircuit {
     period: usize,
     slots_to_coeffs: EncodedTransform,
     coeffs_to_slots: EncodedTransform,
+    /// For pairs that share EvalMod.
+    pair_to_slots: Option<EncodedTransform>,
     eval_mod: EvalMod,
+}
+
+/// Whether two values of `period` slots go through one EvalMod.
+fn shares_eval_mod(parameters: &Parameters, period: usize) -> bool {
+    2 * period <= parameters.chain().slot_count() && parameters.literal().arcsine_levels > 0
 }
 
 impl BootstrapCircuit {
     /// Prepares the circuit for values that repeat with `period` slots (a power of two up to the slot count).
     pub fn new(parameters: &Parameters, period: usize) -> Self {
+        let coeffs_to_slots = EncodedTransform::coeffs_to_slots(parameters, period);
+        let pair_to_slots = shares_eval_mod(parameters, period).then(|| coeffs_to_slots.of_pair(parameters, period));
         Self {
             period,
             slots_to_coeffs: EncodedTransform::slots_to_coeffs(parameters, period),
-            coeffs_to_slots: EncodedTransform::coeffs_to_slots(parameters, period),
+            coeffs_to_slots,
+            pair_to_slots,
             eval_mod: EvalMod::new(parameters),
         }
     }
@@ -53,6 +64,12 @@ impl BootstrapCircuit {
         let coefficients = self.slots_to_coeffs.apply(ev, &packed)?;
         let raised = ev.mod_raise(&coefficients, self.coeffs_to_slots.input_level())?;
         let traced = ev.trace(&raised, self.period)?;
+        if let (Some(pair_to_slots), Some(_), Some(cubic)) = (&self.pair_to_slots, hi, self.eval_mod.cubic) {
+            let slots = pair_to_slots.apply(ev, &traced)?;
+            let (both, _) = ev.split(&slots, false)?;
+            let [low, high] = self.eval_mod.apply_to_pair(ev, &both, self.period, cubic)?;
+            return Ok((low, Some(high)));
+        }
         let slots = self.coeffs_to_slots.apply(ev, &traced)?;
         let (low, high) = ev.split(&slots, hi.is_some())?;
         let low = self.eval_mod.apply(ev, &low)?;

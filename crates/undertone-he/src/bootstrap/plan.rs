@@ -1,7 +1,8 @@
 //! What one half-bootstrap costs, from the chain alone; equal to what the CKKS evaluator counts.
 
 use super::dft::GroupShape;
-use super::eval_mod::{arcsine, cosine, evaluate};
+use super::eval_mod::{arcsine, arcsine_of_pair, cosine, evaluate};
+use super::shares_eval_mod;
 use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
 use crate::{Counts, Evaluator, Parameters};
 use std::collections::BTreeMap;
@@ -16,14 +17,17 @@ pub fn bootstrap_model(parameters: &Parameters) -> BootstrapModel {
 /// Memory of the encoded diagonals of both transforms of a bootstrap of `period` slots, from above: as if all of those on
 /// the way up stood at the highest level.
 pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
-    let shapes = GroupShape::all(period.max(super::MIN_PERIOD).trailing_zeros());
+    let period = period.max(super::MIN_PERIOD);
+    let shapes = GroupShape::all(period.trailing_zeros());
     let special = parameters.special_count() as u64;
     // A key basis: the q limbs of the level and the special ones.
     let down = shapes.len() as u64 + 1 + special;
     let up = parameters.chain().max_level as u64 + 1 + special;
     // A diagonal repeats with its block and has two coefficients per slot of it.
-    let values: u64 = shapes.iter().map(|shape| shape.indices().count() as u64 * (2u64 << shape.log_end)).sum();
-    values * size_of::<u64>() as u64 * (down + up)
+    let values = |shape: &GroupShape, slots: u64| shape.indices().count() as u64 * 2 * slots;
+    let each: u64 = shapes.iter().map(|shape| values(shape, 1 << shape.log_end)).sum();
+    let of_pair = if shares_eval_mod(parameters, period) { values(&shapes[0], 2 * period as u64) } else { 0 };
+    size_of::<u64>() as u64 * (each * (down + up) + of_pair * up)
 }
 
 #[derive(Default)]
@@ -84,11 +88,15 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
     let inner = CostEvaluator::new(chain);
     let polynomial = cosine(literal.eval_mod_range, literal.double_angles as i32, 1.0);
     let squares = vec![1.0; literal.double_angles];
-    for _ in 0..if pair { 2 } else { 1 } {
+    let shared = pair && shares_eval_mod(parameters, period);
+    for _ in 0..if pair && !shared { 2 } else { 1 } {
         // The chain of every checked parameter set has the levels EvalMod needs.
         let sine = evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares);
         let sine = sine.expect("EvalMod fits its levels");
-        if literal.arcsine_levels > 0 {
+        if shared {
+            // The trace already needs the key of its rotations, at a higher level.
+            arcsine_of_pair(&inner, &sine, 1.0, period).expect("the correction fits its levels");
+        } else if literal.arcsine_levels > 0 {
             arcsine(&inner, &sine, 1.0).expect("the correction fits its levels");
         }
     }
