@@ -114,6 +114,25 @@ fn a_hoisted_sum_is_its_definition() {
     }
 }
 
+#[test]
+fn a_rotation_sum_is_its_definition() {
+    for ring in rings() {
+        let base = Basis { q: LIMBS, p: 0 };
+        let c = [random(&ring, base, 1), random(&ring, base, 2)];
+        let keys: Vec<Key> = (1..4).map(|seed| Key::new(&ring, seed)).collect();
+        let steps: Vec<Step<'_>> = keys.iter().map(Key::step).collect();
+        let mut expected = c.each_ref().map(|c| ring.lift_p(c.clone(), SPECIAL));
+        for step in &steps {
+            let sums = [product(&ring, &c[1], step.key.b, Some(&c[0])), product(&ring, &c[1], uniform(step), None)];
+            for (total, sum) in expected.iter_mut().zip(sums) {
+                ring.add_assign(total, &ring.automorphism(&sum, step.permutation));
+            }
+        }
+        let got = ring.rotation_sum([&c[0], &c[1]], &RANGES, &steps);
+        assert!(got == expected.map(|sum| ring.mod_down(sum)), "{}", ring.backend_name());
+    }
+}
+
 fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants: &[Giant<'_>]) -> [Poly<Ntt>; 2] {
     let rotated: Vec<[Poly<Ntt>; 2]> = babies
         .iter()

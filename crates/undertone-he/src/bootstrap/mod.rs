@@ -63,7 +63,7 @@ impl BootstrapCircuit {
         let packed = self.pack(ev, lo, hi)?;
         let coefficients = self.slots_to_coeffs.apply(ev, &packed)?;
         let raised = ev.mod_raise(&coefficients, self.coeffs_to_slots.input_level())?;
-        let traced = ev.trace(&raised, self.period)?;
+        let traced = ev.trace(raised, self.period)?;
         if let (Some(pair_to_slots), Some(_), Some(cubic)) = (&self.pair_to_slots, hi, self.eval_mod.cubic) {
             let slots = pair_to_slots.apply(ev, &traced)?;
             let (both, _) = ev.split(&slots, false)?;

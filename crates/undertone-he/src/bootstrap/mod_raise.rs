@@ -2,7 +2,19 @@
 
 use crate::keys::conjugation_element;
 use crate::{Ciphertext, CkksEvaluator, Error, Evaluator};
-use undertone_ring::{Basis, Ntt, Poly};
+use undertone_ring::{Basis, Ntt, Poly, Step};
+
+/// The rotations of a trace to `period` slots, by rounds: each round adds the rotations of its input to it. Rounds of three
+/// share a decomposition and a division, which takes a quarter less than two rounds of one.
+pub(super) fn trace_rotations(period: usize, slot_count: usize) -> Vec<Vec<i32>> {
+    let (mut rounds, mut step) = (Vec::new(), slot_count);
+    while step > period {
+        let terms = (step / period).min(4);
+        step /= terms;
+        rounds.push((1..terms).map(|k| (k * step) as i32).collect());
+    }
+    rounds
+}
 
 impl CkksEvaluator {
     /// A ciphertext modulo q0 re-read modulo the primes of `level`: the message becomes message + q0·I with small I.
@@ -32,9 +44,25 @@ impl CkksEvaluator {
     }
 
     /// Sum over the automorphisms that fix slots of period `period`; multiplies by slot_count / period.
-    pub(super) fn trace(&self, a: &Ciphertext, period: usize) -> Result<Ciphertext, Error> {
-        let terms = self.chain().slot_count() / period;
-        self.rotate_sum(a, period as i32, terms)
+    pub(super) fn trace(&self, a: Ciphertext, period: usize) -> Result<Ciphertext, Error> {
+        let mut sum = a;
+        for rotations in trace_rotations(period, self.chain().slot_count()) {
+            let level = sum.level();
+            let keys = rotations.iter().map(|&by| self.rotation_key(by, level)).collect::<Result<Vec<_>, Error>>()?;
+            let steps: Vec<Step<'_>> = keys
+                .into_iter()
+                .flatten()
+                .map(|key| Step { key: key.key.gadget(), permutation: &key.permutation })
+                .collect();
+            self.count(|c| {
+                c.rotations += steps.len() as u64;
+                c.key_switch(level, steps.len() as u64);
+            });
+            let ranges = self.parameters().digits(level);
+            let [c0, c1] = self.parameters().ring().rotation_sum([&sum.c0, &sum.c1], &ranges, &steps);
+            sum = Ciphertext { c0, c1, scale: sum.scale };
+        }
+        Ok(sum)
     }
 
     /// Twice the real part and, if asked for, twice the imaginary part of every slot.
@@ -51,5 +79,25 @@ impl CkksEvaluator {
         ring.mul_monomial_assign(&mut imaginary.c0, 3 * ring.degree() / 2);
         ring.mul_monomial_assign(&mut imaginary.c1, 3 * ring.degree() / 2);
         Ok((real, Some(imaginary)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::trace_rotations;
+
+    #[test]
+    fn the_rounds_of_a_trace_add_up_every_multiple_of_the_period_once() {
+        for (period, slot_count) in [(2, 2), (2, 4), (2, 16), (64, 2048), (16, 1 << 15), (8, 8)] {
+            let mut reached = vec![0];
+            for round in trace_rotations(period, slot_count) {
+                let moved = |&by: &i32| reached.iter().map(move |at| at + by).collect::<Vec<_>>();
+                let more: Vec<i32> = round.iter().flat_map(moved).collect();
+                reached.extend(more);
+            }
+            reached.sort_unstable();
+            let multiples: Vec<i32> = (0..slot_count as i32).step_by(period).collect();
+            assert_eq!(reached, multiples, "{period} of {slot_count}");
+        }
     }
 }

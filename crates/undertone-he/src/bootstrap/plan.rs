@@ -2,6 +2,7 @@
 
 use super::dft::GroupShape;
 use super::eval_mod::{arcsine, arcsine_of_pair, cosine, evaluate};
+use super::mod_raise::trace_rotations;
 use super::shares_eval_mod;
 use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
 use crate::{Counts, Evaluator, Parameters};
@@ -77,10 +78,8 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
     }
     tally.counts.key_switch(0, 1);
     tally.counts.key_switch(raised, 1);
-    let mut step = period;
-    while step < slot_count {
-        tally.rotate(step as i64, raised, slot_count);
-        step *= 2;
+    for by in trace_rotations(period, slot_count).into_iter().flatten() {
+        tally.rotate(i64::from(by), raised, slot_count);
     }
     // Conjugation.
     tally.counts.rotations += 1;
@@ -94,8 +93,10 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
         let sine = evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares);
         let sine = sine.expect("EvalMod fits its levels");
         if shared {
-            // The trace already needs the key of its rotations, at a higher level.
             arcsine_of_pair(&inner, &sine, 1.0, period).expect("the correction fits its levels");
+            let low = chain.top_level;
+            let highest = tally.rotations.entry(period as i32).or_insert(low);
+            *highest = low.max(*highest);
         } else if literal.arcsine_levels > 0 {
             arcsine(&inner, &sine, 1.0).expect("the correction fits its levels");
         }

@@ -65,6 +65,52 @@ impl Ring {
         total.map(|sum| self.mod_down_rescale(sum))
     }
 
+    /// c + sum_s step_s(c), divided by P once: basis (l, 0) to (l, 0).
+    ///
+    /// # Panics
+    /// When keys do not fit the basis of `c`.
+    pub fn rotation_sum(&self, c: [&Poly<Ntt>; 2], ranges: &[Range<usize>], steps: &[Step<'_>]) -> [Poly<Ntt>; 2] {
+        self.check_same(c[0], c[1]);
+        let digits = self.digits(c[1], ranges);
+        steps.iter().for_each(|step| self.check_key(&digits, step.key));
+        let (n, basis) = (self.degree(), digits.basis(self));
+        let mut total = [(); 2].map(|()| self.stale::<Ntt>(basis));
+        let [total_b, total_a] = &mut total;
+        self.each_group(0, total_b.data_mut(), total_a.data_mut(), |limbs, [b, a]| {
+            let mut room = self.lift_room(&digits, limbs.len());
+            let lifted = self.lift_digits(&digits, limbs, &mut room);
+            let mut switched = self.inner.pool.take(2 * n);
+            let (k_b, k_a) = switched.split_at_mut(n);
+            let halves = b.chunks_exact_mut(n).zip(a.chunks_exact_mut(n));
+            for ((&limb, lifted), (b, a)) in limbs.iter().zip(&lifted).zip(halves) {
+                let q = self.table(basis, limb).modulus;
+                self.times_special(c, (basis, limb), [&mut *b, &mut *a]);
+                for step in steps {
+                    self.key_products(basis, limb, lifted, step.key, [&mut *k_b, &mut *k_a]);
+                    if limb < basis.q {
+                        self.backend().mul_scalar_add(q, k_b, c[0].limb(limb), self.special_product(basis.p, q));
+                    }
+                    self.backend().permute_add(q, b, k_b, step.permutation);
+                    self.backend().permute_add(q, a, k_a, step.permutation);
+                }
+            }
+        });
+        total.map(|sum| self.mod_down(sum))
+    }
+
+    /// One limb of P times both halves.
+    fn times_special(&self, c: [&Poly<Ntt>; 2], (basis, limb): (Basis, usize), out: Pair<'_>) {
+        let q = self.table(basis, limb).modulus;
+        for (out, c) in out.into_iter().zip(c) {
+            if limb < basis.q {
+                out.copy_from_slice(c.limb(limb));
+                self.backend().mul_scalar(q, out, self.special_product(basis.p, q));
+            } else {
+                out.fill(0);
+            }
+        }
+    }
+
     /// The sums of products of all giant steps.
     fn baby_steps(
         &self,
@@ -108,17 +154,7 @@ impl Ring {
     ) {
         let q = self.table(basis, limb).modulus;
         let special = self.special_product(basis.p, q);
-        let Some(step) = baby else {
-            for (out, c) in out.into_iter().zip(c) {
-                if limb < basis.q {
-                    out.copy_from_slice(c.limb(limb));
-                    self.backend().mul_scalar(q, out, special);
-                } else {
-                    out.fill(0);
-                }
-            }
-            return;
-        };
+        let Some(step) = baby else { return self.times_special(c, (basis, limb), out) };
         self.key_products(basis, limb, lifted, step.key, [&mut *b, &mut *a]);
         if limb < basis.q {
             self.backend().mul_scalar_add(q, b, c[0].limb(limb), special);
