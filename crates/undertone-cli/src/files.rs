@@ -32,6 +32,33 @@ pub fn write_whole(cleanup: &Cleanup, path: &Path, bytes: &[u8], access: Access)
     written
 }
 
+/// Makes a folder at `path` that appears whole: `fill` writes into a hidden sibling, which is then renamed.
+///
+/// # Errors
+/// `Usage` when something is at `path` already; `File` when a step fails, and what `fill` returns. Nothing stays then.
+pub fn make_folder(cleanup: &Cleanup, path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let taken =
+        |path: &Path| Error::Usage(format!("{} exists already; choose another folder or remove it", path.display()));
+    if path.symlink_metadata().is_ok() {
+        return Err(taken(path));
+    }
+    let partial = partial_name(path)?;
+    cleanup.watch(&partial);
+    let filled = std::fs::create_dir(&partial)
+        .map_err(|source| Error::file("making", &partial, source))
+        .and_then(|()| fill(&partial))
+        .and_then(|()| match std::fs::rename(&partial, path) {
+            Err(_) if path.symlink_metadata().is_ok() => Err(taken(path)),
+            renamed => renamed.map_err(|source| Error::file("making", path, source)),
+        });
+    if filled.is_err() {
+        // Nothing half-written stays; when the folder was never made, there is nothing to remove.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    cleanup.release(&partial);
+    filled
+}
+
 /// A hidden sibling of `path` that no other process uses.
 fn partial_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
@@ -142,6 +169,20 @@ mod tests {
         assert!(write_whole(&cleanup, &target, b"x", Access::Ordinary).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(write_whole(&cleanup, &folder.path().join("none/x"), b"x", Access::Ordinary).is_err());
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let cleanup = Cleanup::default();
+        let folder = ScratchFolder::new(&cleanup, "test-folder").unwrap();
+        let path = folder.path().join("model");
+        let write = |into: &Path| write_whole(&cleanup, &into.join("file"), b"x", Access::Ordinary);
+        let failed = make_folder(&cleanup, &path, |into| write(into).and(Err(Error::Usage("no".to_owned()))));
+        assert!(failed.is_err() && std::fs::read_dir(folder.path()).unwrap().count() == 0);
+        make_folder(&cleanup, &path, write).unwrap();
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"x");
+        assert!(matches!(make_folder(&cleanup, &path, write), Err(Error::Usage(_))));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod key_file;
 mod keys;
 mod memory;
 mod mode;
+mod model;
 mod plan;
 mod privacy;
 mod progress;
@@ -61,6 +62,8 @@ enum Verb {
     Plan(plan::PlanArguments),
     /// Record the ranges of every nonlinear input, once per model
     Calibrate(calibrate::CalibrateArguments),
+    /// Make a checkpoint of any shape with random weights
+    Model(model::ModelArguments),
     /// Measure encrypted quality over a prompt file, resumable
     Eval(eval::EvalArguments),
     /// Make, list, show and revoke stored keys
@@ -111,6 +114,7 @@ fn dispatch(arguments: &Arguments) -> error::Result<()> {
         Verb::Clear(arguments) => clear::run(arguments, &context),
         Verb::Plan(arguments) => plan::run(arguments, &context),
         Verb::Calibrate(arguments) => calibrate::run(arguments, &context),
+        Verb::Model(arguments) => model::run(arguments, &context),
         Verb::Eval(arguments) => eval::run(arguments, &context),
         Verb::Keys(arguments) => keys::run(arguments, &context),
         Verb::Serve(arguments) => serve::run(arguments, &context),

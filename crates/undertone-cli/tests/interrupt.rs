@@ -73,6 +73,18 @@ fn an_interrupted_demo_leaves_no_files() {
 }
 
 #[test]
+fn an_interrupted_synthetic_checkpoint_leaves_nothing() {
+    let folder = scratch("synth");
+    let files = || std::fs::read_dir(&folder).unwrap().flatten().flat_map(|entry| std::fs::read_dir(entry.path()));
+    let begun = || files().flatten().flatten().any(|file| file.file_name() == "model.safetensors");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(["model", "synth", "--like", "llama-2-7b", "--layers", "1", "--vocab", "2048", "--out"]);
+    interrupt(command.arg(folder.join("model")), begun, Duration::from_millis(200));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "a half-written checkpoint is left");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn an_interrupted_run_leaves_no_server() {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_undertone"));
     if !program.with_file_name("undertone-server").is_file() {

@@ -74,6 +74,42 @@ fn an_empty_prompt_means_bos_alone() {
 }
 
 #[test]
+fn a_synthetic_checkpoint_serves_the_other_verbs() {
+    let tiny = model();
+    for (name, like, vocab, tokenizer) in
+        [("copied", tiny.to_str().unwrap(), "1024", "copied"), ("made", "llama-100m", "300", "bytes")]
+    {
+        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("synth-{name}-{}", std::process::id()));
+        let folder = out.to_str().unwrap();
+        let made = [
+            "model",
+            "synth",
+            "--like",
+            like,
+            "--layers",
+            "1",
+            "--vocab",
+            vocab,
+            "--outliers",
+            "--out",
+            folder,
+            "--json",
+        ];
+        let said = object(&made);
+        has_fields(&said, &["folder", "layers", "hidden_size", "vocab_size", "parameters", "weight_bytes", "seed"]);
+        assert_eq!((said["tokenizer"].as_str(), said["layers"].as_u64()), (Some(tokenizer), Some(1)));
+        let said = object(&["clear", "--model", folder, "--prompt", "A note.", "--max-new-tokens", "2", "--json"]);
+        assert!((1..=2).contains(&said["token_ids"].as_array().unwrap().len()));
+        assert_eq!(object(&["plan", "--model", folder, "--private", "8", "--json"])["estimate"], true);
+        // What is there already is not touched.
+        let again = Command::new(env!("CARGO_BIN_EXE_undertone")).args(made).output().unwrap();
+        assert_eq!(again.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"));
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
 fn plan_states_security_cost_and_a_verdict() {
     let model = model();
     let object = object(&["plan", "--model", model.to_str().unwrap(), "--public", "256", "--private", "64", "--json"]);

@@ -37,6 +37,25 @@ pub enum NumberFormat {
     Bf16,
 }
 
+impl NumberFormat {
+    /// Bytes of a number.
+    pub fn width(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The name in the header of a file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+}
+
 /// Where a tensor lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {

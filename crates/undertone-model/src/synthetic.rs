@@ -1,55 +1,225 @@
-//! Test support: models with random weights of realistic scale.
+//! Models with random weights: for tests, for benchmarks of any shape, and as checkpoints for every verb.
 //!
-//! Weights are normal, with standard deviations that keep every activation of order one: 1/√fan-in for the
-//! projections, smaller by √(2 L) for the two that feed the residual stream, gains within 0.7…1.3. Trained models
-//! differ: they have outlier channels, attention sinks and far larger residual norms, so a synthetic model tests
-//! correctness and speed, never ranges or quality.
+//! A tensor is a function of configuration, seed and [`Statistics`], made row by row, so that a checkpoint is written
+//! without the model in memory. [`Statistics::Even`] keeps every activation of order one: deviations of 1/√fan-in for
+//! the projections, smaller by √(2 L) for the two that feed the residual stream, gains within 0.7…1.3. Such a model
+//! tests correctness and speed, never ranges. [`Statistics::Outliers`] has what makes trained models hard to encrypt:
+//! outlier channels, massive activations and an attention sink. Neither says anything about quality.
+
+mod byte_tokenizer;
+mod checkpoint;
+mod noise;
+mod outliers;
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::config::LlamaConfig;
+use crate::error::Result;
 use crate::rope::{RopeKind, RopeScaling};
-use crate::weights::{LayerWeights, Llama, Matrix};
+use crate::weights::{LayerWeights, Llama, Matrix, tensor_shapes};
+use noise::Noise;
+use outliers::Outliers;
 
-/// A model with random weights, a function of the configuration and the seed.
+pub use byte_tokenizer::byte_tokenizer;
+pub use checkpoint::SHARD_BYTES;
+
+/// What the random weights are like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statistics {
+    /// Every activation of order one.
+    Even,
+    /// Outlier channels in the residual stream, massive activations and an attention sink.
+    Outliers {
+        /// Tokens that, like BOS, become a sink where none of them comes before; in trained models "." and newline.
+        delimiters: Vec<u32>,
+    },
+}
+
+/// A model with random weights that need not be in memory.
+#[derive(Debug, Clone)]
+pub struct Synthetic {
+    config: LlamaConfig,
+    noise: Noise,
+    outliers: Option<Outliers>,
+}
+
+/// A tensor of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tensor {
+    Embed,
+    Layer(usize, Part),
+    FinalNorm,
+    Head,
+}
+
+/// A tensor of a layer, in the canonical order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    AttentionNorm,
+    Q,
+    K,
+    V,
+    O,
+    MlpNorm,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Part {
+    /// In the order of [`tensor_shapes`], with the names that the noise is drawn under.
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::AttentionNorm, "attention_norm"),
+        (Self::Q, "q"),
+        (Self::K, "k"),
+        (Self::V, "v"),
+        (Self::O, "o"),
+        (Self::MlpNorm, "mlp_norm"),
+        (Self::Gate, "gate"),
+        (Self::Up, "up"),
+        (Self::Down, "down"),
+    ];
+}
+
+impl Synthetic {
+    /// A model of this shape, a function of the arguments.
+    ///
+    /// # Errors
+    /// A configuration that [`LlamaConfig::validate`] refuses; with outliers also one without BOS, with fewer than 16
+    /// channels or with heads of fewer than 4 coordinates, and delimiters outside the vocabulary.
+    pub fn new(config: LlamaConfig, seed: u64, statistics: &Statistics) -> Result<Self> {
+        config.validate()?;
+        let outliers = match statistics {
+            Statistics::Even => None,
+            Statistics::Outliers { delimiters } => Some(Outliers::new(&config, delimiters)?),
+        };
+        Ok(Self { config, noise: Noise { seed }, outliers })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The whole model in memory, in single precision.
+    pub fn model(&self) -> Llama {
+        let config = self.config.clone();
+        let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer)).collect();
+        let embed = Arc::new(self.matrix(Tensor::Embed));
+        let head = match config.tie_word_embeddings {
+            true => Arc::clone(&embed),
+            false => Arc::new(self.matrix(Tensor::Head)),
+        };
+        Llama { layers, embed, head, final_norm: self.vector(Tensor::FinalNorm), config }
+    }
+
+    fn layer(&self, layer: usize) -> LayerWeights {
+        let matrix = |part| self.matrix(Tensor::Layer(layer, part));
+        let vector = |part| self.vector(Tensor::Layer(layer, part));
+        LayerWeights {
+            attention_norm: vector(Part::AttentionNorm),
+            q: matrix(Part::Q),
+            k: matrix(Part::K),
+            v: matrix(Part::V),
+            o: matrix(Part::O),
+            mlp_norm: vector(Part::MlpNorm),
+            gate: matrix(Part::Gate),
+            up: matrix(Part::Up),
+            down: matrix(Part::Down),
+        }
+    }
+
+    fn matrix(&self, tensor: Tensor) -> Matrix {
+        let (rows, cols) = self.shape(tensor);
+        let mut data = vec![0.0f32; rows * cols];
+        self.fill_rows(tensor, 0, cols, &mut data);
+        Matrix { rows, cols, data }
+    }
+
+    fn vector(&self, tensor: Tensor) -> Vec<f32> {
+        let mut data = vec![0.0; self.config.hidden_size];
+        self.fill_rows(tensor, 0, self.config.hidden_size, &mut data);
+        data
+    }
+
+    /// Rows and columns; a vector is one row.
+    fn shape(&self, tensor: Tensor) -> (usize, usize) {
+        let config = &self.config;
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let (query, key) = (config.query_size(), config.key_size());
+        match tensor {
+            Tensor::Embed | Tensor::Head => (config.vocab_size, hidden),
+            Tensor::FinalNorm | Tensor::Layer(_, Part::AttentionNorm | Part::MlpNorm) => (1, hidden),
+            Tensor::Layer(_, Part::Q) => (query, hidden),
+            Tensor::Layer(_, Part::K | Part::V) => (key, hidden),
+            Tensor::Layer(_, Part::O) => (hidden, query),
+            Tensor::Layer(_, Part::Gate | Part::Up) => (wide, hidden),
+            Tensor::Layer(_, Part::Down) => (hidden, wide),
+        }
+    }
+
+    /// Rows `first..` of a tensor with `cols` columns.
+    fn fill_rows(&self, tensor: Tensor, first: usize, cols: usize, out: &mut [f32]) {
+        out.par_chunks_mut(cols).enumerate().for_each(|(i, out)| self.fill_row(tensor, first + i, out));
+    }
+
+    fn fill_row(&self, tensor: Tensor, row: usize, out: &mut [f32]) {
+        let name = match tensor {
+            Tensor::Embed => "embed".to_owned(),
+            Tensor::Layer(layer, part) => format!("{layer}.{}", Part::ALL[part as usize].1),
+            Tensor::FinalNorm => "final_norm".to_owned(),
+            Tensor::Head => "head".to_owned(),
+        };
+        let gains = matches!(tensor, Tensor::FinalNorm | Tensor::Layer(_, Part::AttentionNorm | Part::MlpNorm));
+        match gains {
+            true => self.noise.gains(&name, out),
+            false => self.noise.fill(&name, row, self.deviation(tensor), out),
+        }
+        if let Some(outliers) = &self.outliers {
+            outliers.shape_row(&self.config, tensor, row, out);
+        }
+    }
+
+    /// Standard deviation of the entries of a matrix.
+    fn deviation(&self, tensor: Tensor) -> f64 {
+        if let Some(outliers) = &self.outliers {
+            return outliers.deviation(&self.config, tensor);
+        }
+        let (_, cols) = self.shape(tensor);
+        let depth = (2.0 * self.config.num_hidden_layers as f64).sqrt();
+        let gain = match tensor {
+            Tensor::Embed if !self.config.tie_word_embeddings => return 1.0,
+            // A head of this scale gives logits of standard deviation 2, a peaked but not degenerate distribution.
+            Tensor::Embed | Tensor::Head => 2.0,
+            Tensor::Layer(_, Part::Q | Part::K) => 1.2,
+            Tensor::Layer(_, Part::O | Part::Down) => 2.0 / depth,
+            Tensor::Layer(_, Part::Gate) => 1.5,
+            Tensor::Layer(_, Part::V | Part::Up | Part::AttentionNorm | Part::MlpNorm) | Tensor::FinalNorm => 1.0,
+        };
+        gain / (cols as f64).sqrt()
+    }
+
+    /// Every tensor with its name and shape, in the canonical order of [`tensor_shapes`].
+    fn tensors(&self) -> Vec<(Tensor, String, Vec<usize>)> {
+        let layers =
+            (0..self.config.num_hidden_layers).flat_map(|layer| Part::ALL.map(|(part, _)| Tensor::Layer(layer, part)));
+        let order = [Tensor::Embed].into_iter().chain(layers).chain([Tensor::FinalNorm, Tensor::Head]);
+        // A tied head is not listed among the shapes, and then the last one has no partner.
+        order.zip(tensor_shapes(&self.config)).map(|(tensor, (name, shape))| (tensor, name, shape)).collect()
+    }
+}
+
+/// A model with even random weights, a function of the configuration and the seed.
 ///
 /// # Panics
 /// If [`LlamaConfig::validate`] refuses the configuration.
 pub fn synthetic(config: LlamaConfig, seed: u64) -> Llama {
-    if let Err(error) = config.validate() {
-        panic!("{error}");
+    match Synthetic::new(config, seed, &Statistics::Even) {
+        Ok(synthetic) => synthetic.model(),
+        Err(error) => panic!("{error}"),
     }
-    let source = Source { seed };
-    let (hidden, wide, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let (query, key) = (config.query_size(), config.key_size());
-    let depth = (2.0 * config.num_hidden_layers as f64).sqrt();
-    let layers = (0..config.num_hidden_layers)
-        .map(|layer| {
-            let matrix = |part: &str, rows: usize, cols: usize, gain: f64| {
-                source.matrix(&format!("{layer}.{part}"), rows, cols, gain / (cols as f64).sqrt())
-            };
-            LayerWeights {
-                attention_norm: source.gains(&format!("{layer}.attention_norm"), hidden),
-                q: matrix("q", query, hidden, 1.2),
-                k: matrix("k", key, hidden, 1.2),
-                v: matrix("v", key, hidden, 1.0),
-                o: matrix("o", hidden, query, 2.0 / depth),
-                mlp_norm: source.gains(&format!("{layer}.mlp_norm"), hidden),
-                gate: matrix("gate", wide, hidden, 1.5),
-                up: matrix("up", wide, hidden, 1.0),
-                down: matrix("down", hidden, wide, 2.0 / depth),
-            }
-        })
-        .collect();
-    let final_norm = source.gains("final_norm", hidden);
-    // A head of this scale gives logits of standard deviation 2, a peaked but not degenerate distribution.
-    let head_scale = 2.0 / (hidden as f64).sqrt();
-    let tied = config.tie_word_embeddings;
-    let embed = Arc::new(source.matrix("embed", vocab, hidden, if tied { head_scale } else { 1.0 }));
-    let head = if tied { Arc::clone(&embed) } else { Arc::new(source.matrix("head", vocab, hidden, head_scale)) };
-    Llama { config, embed, layers, final_norm, head }
 }
 
 /// A configuration for tests that take milliseconds: two layers, grouped heads, `H d` different from `D`.
@@ -71,59 +241,5 @@ pub fn small_config() -> LlamaConfig {
     }
 }
 
-struct Source {
-    seed: u64,
-}
-
-impl Source {
-    fn matrix(&self, name: &str, rows: usize, cols: usize, deviation: f64) -> Matrix {
-        let mut data = vec![0.0f32; rows * cols];
-        data.par_chunks_mut(cols).enumerate().for_each(|(row, out)| self.fill(name, row, deviation, out));
-        Matrix { rows, cols, data }
-    }
-
-    fn gains(&self, name: &str, len: usize) -> Vec<f32> {
-        let mut out = vec![0.0; len];
-        self.fill(name, 0, 0.1, &mut out);
-        out.iter().map(|gain| 1.0 + gain.clamp(-0.3, 0.3)).collect()
-    }
-
-    /// Normal numbers by the transform of Box and Muller.
-    fn fill(&self, name: &str, row: usize, deviation: f64, out: &mut [f32]) {
-        let mut hasher = blake3::Hasher::new_derive_key("undertone synthetic weights, version 1");
-        hasher.update(&self.seed.to_le_bytes()).update(&(row as u64).to_le_bytes()).update(name.as_bytes());
-        let mut stream = hasher.finalize_xof();
-        for pair in out.chunks_mut(2) {
-            let mut bytes = [[0u8; 4]; 2];
-            stream.fill(bytes.as_flattened_mut());
-            // The first number lies in (0, 1], so that its logarithm is finite.
-            let [first, second] = bytes.map(|four| (f64::from(u32::from_le_bytes(four)) + 1.0) * (-32f64).exp2());
-            let radius = deviation * (-2.0 * first.ln()).sqrt();
-            let angle = std::f64::consts::TAU * second;
-            for (value, part) in pair.iter_mut().zip([angle.cos(), angle.sin()]) {
-                *value = (radius * part) as f32;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_determines_the_model() {
-        let one = synthetic(small_config(), 1);
-        assert_eq!(one.fingerprint(), synthetic(small_config(), 1).fingerprint());
-        assert_ne!(one.fingerprint(), synthetic(small_config(), 2).fingerprint());
-    }
-
-    #[test]
-    fn weights_have_the_stated_deviation() {
-        let matrix = Source { seed: 5 }.matrix("any", 100, 100, 0.25);
-        let mean = matrix.data.iter().map(|&x| f64::from(x)).sum::<f64>() / 1e4;
-        let square = matrix.data.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / 1e4;
-        // Five standard deviations of the two estimates: 0.25 · 5 / 100 and 0.0625 · √2 · 5 / 100.
-        assert!(mean.abs() < 0.0125 && (square - 0.0625).abs() < 0.0045, "{mean} {square}");
-    }
-}
+mod tests;

@@ -10,13 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, serialize_to_file};
 use serde::Deserialize;
 
 use crate::config::LlamaConfig;
 use crate::error::{Error, Result, shown};
-use crate::safetensors_file::{SafetensorsFile, read_capped};
+use crate::safetensors_file::{NumberFormat, SafetensorsFile, read_capped};
+use crate::safetensors_writer::{TensorHeader, write_safetensors};
 
 /// Largest `model.safetensors.index.json` that is read, in bytes.
 const INDEX_CAP: u64 = 64 << 20;
@@ -154,20 +153,14 @@ impl Llama {
         std::fs::create_dir_all(dir).map_err(|source| Error::io("write", dir, source))?;
         let config = dir.join("config.json");
         std::fs::write(&config, self.config.to_json()).map_err(|source| Error::io("write", &config, source))?;
+        let tensors = self.tensors();
+        let headers: Vec<TensorHeader> =
+            tensors.iter().map(|(name, shape, _)| TensorHeader { name: name.clone(), shape: shape.clone() }).collect();
         let path = dir.join("model.safetensors");
-        let refused =
-            |error: safetensors::SafeTensorError| Error::io("write", &path, std::io::Error::other(error.to_string()));
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
-            .tensors()
-            .into_iter()
-            .map(|(name, shape, values)| (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            .collect();
-        let views = tensors
-            .iter()
-            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(refused)?;
-        serialize_to_file(views, None, &path).map_err(refused)
+        write_safetensors(&path, &headers.iter().collect::<Vec<_>>(), NumberFormat::F32, |index, first, out| {
+            let start = first * headers[index].row_len();
+            out.copy_from_slice(&tensors[index].2[start..start + out.len()]);
+        })
     }
 
     /// Every tensor with its name and shape, in the canonical order of [`tensor_shapes`].

@@ -6,14 +6,13 @@
 //! the shape, not of a trained model.
 
 use super::setup::Setup;
-use crate::config::read_config;
+use crate::config::config_like;
 use crate::context::Context;
 use crate::error::Result;
 use crate::memory::peak_rss_bytes;
 use crate::plan::Planned;
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use undertone_he::{Counts, Evaluator, Parameters};
@@ -34,7 +33,7 @@ const CALIBRATION_PROMPTS: u64 = 12;
 /// Flags of `bench layer`.
 #[derive(Debug, Args)]
 pub struct LayerArguments {
-    /// A config.json, a model directory, llama-2-7b or llama-3-8b
+    /// A config.json, a model directory, llama-2-7b, llama-3-8b, tinyllama-1.1b or llama-100m
     #[arg(long, value_name = "CONFIG_OR_NAME")]
     pub like: String,
 
@@ -53,7 +52,7 @@ pub struct LayerArguments {
 /// Runs the benchmark.
 pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     let shape = Shape { public_tokens: arguments.public, private_tokens: arguments.private, max_new_tokens: 1 };
-    let config = config_like(&arguments.like, arguments.public.saturating_add(arguments.private))?;
+    let config = layers_like(&arguments.like, arguments.public.saturating_add(arguments.private))?;
     // Lengths are checked before prompts of these lengths are made.
     Layout::new(&config, shape, Parameters::default_preset().chain().slot_count())?;
     context.progress.begin("random weights and their ranges", 1);
@@ -174,16 +173,8 @@ fn geometry(config: &LlamaConfig, shape: Shape) -> Value {
 }
 
 /// Layers of the shape that is asked for.
-fn config_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
-    let known = match like {
-        "llama-2-7b" => Some(known(4096, 11008, 32, 32, 10000.0)),
-        "llama-3-8b" => Some(known(4096, 14336, 32, 8, 500_000.0)),
-        _ => None,
-    };
-    let mut config = match known {
-        Some(text) => LlamaConfig::from_json(text.as_bytes(), None)?,
-        None => read_config(Path::new(like))?,
-    };
+fn layers_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
+    let mut config = config_like(like)?;
     config.num_hidden_layers = LAYERS;
     config.vocab_size = VOCABULARY;
     config.max_position_embeddings = config.max_position_embeddings.max(tokens + 1);
@@ -191,16 +182,6 @@ fn config_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
     config.eos_token_ids = vec![1];
     config.validate()?;
     Ok(config)
-}
-
-fn known(hidden: usize, intermediate: usize, heads: usize, key_heads: usize, theta: f64) -> String {
-    json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
-        "intermediate_size": intermediate, "num_hidden_layers": LAYERS, "num_attention_heads": heads,
-        "num_key_value_heads": key_heads, "vocab_size": VOCABULARY, "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5, "rope_theta": theta, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1,
-    })
-    .to_string()
 }
 
 /// Token ids without meaning, from a fixed multiplicative sequence.
@@ -281,10 +262,10 @@ mod tests {
 
     #[test]
     fn known_names_and_files_give_layers() {
-        let config = config_like("llama-3-8b", 300).unwrap();
+        let config = layers_like("llama-3-8b", 300).unwrap();
         assert_eq!((config.hidden_size, config.num_key_value_heads, config.num_hidden_layers), (4096, 8, LAYERS));
-        assert!(config_like("llama-2-7b", 300).is_ok());
-        assert!(matches!(config_like("no-such-name", 300), Err(Error::File { .. })));
+        assert!(layers_like("llama-2-7b", 300).is_ok());
+        assert!(matches!(layers_like("no-such-name", 300), Err(Error::Usage(_))));
     }
 
     #[test]
@@ -294,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_reported_layer_works_on_all_rows_and_is_counted_alone() {
-        let config = config_like("../../models/tiny", 40).unwrap();
+        let config = layers_like("../../models/tiny", 40).unwrap();
         let shape = Shape { public_tokens: 8, private_tokens: 16, max_new_tokens: 1 };
         let planned = Planned::new(&config, None, shape).unwrap();
         let (reported, last) = (planned.prefill_layer(REPORTED), planned.prefill_layer(LAYERS - 1));
