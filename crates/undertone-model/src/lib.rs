@@ -17,6 +17,7 @@ mod matmul;
 pub mod presets;
 pub mod reference;
 mod rope;
+pub mod rotation;
 pub mod safetensors_file;
 mod safetensors_writer;
 pub mod sampling;
