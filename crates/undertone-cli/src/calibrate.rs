@@ -1,14 +1,21 @@
 //! `undertone calibrate`: per-layer ranges of every nonlinear input, stored beside the model.
 
+mod report;
+
 use crate::context::Context;
 use crate::error::Result;
 use crate::files::{Access, write_whole};
 use crate::progress::Progress;
 use crate::prompt::{PromptLine, prompt_lines, read_text};
 use clap::Args;
-use std::path::PathBuf;
-use undertone_infer::calibrate::{CalibrationEvent, CalibrationOptions, Prompt, WindowOptions, calibrate, windows};
+use report::{Side, table};
+use std::path::{Path, PathBuf};
+use undertone_infer::calibrate::{
+    CalibrationEvent, CalibrationOptions, PrefixOptions, PrefixStep, Prompt, RangeReport, WindowOptions,
+    calibrate_prepared, ranges, search_prefix, windows,
+};
 use undertone_infer::calibration::FILE_NAME;
+use undertone_infer::{Calibration, Preparation};
 use undertone_model::{Llama, Tokenizer};
 
 /// Shape of the prompts that plain text is cut into.
@@ -23,7 +30,8 @@ It should look like the prompts the model will see.
 
 Examples:
   undertone calibrate --model DIR --text sample.txt
-  undertone calibrate --model DIR --text prompts.jsonl --out narrow.json")]
+  undertone calibrate --model DIR --text prompts.jsonl --out narrow.json
+  undertone calibrate --model DIR --text sample.txt --search-prefix --rotate --report")]
 pub struct CalibrateArguments {
     /// Hugging Face model directory
     #[arg(long, value_name = "DIR")]
@@ -40,6 +48,22 @@ pub struct CalibrateArguments {
     /// Factor by which ranges exceed what was seen
     #[arg(long, value_name = "X", default_value_t = CalibrationOptions::default().margin)]
     pub margin: f64,
+
+    /// Search a short public prefix for every prompt that narrows the ranges of private rows
+    #[arg(long)]
+    pub search_prefix: bool,
+
+    /// Rotate the residual stream and the values, which spreads outliers over all channels
+    #[arg(long)]
+    pub rotate: bool,
+
+    /// Public seed of the rotation
+    #[arg(long, value_name = "S", default_value_t = 0, requires = "rotate")]
+    pub rotation_seed: u64,
+
+    /// Print the ranges of every layer, before and after prefix and rotation
+    #[arg(long)]
+    pub report: bool,
 }
 
 /// Runs the verb.
@@ -51,31 +75,126 @@ pub fn run(arguments: &CalibrateArguments, context: &Context) -> Result<()> {
     let tokenizer = Tokenizer::load(&arguments.model, &model.config)?;
     let prompts = prompts(&read_text(&arguments.text)?, &tokenizer, &model)?;
     let options = CalibrationOptions { margin: arguments.margin, ..CalibrationOptions::default() };
-    let mut report = Report { progress: &context.progress, pass: "", scans: 0 };
-    let calibration = calibrate(&model, &prompts, options, &mut |event| report.event(event))?;
+    let mut work = Work { model: &model, prompts: &prompts, options, progress: Report::new(&context.progress) };
+    let steps = if arguments.search_prefix { work.search(&tokenizer)? } else { Vec::new() };
+    let preparation = Preparation {
+        // BOS alone is what every prompt starts with anyway.
+        prefix: steps
+            .iter()
+            .rfind(|step| step.kept)
+            .map(|step| step.prefix.clone())
+            .filter(|p| p.len() > 1)
+            .unwrap_or_default(),
+        rotation_seed: arguments.rotate.then_some(arguments.rotation_seed),
+    };
+    let mut sides = Vec::new();
+    if arguments.report && !preparation.is_plain() {
+        sides.push(work.side(&Preparation::default())?);
+    }
+    let calibration = work.calibrate(&preparation)?;
+    if arguments.report {
+        sides.push(Side::new(work.ranges(&preparation)?, Ok(calibration.clone()), &model.config));
+    }
+    let scans = work.progress.scans;
     context.progress.finish();
     let path = arguments.out.clone().unwrap_or_else(|| arguments.model.join(FILE_NAME));
     write_whole(&context.cleanup, &path, &calibration.to_json(), Access::Ordinary)?;
-    let object = serde_json::json!({
+    let mut object = serde_json::json!({
         "file": path.display().to_string(),
         "prompts": calibration.prompts,
         "tokens": calibration.tokens,
-        "scans": report.scans,
+        "scans": scans,
         "held_out_escapes": calibration.held_out_escapes,
+        "first_scan_escapes": calibration.first_scan_escapes,
         "layers": calibration.layers.len(),
+        "prefix": calibration.preparation.prefix,
+        "rotation_seed": calibration.preparation.rotation_seed,
     });
+    if arguments.search_prefix {
+        object["prefix_search"] = steps.iter().map(step_object).collect();
+    }
+    if arguments.report {
+        object["report"] = match &sides[..] {
+            [before, after] => serde_json::json!({ "before": before.object(), "after": after.object() }),
+            sides => serde_json::json!({ "before": sides.first().map(Side::object), "after": null }),
+        };
+    }
     context.result(&object, || {
-        format!(
-            "{}: {} layers from {} prompts, {} encrypted rows, {} held-out escapes after {} scans",
-            path.display(),
-            calibration.layers.len(),
-            calibration.prompts,
-            calibration.tokens,
-            calibration.held_out_escapes,
-            report.scans
-        )
+        let table = if arguments.report { table(&preparation, &sides) + "\n" } else { String::new() };
+        table + &summary(&path, &calibration, scans, &tokenizer, &steps)
     });
     Ok(())
+}
+
+fn step_object(step: &PrefixStep) -> serde_json::Value {
+    serde_json::json!({
+        "prefix": step.prefix, "fitted_bits": step.fitted_bits, "held_out_bits": step.held_out_bits, "kept": step.kept,
+    })
+}
+
+fn summary(
+    path: &Path,
+    calibration: &Calibration,
+    scans: usize,
+    tokenizer: &Tokenizer,
+    steps: &[PrefixStep],
+) -> String {
+    let mut text = format!(
+        "{}: {} layers from {} prompts, {} encrypted rows, {} held-out escapes after {scans} scans",
+        path.display(),
+        calibration.layers.len(),
+        calibration.prompts,
+        calibration.tokens,
+        calibration.held_out_escapes,
+    );
+    if let (Some(first), Some(last)) = (steps.first(), steps.iter().rfind(|step| step.kept)) {
+        let shown = tokenizer.decode(&last.prefix).unwrap_or_default();
+        text += &match last.prefix.len() {
+            0 | 1 => format!("\nno prefix beyond the first token narrows the ranges ({:.1} bits)", first.held_out_bits),
+            _ => format!(
+                "\nprefix {:?}, after BOS {shown:?}: {:.1} bits of range become {:.1} on held-out prompts",
+                last.prefix, first.held_out_bits, last.held_out_bits
+            ),
+        };
+    }
+    text
+}
+
+/// The model and its text, and what is done with them.
+struct Work<'a> {
+    model: &'a Llama,
+    prompts: &'a [Prompt],
+    options: CalibrationOptions,
+    progress: Report<'a>,
+}
+
+impl Work<'_> {
+    /// Searches a prefix; full stops, line breaks and spaces are candidates whatever the text shows.
+    fn search(&mut self, tokenizer: &Tokenizer) -> Result<Vec<PrefixStep>> {
+        let mut suggested = Vec::new();
+        for text in ["\n", ".", " "] {
+            suggested.extend(tokenizer.encode(text, false)?.last());
+        }
+        let progress = &mut |event| self.progress.event(event);
+        Ok(search_prefix(self.model, self.prompts, &suggested, PrefixOptions::default(), progress)?)
+    }
+
+    fn calibrate(&mut self, preparation: &Preparation) -> Result<Calibration> {
+        self.progress.scans = 0;
+        let progress = &mut |event| self.progress.event(event);
+        Ok(calibrate_prepared(self.model, self.prompts, preparation, self.options, progress)?)
+    }
+
+    fn ranges(&mut self, preparation: &Preparation) -> Result<RangeReport> {
+        Ok(ranges(self.model, self.prompts, preparation, &mut |event| self.progress.event(event))?)
+    }
+
+    /// One side of the report; ranges that no polynomial covers are part of it.
+    fn side(&mut self, preparation: &Preparation) -> Result<Side> {
+        let ranges = self.ranges(preparation)?;
+        let calibration = self.calibrate(preparation);
+        Ok(Side::new(ranges, calibration, &self.model.config))
+    }
 }
 
 /// JSON lines when the first line is an object, plain text otherwise.
@@ -105,7 +224,11 @@ struct Report<'a> {
     scans: usize,
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    fn new(progress: &'a Progress) -> Self {
+        Self { progress, pass: "", scans: 0 }
+    }
+
     fn event(&mut self, event: CalibrationEvent) {
         match event {
             CalibrationEvent::Prompts { pass, done, total } => {

@@ -7,6 +7,7 @@ use crate::prompt::PromptArguments;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use undertone_client::Prompt;
+use undertone_infer::{Calibration, Error as InferError, Preparation};
 use undertone_model::generate::clear_generate_with;
 use undertone_model::tokenizer::Tokenizer;
 use undertone_model::{KvCache, Llama, forward};
@@ -50,6 +51,7 @@ pub fn run(arguments: &ClearArguments, context: &Context) -> Result<()> {
             Prompt::tokenize_with(&tokenizer, &text.public, &text.private)?
         }
     };
+    let prompt = prompt.prepare(&preparation(&arguments.model, &model)?, &model.config);
     prompt.check_context(arguments.text.max_new_tokens, &model.config)?;
     let ids: Zeroizing<Vec<u32>> = Zeroizing::new(prompt.public.iter().chain(&*prompt.private).copied().collect());
 
@@ -73,6 +75,21 @@ pub fn run(arguments: &ClearArguments, context: &Context) -> Result<()> {
     let text = tokenizer.decode(&new_ids)?;
     context.result(&serde_json::json!({ "token_ids": new_ids, "text": text }), || text.clone());
     Ok(())
+}
+
+/// What the calibration beside the model does to prompts, so that `run` and `clear` read the same tokens.
+///
+/// The rotation leaves the function as it is, so only the prefix matters here.
+fn preparation(folder: &Path, model: &Llama) -> Result<Preparation> {
+    match Calibration::load(folder) {
+        Ok(calibration) if calibration.preparation.prefix.is_empty() => Ok(Preparation::default()),
+        Ok(calibration) => {
+            calibration.check_model(model)?;
+            Ok(calibration.preparation)
+        }
+        Err(InferError::CalibrationMissing { .. }) => Ok(Preparation::default()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// One tensor named `logits`.

@@ -45,7 +45,7 @@ pub struct PlanArguments {
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
-    /// Public tokens, BOS included
+    /// Public tokens, BOS or the prefix of the calibration included
     #[arg(long, value_name = "P", default_value_t = 256)]
     pub public: usize,
 

@@ -212,3 +212,39 @@ fn the_version_names_the_commit() {
     let is_commit = digits.len() >= 12 && digits.chars().all(|c| c.is_ascii_hexdigit());
     assert!(is_commit || commit == "unknown", "{commit}");
 }
+
+#[test]
+fn calibrate_reports_what_a_prefix_and_a_rotation_change_and_clear_reads_the_prefix() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("prepared-{}", std::process::id()));
+    let out = folder.to_str().unwrap();
+    object(&["model", "synth", "--like", model().to_str().unwrap(), "--outliers", "--out", out, "--json"]);
+    let text = folder.join("text.txt");
+    // Sentences are long, so that the first full stop is often a private one.
+    let words: Vec<String> =
+        (0..6000).map(|i| format!("w{}{}", i * 7919 % 97, if i % 60 == 59 { "." } else { "" })).collect();
+    std::fs::write(&text, words.join(" ")).unwrap();
+    let text = text.to_str().unwrap();
+    let flags = ["--search-prefix", "--rotate", "--rotation-seed", "5", "--report", "--json"];
+    let said = object(&[&["calibrate", "--model", out, "--text", text], &flags[..]].concat());
+    assert_eq!((said["held_out_escapes"].as_u64(), said["rotation_seed"].as_u64()), (Some(0), Some(5)));
+    let prefix = said["prefix"].as_array().unwrap();
+    assert!((2..=4).contains(&prefix.len()) && prefix[0] == 0, "{prefix:?}");
+    let (before, after) = (&said["report"]["before"], &said["report"]["after"]);
+    has_fields(&after["layers"][1], &["attention_mean_square", "scores", "silu_input", "o_out", "down_out", "degrees"]);
+    let residual = |side: &Value| side["final_residual"].as_f64().unwrap();
+    assert!(residual(after) < residual(before), "{said}");
+    assert!(after["bootstraps"].as_u64().is_some() && after["refused"].is_null());
+    // The text form shows the same.
+    let shown =
+        String::from_utf8(undertone(&[&["calibrate", "--model", out, "--text", text], &flags[..5]].concat()).stdout);
+    let shown = shown.unwrap();
+    assert!(shown.contains("before") && shown.contains("layer 1 SiLU input") && shown.contains("prefix"), "{shown}");
+    // `clear` reads what `run` would send: the prefix and the prompt.
+    let logits = folder.join("logits.safetensors");
+    let path = logits.to_str().unwrap();
+    object(&["clear", "--model", out, "--prompt", "", "--max-new-tokens", "1", "--logits", path, "--json"]);
+    let bytes = std::fs::read(&logits).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("logits").unwrap().shape()[0], prefix.len());
+    std::fs::remove_dir_all(&folder).unwrap();
+}

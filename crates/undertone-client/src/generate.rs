@@ -66,6 +66,7 @@ pub fn generate(request: Request<'_>, observer: &mut dyn Observer) -> Result<Run
     let Request { model, prompt, max_new_tokens, sampler, server, way } = request;
     // 1: the prompt is tokenized and split; its lengths are all that the session is opened with.
     let shape = prompt.shape(max_new_tokens, &model.config)?;
+    model.calibration.preparation.check_public(&prompt.public)?;
     let started = Instant::now();
     let mut opened = open(way, server, model, shape, prompt.padded_from, observer)?;
     let setup_seconds = started.elapsed().as_secs_f64();

@@ -14,9 +14,9 @@ pub struct LocalModel {
     pub config: LlamaConfig,
     /// Absent when prompts come as token ids.
     pub tokenizer: Option<Tokenizer>,
-    /// Token embedding, `[V, D]`.
+    /// Token embedding that the private part is encrypted with, `[V, D]`: rotated where the calibration says so.
     pub embed: Arc<Matrix>,
-    /// All weights, for comparing results with the clear model; absent when only the server has them.
+    /// All weights as they are stored, for comparing results with the clear model; absent when only the server has them.
     pub weights: Option<Arc<Llama>>,
     /// Ranges of the model's values.
     pub calibration: Calibration,
@@ -44,7 +44,8 @@ impl LocalModel {
                 cause: "its model fingerprint is not 64 hexadecimal digits".to_owned(),
             })?;
         let tokenizer = Some(Tokenizer::load(dir, &half.config)?);
-        Ok(Self { config: half.config, tokenizer, embed: half.embed, weights: None, calibration, fingerprint })
+        let embed = calibration.preparation.embedding(half.embed);
+        Ok(Self { config: half.config, tokenizer, embed, weights: None, calibration, fingerprint })
     }
 
     /// Takes a model that is in memory already.
@@ -56,7 +57,7 @@ impl LocalModel {
         Ok(Self {
             config: weights.config.clone(),
             tokenizer,
-            embed: weights.embed.clone(),
+            embed: calibration.preparation.embedding(weights.embed.clone()),
             fingerprint: weights.fingerprint(),
             weights: Some(weights),
             calibration,

@@ -1,9 +1,10 @@
 //! The prompt as token ids, split into what the server reads and what it must not.
 //!
 //! The two parts are tokenized independently: a merge across the boundary would make a public token depend on private
-//! text. The public part starts with BOS, which is the same for everybody.
+//! text. The public part starts with BOS, which is the same for everybody, or with the prefix of the calibration.
 
 use crate::{Error, LocalModel};
+use undertone_infer::Preparation;
 use undertone_model::{LlamaConfig, Tokenizer};
 use undertone_protocol::message::{MAX_PRIVATE_TOKENS, WireShape};
 use zeroize::Zeroizing;
@@ -13,7 +14,7 @@ pub const PRIVATE_LIMIT: usize = MAX_PRIVATE_TOKENS as usize;
 
 /// A prompt as token ids; the private ones are erased when dropped and never printed.
 pub struct Prompt {
-    /// BOS and the public part.
+    /// BOS, or the whole prefix of the calibration, and the public part.
     pub public: Vec<u32>,
     /// The private part, filler included.
     pub private: Zeroizing<Vec<u32>>,
@@ -27,7 +28,15 @@ impl Prompt {
     /// # Errors
     /// `TokenizerMissing`, or text that the tokenizer refuses.
     pub fn tokenize(model: &LocalModel, public: &str, private: &str) -> Result<Self, Error> {
-        Self::tokenize_with(model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?, public, private)
+        let tokenizer = model.tokenizer.as_ref().ok_or(Error::TokenizerMissing)?;
+        let prompt = Self::tokenize_with(tokenizer, public, private)?;
+        Ok(prompt.prepare(&model.calibration.preparation, &model.config))
+    }
+
+    /// Puts the prefix of a calibration before the public part.
+    pub fn prepare(mut self, preparation: &Preparation, config: &LlamaConfig) -> Self {
+        self.public = preparation.public_tokens(&self.public, config);
+        self
     }
 
     /// The same with a tokenizer alone, where there is no calibration.
@@ -39,7 +48,7 @@ impl Prompt {
         Ok(Self { public: tokenizer.encode(public, true)?, private, padded_from: None })
     }
 
-    /// Takes token ids; `public` starts with BOS.
+    /// Takes token ids; `public` starts with BOS, or with the prefix of the calibration.
     pub fn from_ids(public: Vec<u32>, private: Vec<u32>) -> Self {
         Self { public, private: Zeroizing::new(private), padded_from: None }
     }

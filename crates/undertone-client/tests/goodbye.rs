@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use undertone_client::{Error, LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::{Chain, Parameters};
-use undertone_infer::{Error as InferError, Progress};
+use undertone_infer::{Error as InferError, Preparation, Progress};
 use undertone_model::sampling::Sampler;
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::clear::{self, message::encode_slots};
@@ -17,7 +17,8 @@ const LOG_N: u32 = 10;
 const END: u32 = 7;
 
 fn model() -> LocalModel {
-    let (weights, calibration, _) = support::calibrated(support::config(1, vec![END]), LOG_N, 4, 5, 3);
+    let (weights, calibration, _) =
+        support::calibrated(support::config(1, vec![END]), &Preparation::default(), LOG_N, 4, 5, 3);
     LocalModel::new(weights, None, calibration).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
 use undertone_he::{EvaluationKeys, KEY_PREFIX_BYTES, KeyId, KeyMemory, KeyRequest, Parameters};
-use undertone_infer::{Calibration, Error as InferError};
+use undertone_infer::{Calibration, Error as InferError, Preparation};
 use undertone_model::sampling::Sampler;
 use undertone_model::{Llama, clear_generate, synthetic};
 use undertone_protocol::message::{ErrorClass, ProgressReport, WireShape};
@@ -28,7 +28,8 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let (weights, calibration, window) = support::calibrated(support::config(2, vec![]), LOG_N, 6, 17, NEW);
+        let (weights, calibration, window) =
+            support::calibrated(support::config(2, vec![]), &Preparation::default(), LOG_N, 6, 17, NEW);
         let prompt = Prompt::from_ids(window.public, window.private);
         Self { parameters: Parameters::insecure_test(LOG_N), weights, calibration, prompt }
     }

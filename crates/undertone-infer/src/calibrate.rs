@@ -12,20 +12,25 @@
 
 mod choose;
 mod extremes;
+mod prefix;
+mod report;
 mod scan;
 mod sums;
 mod windows;
 
 use crate::Error;
 use crate::calibration::{Calibration, VERSION, hex};
+use crate::preparation::Preparation;
 use choose::Chooser;
 use extremes::Extremes;
+pub use prefix::{PrefixOptions, PrefixStep, search_prefix};
 use rayon::prelude::*;
+pub use report::{LayerRanges, RangeReport, polynomial_levels, ranges};
 pub use scan::Escape;
 use scan::Scan;
 use sums::Sums;
 use undertone_model::reference::{self, Block, ForwardOptions, KvCache, LogitRows, Observer, Site, SiteShape};
-use undertone_model::{Accumulation, Llama};
+use undertone_model::{Accumulation, Llama, LlamaConfig};
 pub use windows::{WindowOptions, windows};
 
 /// Most tokens of a private part.
@@ -100,17 +105,36 @@ pub enum CalibrationEvent {
     },
 }
 
-/// Calibrates `model` on `prompts`.
+/// Calibrates `model` on `prompts` as they are.
 ///
 /// # Errors
-/// `CalibrationText` for unusable prompts or options and when escapes remain after the last scan, `RangeTooWide` when no polynomial fits, and model errors.
+/// As [`calibrate_prepared`].
 pub fn calibrate(
     model: &Llama,
     prompts: &[Prompt],
     options: CalibrationOptions,
     progress: &mut dyn FnMut(CalibrationEvent),
 ) -> Result<Calibration, Error> {
+    calibrate_prepared(model, prompts, &Preparation::default(), options, progress)
+}
+
+/// Calibrates `model` on `prompts`, both prepared as `preparation` says.
+///
+/// # Errors
+/// `CalibrationText` for unusable prompts or options and when escapes remain after the last scan, `RangeTooWide` when no polynomial fits, and model errors.
+pub fn calibrate_prepared(
+    model: &Llama,
+    prompts: &[Prompt],
+    preparation: &Preparation,
+    options: CalibrationOptions,
+    progress: &mut dyn FnMut(CalibrationEvent),
+) -> Result<Calibration, Error> {
     check(prompts, &options)?;
+    // Fingerprint and hash are those of what is stored and supplied, before any preparation.
+    let (model_fingerprint, corpus_hash) = (hex(&model.fingerprint()), corpus_hash(prompts));
+    let prompts = &prepared_prompts(prompts, preparation, &model.config)?[..];
+    let rotated = preparation.rotation_seed.map(|seed| model.clone().rotated(seed));
+    let model = rotated.as_ref().unwrap_or(model);
     let config = &model.config;
     let mut fitted: Vec<bool> = (0..prompts.len()).map(|i| !is_held_out(i, options.held_out_fraction)).collect();
     let mut chooser = Chooser::new(config, options, longest_public(prompts));
@@ -122,8 +146,9 @@ pub fn calibrate(
         let sums = run.pass("sums", &fitted, || Sums::new(&spans, chooser.padded_columns))?;
         let mut calibration = Calibration {
             version: VERSION,
-            model_fingerprint: hex(&model.fingerprint()),
-            corpus_hash: corpus_hash(prompts),
+            model_fingerprint: model_fingerprint.clone(),
+            corpus_hash: corpus_hash.clone(),
+            preparation: preparation.clone(),
             prompts: prompts.len(),
             tokens: prompts.iter().map(|p| p.private.len() + p.answer.len()).sum(),
             held_out_escapes: 0,
@@ -246,6 +271,13 @@ fn is_held_out(index: usize, fraction: f64) -> bool {
     (fraction * (index + 1) as f64).floor() > (fraction * index as f64).floor()
 }
 
+/// The prompts as the prepared model reads them.
+fn prepared_prompts(prompts: &[Prompt], preparation: &Preparation, config: &LlamaConfig) -> Result<Vec<Prompt>, Error> {
+    preparation.check_shape(config)?;
+    let public = |prompt: &Prompt| preparation.public_tokens(&prompt.public, config);
+    Ok(prompts.iter().map(|prompt| Prompt { public: public(prompt), ..prompt.clone() }).collect())
+}
+
 fn longest_public(prompts: &[Prompt]) -> usize {
     prompts.iter().map(|p| p.public.len()).max().unwrap_or(0)
 }
@@ -263,6 +295,11 @@ fn check(prompts: &[Prompt], options: &CalibrationOptions) -> Result<(), Error> 
     if prompts.len() == held_out || (fraction > 0.0 && held_out == 0) {
         return refuse("prompts", prompts.len(), "enough for a fitted and a held-out part");
     }
+    check_lengths(prompts)
+}
+
+fn check_lengths(prompts: &[Prompt]) -> Result<(), Error> {
+    let refuse = |what, have, need: &str| Err(Error::CalibrationText { what, have, need: need.into() });
     for prompt in prompts {
         if prompt.public.is_empty() {
             return refuse("public tokens in one prompt", 0, "at least the token that starts the sequence");
@@ -285,5 +322,7 @@ fn corpus_hash(prompts: &[Prompt]) -> String {
     hex(hasher.finalize().as_bytes())
 }
 
+#[cfg(test)]
+mod prepared_tests;
 #[cfg(test)]
 mod tests;

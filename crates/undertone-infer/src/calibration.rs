@@ -5,6 +5,7 @@
 //! told. Files are untrusted input: their size is capped and every number is checked before use.
 
 use crate::Error;
+use crate::preparation::{MAX_PREFIX, Preparation};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -85,6 +86,9 @@ pub struct Calibration {
     pub first_scan_escapes: Option<usize>,
     /// Factor by which ranges exceed what was seen.
     pub margin: f64,
+    /// The prefix and the rotation that ranges hold for; absent in files without either.
+    #[serde(default, skip_serializing_if = "Preparation::is_plain")]
+    pub preparation: Preparation,
     /// Largest |residual stream|: before both norms of every layer in turn and before the final norm, 2L + 1 values.
     pub residual_bound: Vec<f64>,
     /// One entry per layer.
@@ -247,12 +251,15 @@ impl Calibration {
         for layer in &self.layers {
             count("heads", layer.softmax.shift.len(), config.num_attention_heads)?;
         }
-        Ok(())
+        self.preparation.check_shape(config)
     }
 
     /// Every bound positive and finite, every interval ordered, every degree and round count sensible.
     fn check_numbers(&self) -> Result<(), Error> {
         let last = self.layers.len();
+        if self.preparation.prefix.len() > MAX_PREFIX {
+            return Err(Error::CalibrationRange { what: "the prefix", layer: 0 });
+        }
         let bound = |what, layer, value: f64| {
             if is_magnitude(value) { Ok(()) } else { Err(Error::CalibrationRange { what, layer }) }
         };

@@ -44,6 +44,14 @@ pub enum Error {
         /// Fingerprint of the model, hexadecimal.
         need: String,
     },
+    /// A prompt does not start with the public prefix that the calibration was made with.
+    #[error(
+        "the public tokens do not start with the {need} prefix tokens of the calibration; let the client that knows this calibration put them there"
+    )]
+    PrefixMissing {
+        /// Tokens of the prefix.
+        need: usize,
+    },
     /// A calibration file cannot be read, written or decoded.
     #[error("the calibration {file} is not usable: {cause}; calibrate the model again or check the path")]
     CalibrationFile {

@@ -23,6 +23,7 @@ mod norm;
 pub mod packing;
 mod plan;
 mod prefill;
+mod preparation;
 mod program;
 mod progress;
 mod public_prefill;
@@ -36,6 +37,7 @@ pub use calibration::{Calibration, Interval, LayerCalibration, NormCalibration, 
 pub use error::Error;
 pub use packing::{Layout, Shape};
 pub use plan::{Plan, StageCost, StepCost};
+pub use preparation::{MAX_PREFIX, Preparation};
 pub use program::{Program, ServerState, StepOutput};
 pub use progress::Progress;
 pub use public_prefill::PublicCache;

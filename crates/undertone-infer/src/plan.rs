@@ -8,6 +8,7 @@ use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibratio
 use crate::decode;
 use crate::packing::Shape;
 use crate::prefill;
+use crate::preparation::Preparation;
 use crate::program::{Pass, Program};
 use crate::progress::Progress;
 use std::sync::Mutex;
@@ -178,6 +179,7 @@ fn assumed_calibration(config: &LlamaConfig) -> Calibration {
         held_out_escapes: 0,
         first_scan_escapes: None,
         margin: 1.0,
+        preparation: Preparation::default(),
         residual_bound: vec![32.0; 2 * layers + 1],
         layers: vec![layer; layers],
         final_norm: norm.mean_square,

@@ -11,6 +11,7 @@ use crate::guard::Guard;
 use crate::layer::{HeadPlan, LayerPlan};
 use crate::packing::{Axis, Layout, Shape, check};
 use crate::prefill;
+use crate::preparation::Preparation;
 use crate::progress::{Progress, Steps};
 use crate::public_prefill::PublicCache;
 use undertone_he::{Chain, Evaluator, Slots};
@@ -29,6 +30,7 @@ pub struct Program {
     pub(crate) layout: Layout,
     pub(crate) layers: Vec<LayerPlan>,
     pub(crate) head: HeadPlan,
+    pub(crate) preparation: Preparation,
 }
 
 /// The encrypted key and value caches of one session.
@@ -121,17 +123,29 @@ impl Program {
                 return Err(Error::Calibration { what, have, need });
             }
         }
+        let preparation = calibration.preparation.clone();
+        preparation.check_shape(config)?;
+        check("the number of public tokens", shape.public_tokens, preparation.prefix.len(), usize::MAX)?;
         let layout = Layout::new(config, shape, chain.slot_count())?;
         let plans = (0..layers)
             .map(|layer| LayerPlan::new(config, calibration, &layout, chain, layer))
             .collect::<Result<Vec<_>, _>>()?;
         let head = HeadPlan::new(config, calibration, chain)?;
-        Ok(Self { config: config.clone(), chain, layout, layers: plans, head })
+        Ok(Self { config: config.clone(), chain, layout, layers: plans, head, preparation })
     }
 
     /// The layouts.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Runs the public tokens through the prepared `model` in the clear.
+    ///
+    /// # Errors
+    /// `PrefixMissing` when they do not start with the prefix of the calibration; as [`PublicCache::new`].
+    pub fn public_cache(&self, model: &Llama, public_ids: &[u32]) -> Result<PublicCache, Error> {
+        self.preparation.check_public(public_ids)?;
+        PublicCache::new(model, public_ids)
     }
 
     /// Level at which the client encrypts its input.

@@ -4,7 +4,7 @@ mod session;
 
 use session::{FIT_BITS, Session, chain, config, measure, tokens, top};
 use undertone_he::{CostEvaluator, Evaluator};
-use undertone_infer::{Plan, Shape};
+use undertone_infer::{Error, Plan, Preparation, Program, Shape};
 use undertone_model::reference::{ForwardOptions, forward_observed};
 use undertone_model::{Accumulation, KvCache, synthetic};
 
@@ -83,4 +83,28 @@ fn more_rounds_than_the_chain_has_levels_for() {
 #[test]
 fn the_bundled_shape_at_the_full_ring() {
     agrees([64, 176, 2, 4, 2, 16, 1024], 100, 40, 3, 2, 16);
+}
+
+#[test]
+fn a_rotated_model_behind_a_prefix_agrees_with_the_stored_one() {
+    let dims = [24, 40, 2, 4, 2, 8, 50];
+    let model = synthetic(config(dims), 7);
+    let rotated = model.clone().rotated(3);
+    let ids = tokens(18, dims[6], 3);
+    let mut calibration = measure(&rotated, &ids, 2, 1.05);
+    calibration.preparation = Preparation { prefix: ids[..3].to_vec(), rotation_seed: Some(3) };
+    let shape = Shape { public_tokens: 7, private_tokens: 11, max_new_tokens: 1 };
+    let mut session = Session::new(&rotated, &calibration, shape, &ids[..7], 12);
+    let output = session.prefill(&ids[7..]);
+    let found = session.read(&output).unwrap();
+    let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
+    let expected = forward_observed(&model, &mut KvCache::new(&model.config), &ids, options, &mut ()).unwrap();
+    let error = found.iter().zip(&expected[17]).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    // As in `agrees`; what rotating the weights rounds off is far below.
+    assert!(error <= 64.0 * (-FIT_BITS).exp2() * calibration.logit_bound, "{error}");
+    let missing = session.program.public_cache(&rotated, &ids[1..8]).unwrap_err();
+    assert!(matches!(missing, Error::PrefixMissing { need: 3 }), "{missing}");
+    assert_eq!(session.program.public_cache(&rotated, &ids[..7]).unwrap().len(), 7);
+    let short = Shape { public_tokens: 2, ..shape };
+    assert!(matches!(Program::new(&rotated.config, &calibration, short, chain(12)), Err(Error::Shape { .. })));
 }

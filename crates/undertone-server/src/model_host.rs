@@ -43,6 +43,8 @@ impl ModelHost {
         calibration.check_fingerprint(&fingerprint)?;
         calibration.check_shape(&model.config)?;
         let calibration_digest = calibration_digest(&calibration);
+        // The name stays that of the stored weights, from which both sides derive the prepared ones.
+        let model = calibration.preparation.weights(model);
         Ok(Self { parameters, model, calibration, fingerprint, calibration_digest, offer_clear: false })
     }
 

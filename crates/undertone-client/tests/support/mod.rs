@@ -1,8 +1,8 @@
 //! A synthetic model with its calibration.
 
 use std::sync::Arc;
-use undertone_infer::Calibration;
-use undertone_infer::calibrate::{CalibrationOptions, Prompt, WindowOptions, calibrate, windows};
+use undertone_infer::calibrate::{CalibrationOptions, Prompt, WindowOptions, calibrate_prepared, windows};
+use undertone_infer::{Calibration, Preparation};
 use undertone_model::{Llama, LlamaConfig, RopeKind, RopeScaling, synthetic};
 
 /// Forty tokens, two heads of eight, sequences of 64.
@@ -24,9 +24,10 @@ pub fn config(num_hidden_layers: usize, eos_token_ids: Vec<u32>) -> LlamaConfig 
     }
 }
 
-/// A model of this shape, calibrated for ring degree 2^log_n on 24 windows, and the first of them.
+/// A model of this shape, calibrated with a preparation for ring degree 2^log_n on 24 windows, and the first of them.
 pub fn calibrated(
     config: LlamaConfig,
+    preparation: &Preparation,
     log_n: u32,
     public: usize,
     private: usize,
@@ -36,6 +37,6 @@ pub fn calibrated(
     let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
     let mut prompts = windows(&tokens, Some(1), WindowOptions { count: 24, public, private, answer });
     let options = CalibrationOptions { slot_count: 1 << (log_n - 1), ..CalibrationOptions::default() };
-    let calibration = calibrate(&weights, &prompts, options, &mut |_| {}).unwrap();
+    let calibration = calibrate_prepared(&weights, &prompts, preparation, options, &mut |_| {}).unwrap();
     (weights, calibration, prompts.swap_remove(0))
 }

@@ -9,6 +9,7 @@ use crate::calibration::{
     Calibration, Interval, LayerCalibration, MAX_NEWTON_STEPS, MAX_ROUNDS, NormCalibration, SoftmaxCalibration,
 };
 use crate::layer::final_norm_degree;
+use crate::preparation::Preparation;
 use undertone_model::LlamaConfig;
 
 /// Bits of every inverse but the last: their errors cancel, only the range of the next sum depends on them.
@@ -90,6 +91,7 @@ impl Chooser {
             held_out_escapes: 0,
             first_scan_escapes: None,
             margin: self.options.margin,
+            preparation: Preparation::default(),
             residual_bound: extremes.residual.iter().map(|&bound| self.bound(bound)).collect(),
             layers,
             final_norm,

@@ -51,6 +51,9 @@ pub(super) struct LayerExtremes {
     pub(super) gate: f64,
     pub(super) up: f64,
     pub(super) product: f64,
+    /// Outputs of o and of down, which decide on no polynomial.
+    pub(super) attention_projected: f64,
+    pub(super) mlp_projected: f64,
 }
 
 /// The whole model.
@@ -78,6 +81,8 @@ impl Extremes {
             gate: 0.0,
             up: 0.0,
             product: 0.0,
+            attention_projected: 0.0,
+            mlp_projected: 0.0,
         };
         Self {
             head_dim: config.head_dim,
@@ -124,6 +129,8 @@ impl LayerExtremes {
             Site::Gate => raise(&mut self.gate, largest(values)),
             Site::Up => raise(&mut self.up, largest(values)),
             Site::Product => raise(&mut self.product, largest(values)),
+            Site::OProjOut => raise(&mut self.attention_projected, largest(values)),
+            Site::DownOut => raise(&mut self.mlp_projected, largest(values)),
             _ => {}
         }
     }
@@ -143,6 +150,8 @@ impl LayerExtremes {
             (&mut self.gate, other.gate),
             (&mut self.up, other.up),
             (&mut self.product, other.product),
+            (&mut self.attention_projected, other.attention_projected),
+            (&mut self.mlp_projected, other.mlp_projected),
         ] {
             raise(mine, theirs);
         }

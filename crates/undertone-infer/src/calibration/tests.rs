@@ -1,4 +1,5 @@
 use super::*;
+use undertone_model::synthetic::small_config;
 
 fn interval(low: f64, high: f64) -> Interval {
     Interval { low, high }
@@ -37,6 +38,7 @@ fn sample() -> Calibration {
         held_out_escapes: 0,
         first_scan_escapes: Some(2),
         margin: 1.25,
+        preparation: Preparation::default(),
         residual_bound: vec![4.0, 6.0, 8.0],
         layers: vec![layer],
         final_norm: interval(0.5, 40.0),
@@ -78,12 +80,27 @@ fn files_without_the_first_scan_are_read() {
 }
 
 #[test]
+fn a_preparation_is_kept_checked_and_absent_where_there_is_none() {
+    let plain = String::from_utf8(sample().to_json()).unwrap();
+    assert!(!plain.contains("preparation"), "files without one stay what they were");
+    let preparation = Preparation { prefix: vec![1, 2], rotation_seed: Some(u64::MAX) };
+    let mut prepared = Calibration { preparation, ..sample() };
+    assert_eq!(Calibration::from_json(&prepared.to_json(), "test").unwrap(), prepared);
+    let mut config = undertone_model::LlamaConfig { num_hidden_layers: 1, num_attention_heads: 2, ..small_config() };
+    assert!(prepared.check_shape(&config).is_ok());
+    config.vocab_size = 2;
+    assert!(prepared.check_shape(&config).is_err());
+    prepared.preparation.prefix = vec![1; MAX_PREFIX + 1];
+    assert!(matches!(Calibration::from_json(&prepared.to_json(), "test"), Err(Error::CalibrationRange { .. })));
+}
+
+#[test]
 fn other_models_are_refused() {
     let calibration = sample();
     assert!(calibration.check_fingerprint(&[7; 32]).is_ok());
     let error = calibration.check_fingerprint(&[8; 32]).unwrap_err();
     assert!(matches!(error, Error::CalibrationForOtherModel { .. }), "{error}");
-    let mut config = undertone_model::synthetic::small_config();
+    let mut config = small_config();
     let error = calibration.check_shape(&config).unwrap_err();
     assert!(matches!(error, Error::Calibration { what: "layers", have: 1, need: 2 }), "{error}");
     config.num_hidden_layers = 1;

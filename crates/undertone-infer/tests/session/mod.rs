@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use undertone_he::{Chain, ClearEvaluator, ClearValue, Evaluator};
 use undertone_infer::approximation::{degree_for, exponential, inverse, inverse_square_root, silu_even};
 use undertone_infer::{
-    Calibration, Interval, LayerCalibration, NormCalibration, Program, PublicCache, ServerState, Shape,
+    Calibration, Interval, LayerCalibration, NormCalibration, Preparation, Program, PublicCache, ServerState, Shape,
     SoftmaxCalibration, StepOutput,
 };
 use undertone_model::reference::{Block, ForwardOptions, Observer, Site, SiteShape, embed, forward_observed};
@@ -128,6 +128,7 @@ pub fn measure(model: &Llama, ids: &[u32], rounds: usize, margin: f64) -> Calibr
         held_out_escapes: 0,
         first_scan_escapes: None,
         margin,
+        preparation: Preparation::default(),
         residual_bound,
         layers: plans,
         final_norm: square(layers, Site::FinalMeanSquare, 2),

@@ -52,7 +52,7 @@ impl<E: Evaluator + Send, C: BlobCodec<E>> Engine for ProgramEngine<E, C> {
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<u8>>, Error> {
         let input = self.read(&input)?;
-        let public = PublicCache::new(&self.model, public_tokens)?;
+        let public = self.program.public_cache(&self.model, public_tokens)?;
         let (output, state) = self.program.prefill(&self.evaluator, &self.model, &public, input, progress)?;
         self.running = Some((public, state));
         self.write(&output)
