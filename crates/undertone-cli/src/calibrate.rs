@@ -91,10 +91,15 @@ pub fn run(arguments: &CalibrateArguments, context: &Context) -> Result<()> {
     if arguments.report && !preparation.is_plain() {
         sides.push(work.side(&Preparation::default())?);
     }
-    let calibration = work.calibrate(&preparation)?;
+    let calibration = work.calibrate(&preparation);
     if arguments.report {
-        sides.push(Side::new(work.ranges(&preparation)?, Ok(calibration.clone()), &model.config));
+        sides.push(Side::new(work.ranges(&preparation)?, calibration.as_ref(), &model.config));
+        if calibration.is_err() {
+            // The ranges show why.
+            context.result(&serde_json::json!({ "report": report_object(&sides) }), || table(&preparation, &sides));
+        }
     }
+    let calibration = calibration?;
     let scans = work.progress.scans;
     context.progress.finish();
     let path = arguments.out.clone().unwrap_or_else(|| arguments.model.join(FILE_NAME));
@@ -114,16 +119,18 @@ pub fn run(arguments: &CalibrateArguments, context: &Context) -> Result<()> {
         object["prefix_search"] = steps.iter().map(step_object).collect();
     }
     if arguments.report {
-        object["report"] = match &sides[..] {
-            [before, after] => serde_json::json!({ "before": before.object(), "after": after.object() }),
-            sides => serde_json::json!({ "before": sides.first().map(Side::object), "after": null }),
-        };
+        object["report"] = report_object(&sides);
     }
     context.result(&object, || {
         let table = if arguments.report { table(&preparation, &sides) + "\n" } else { String::new() };
         table + &summary(&path, &calibration, scans, &tokenizer, &steps)
     });
     Ok(())
+}
+
+fn report_object(sides: &[Side]) -> serde_json::Value {
+    let side = |index: usize| sides.get(index).map(Side::object);
+    serde_json::json!({ "before": side(0), "after": side(1) })
 }
 
 fn step_object(step: &PrefixStep) -> serde_json::Value {
@@ -193,7 +200,7 @@ impl Work<'_> {
     fn side(&mut self, preparation: &Preparation) -> Result<Side> {
         let ranges = self.ranges(preparation)?;
         let calibration = self.calibrate(preparation);
-        Ok(Side::new(ranges, calibration, &self.model.config))
+        Ok(Side::new(ranges, calibration.as_ref(), &self.model.config))
     }
 }
 
@@ -221,21 +228,25 @@ fn prompts(text: &str, tokenizer: &Tokenizer, model: &Llama) -> Result<Vec<Promp
 struct Report<'a> {
     progress: &'a Progress,
     pass: &'static str,
+    /// Prompts of the pass that are done.
+    done: usize,
     scans: usize,
 }
 
 impl<'a> Report<'a> {
     fn new(progress: &'a Progress) -> Self {
-        Self { progress, pass: "", scans: 0 }
+        Self { progress, pass: "", done: 0, scans: 0 }
     }
 
     fn event(&mut self, event: CalibrationEvent) {
         match event {
             CalibrationEvent::Prompts { pass, done, total } => {
-                if pass != self.pass {
+                // A pass of the same name starts again for every candidate of a search.
+                if pass != self.pass || done <= self.done {
                     self.pass = pass;
                     self.progress.begin(pass, total as u64);
                 }
+                self.done = done;
                 self.progress.advance_to(done as u64, "prompt");
             }
             CalibrationEvent::Scanned { held_out, escapes, .. } => {

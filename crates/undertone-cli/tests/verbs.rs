@@ -217,12 +217,24 @@ fn the_version_names_the_commit() {
 fn calibrate_reports_what_a_prefix_and_a_rotation_change_and_clear_reads_the_prefix() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("prepared-{}", std::process::id()));
     let out = folder.to_str().unwrap();
-    object(&["model", "synth", "--like", model().to_str().unwrap(), "--outliers", "--out", out, "--json"]);
-    let text = folder.join("text.txt");
-    // Sentences are long, so that the first full stop is often a private one.
-    let words: Vec<String> =
-        (0..6000).map(|i| format!("w{}{}", i * 7919 % 97, if i % 60 == 59 { "." } else { "" })).collect();
-    std::fs::write(&text, words.join(" ")).unwrap();
+    // Heads are wide enough to tell distances apart over the whole of these prompts.
+    let shape = folder.with_extension("json");
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 300, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512, "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 1,
+    });
+    std::fs::write(&shape, config.to_string()).unwrap();
+    object(&["model", "synth", "--like", shape.to_str().unwrap(), "--outliers", "--out", out, "--json"]);
+    std::fs::remove_file(&shape).unwrap();
+    let text = folder.join("prompts.jsonl");
+    // In every other prompt the first full stop is a private one.
+    let line = |i: usize| {
+        let words: Vec<String> = (0..9).map(|j| format!("w{}", (i * 31 + j * 17) % 97)).collect();
+        let (public, private) = (words[..4].join(" "), words[4..].join(" "));
+        serde_json::json!({ "public": public + ["", "."][i % 2], "private": private + ". So", "answer": " it is" })
+    };
+    std::fs::write(&text, (0..32).map(|i| format!("{}\n", line(i))).collect::<String>()).unwrap();
     let text = text.to_str().unwrap();
     let flags = ["--search-prefix", "--rotate", "--rotation-seed", "5", "--report", "--json"];
     let said = object(&[&["calibrate", "--model", out, "--text", text], &flags[..]].concat());

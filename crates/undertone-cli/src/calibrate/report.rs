@@ -1,6 +1,6 @@
 //! Ranges and degrees before and after a prefix and a rotation, as a table and as JSON.
 
-use crate::error::Result;
+use crate::error::Error;
 use serde_json::{Value, json};
 use undertone_he::{CostEvaluator, Parameters, bootstrap_model};
 use undertone_infer::calibrate::{LayerRanges, RangeReport, polynomial_levels};
@@ -14,14 +14,14 @@ const SHAPE: Shape = Shape { public_tokens: 256, private_tokens: 64, max_new_tok
 pub struct Side {
     ranges: RangeReport,
     /// The reason when no polynomials cover the ranges.
-    calibration: std::result::Result<Calibration, String>,
+    calibration: Result<Calibration, String>,
     bootstraps: Option<u64>,
 }
 
 impl Side {
     /// Takes what was measured, and counts the bootstraps of a prefill of 256 public and 64 private tokens.
-    pub fn new(ranges: RangeReport, calibration: Result<Calibration>, config: &LlamaConfig) -> Self {
-        let calibration = calibration.map_err(|error| error.to_string());
+    pub fn new(ranges: RangeReport, calibration: Result<&Calibration, &Error>, config: &LlamaConfig) -> Self {
+        let calibration = calibration.cloned().map_err(|error| error.to_string());
         let bootstraps = calibration.as_ref().ok().and_then(|calibration| {
             let room = config.max_position_embeddings.saturating_sub(SHAPE.private_tokens + 1);
             let shape = Shape { public_tokens: SHAPE.public_tokens.min(room), ..SHAPE };

@@ -3,8 +3,8 @@
 //! Candidates are the tokens that carry outliers in the calibration text, the caller's suggestions, and BOS once more.
 //! From BOS alone the search appends greedily what narrows the ranges of encrypted rows most, and stops where fitted
 //! prompts gain less than [`LEAST_GAIN_BITS`] or held-out ones nothing. Source: PrefixQuant (Chen et al., arXiv
-//! 2410.05265) for prefixes by the frequency of outlier tokens; the objective, which is what polynomials cost, is ours:
-//! log2 of the spread of every mean square, of every SiLU input and of every span of scores, added up.
+//! 2410.05265) for prefixes by the frequency of outlier tokens; the objective, what polynomials and precision cost, is
+//! ours: log2 of the spread of every mean square, of every SiLU input, span of scores and bound of the residual stream.
 
 use super::extremes::{Extremes, Range};
 use super::{CHUNK, CalibrationEvent, Prompt, Run, check_lengths, is_held_out, prepared_prompts};
@@ -119,7 +119,7 @@ impl Search<'_> {
     }
 }
 
-/// What the ranges cost: each term is what decides on the degree of one polynomial.
+/// What the ranges cost: terms decide on the degree of a polynomial or on the precision of a bootstrap.
 fn objective_bits(seen: &Extremes) -> f64 {
     let spread = |range: Range| (range.high / range.low.max(f64::MIN_POSITIVE)).log2();
     let magnitude = |value: f64| value.max(1e-3).log2();
@@ -129,7 +129,10 @@ fn objective_bits(seen: &Extremes) -> f64 {
         let span = magnitude(scores.high - scores.low);
         spread(layer.attention_square) + spread(layer.mlp_square) + magnitude(layer.gate) + span
     });
-    layers.sum::<f64>() + spread(seen.final_square)
+    // What a bound of the stream takes, a bootstrap lacks in precision; it also shows massive rows of the last layer,
+    // of which only one enters the final norm.
+    let stream: f64 = seen.residual.iter().map(|&largest| magnitude(largest)).sum();
+    layers.sum::<f64>() + spread(seen.final_square) + stream
 }
 
 /// At most `count` prompts, evenly spread.
