@@ -18,6 +18,9 @@ pub struct LiftTarget<'a> {
     pub out: &'a mut [u64],
 }
 
+/// Matrix products that [`Backend::matrix_product`] computes side by side.
+pub const MATRIX_LANES: usize = 8;
+
 /// Kernels over residues modulo one prime below 2^50.
 pub trait Backend: Send + Sync {
     /// A short name for reports.
@@ -93,6 +96,11 @@ pub trait Backend: Send + Sync {
     /// For every target: out = sum of y_i * weights_i + quotients * correction mod q; at most 2^10 - 1 of the y_i. Several
     /// targets per call let a backend read y once for all of them.
     fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]);
+
+    /// Matrix products of residues, eight of them side by side: out[i][j] = sum over k of left[i][k] * right[j][k], k from
+    /// 0 to `inner` - 1 and at most 2^20 of them. Entries of `right` and `out` are runs of [`MATRIX_LANES`] words that
+    /// meet lane by lane. Entries of `left` are such runs too, or, when `shared`, single words that meet all lanes.
+    fn matrix_product(&self, q: Modulus, out: &mut [u64], left: &[u64], right: &[u64], inner: usize, shared: bool);
 
     /// out = the centred representative of a mod `from`, reduced mod `to`.
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]);

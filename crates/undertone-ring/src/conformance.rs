@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::cpu::scalar_backend;
 use crate::packed::{pack_limb, residue_bits};
-use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation, ntt_primes_near};
+use crate::{Backend, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation, ntt_primes_near};
 
 /// log2 of the prime sizes that the suite visits.
 const PRIME_BITS: [u32; 5] = [24, 36, 45, 47, 50];
@@ -38,6 +38,7 @@ pub fn run(backend: &dyn Backend) {
                 suite.sums(&table);
                 suite.runs(&table);
                 suite.conversions(&table);
+                suite.matrices(&table);
             }
         }
     }
@@ -218,6 +219,25 @@ impl Suite<'_> {
                     .collect();
                 k.lift_combine(&y, &quotients, &mut targets);
             });
+        }
+    }
+
+    /// Shapes on both sides of every tile, and more terms than one pass of any backend takes.
+    fn matrices(&mut self, table: &NttTable) {
+        let q = table.modulus();
+        let lanes = MATRIX_LANES;
+        let shapes = [(1, 1, 1), (2, 3, 5), (4, 3, 64), (5, 7, 15), (7, 4, 16), (3, 2, 2049), (1, 1, 9000)];
+        for (rows, columns, inner) in shapes {
+            for pattern in [0, 1, 3] {
+                let right = self.residues(q, columns * inner * lanes, pattern);
+                let out = self.residues(q, rows * columns * lanes, 0);
+                let left = self.residues(q, rows * inner * lanes, pattern);
+                self.check("matrix_product", table, &out, |k, x| k.matrix_product(q, x, &left, &right, inner, false));
+                let left = &left[..rows * inner];
+                self.check("matrix_product, shared", table, &out, |k, x| {
+                    k.matrix_product(q, x, left, &right, inner, true);
+                });
+            }
         }
     }
 

@@ -26,7 +26,7 @@ mod ring;
 mod sample;
 mod table;
 
-pub use backend::{Backend, LiftTarget};
+pub use backend::{Backend, LiftTarget, MATRIX_LANES};
 pub use basis::{Basis, Coeff, Form, Ntt};
 pub use cpu::{avx2_backend, avx512ifma_backend, detect_backend, scalar_backend};
 pub use error::Error;

@@ -175,6 +175,9 @@ metered! {
         words quotients.len() * (y.len() + 1 + targets.len()),
         products targets.len() as u64 * sums(quotients.len(), y.len() + 1)
     }
+    fn matrix_product(&self, q: Modulus, out: &mut [u64], left: &[u64], right: &[u64], inner: usize, shared: bool) {
+        words out.len() + left.len() + right.len(), products sums(out.len(), inner)
+    }
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {
         words 2 * a.len(), products 2 * a.len() as u64
     }

@@ -4,7 +4,7 @@
 //! multiples of 4 go to the scalar kernels, which agree bit for bit.
 
 use super::scalar::Scalar;
-use super::{avx2_chacha, avx2_map, avx2_ntt_forward, avx2_ntt_inverse, avx2_packed, avx2_sums};
+use super::{avx2_chacha, avx2_map, avx2_matrix, avx2_ntt_forward, avx2_ntt_inverse, avx2_packed, avx2_sums};
 use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx2::detect`] makes one.
@@ -134,6 +134,10 @@ impl Backend for Avx2 {
 
     fn lift_combine(&self, y: &[&[u64]], quotients: &[u64], targets: &mut [LiftTarget<'_>]) {
         kernel_or_scalar!(quotients.len(), avx2_sums::lift_combine(y, quotients, targets))
+    }
+
+    fn matrix_product(&self, q: Modulus, out: &mut [u64], left: &[u64], right: &[u64], inner: usize, shared: bool) {
+        kernel!(avx2_matrix::matrix_product(q, out, left, right, inner, shared))
     }
 
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512ifma_lane::{Lanes, V, load, splat, store};
+use super::avx512ifma_matrix::matrix_product;
 use super::avx512ifma_packed::unpack;
 use super::avx512ifma_sums::{inner_product_pair, inner_product_runs, lift_combine, lift_quotients, tensor};
 use super::scalar::Scalar;
@@ -391,6 +392,10 @@ impl Backend for Avx512Ifma {
             return Scalar.lift_combine(y, quotients, targets);
         }
         kernel!(lift_combine(y, quotients, targets))
+    }
+
+    fn matrix_product(&self, q: Modulus, out: &mut [u64], left: &[u64], right: &[u64], inner: usize, shared: bool) {
+        kernel!(matrix_product(q, out, left, right, inner, shared))
     }
 
     fn switch_modulus(&self, from: Modulus, to: Modulus, out: &mut [u64], a: &[u64]) {

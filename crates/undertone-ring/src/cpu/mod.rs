@@ -13,6 +13,8 @@ mod avx2_lane;
 #[cfg(target_arch = "x86_64")]
 mod avx2_map;
 #[cfg(target_arch = "x86_64")]
+mod avx2_matrix;
+#[cfg(target_arch = "x86_64")]
 mod avx2_ntt;
 #[cfg(target_arch = "x86_64")]
 mod avx2_ntt_forward;
@@ -29,6 +31,8 @@ mod avx512ifma;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_lane;
 #[cfg(target_arch = "x86_64")]
+mod avx512ifma_matrix;
+#[cfg(target_arch = "x86_64")]
 mod avx512ifma_ntt;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_ntt_forward;
@@ -43,7 +47,7 @@ mod scalar_ntt;
 
 use std::sync::Arc;
 
-use crate::Backend;
+use crate::{Backend, MATRIX_LANES};
 
 pub(crate) use aligned::{Buffer, BufferPool};
 
@@ -73,4 +77,27 @@ pub fn avx2_backend() -> Option<Arc<dyn Backend>> {
         return Some(Arc::new(backend));
     }
     None
+}
+
+/// The sizes of one [`Backend::matrix_product`].
+#[derive(Clone, Copy)]
+struct MatrixShape {
+    rows: usize,
+    columns: usize,
+}
+
+impl MatrixShape {
+    /// The sizes that follow from the operands.
+    ///
+    /// # Panics
+    /// When they do not fit each other, or there are more than 2^20 terms.
+    fn of(out: &[u64], left: &[u64], right: &[u64], inner: usize, shared: bool) -> Self {
+        assert!((1..=1 << 20).contains(&inner), "a matrix product of {inner} terms");
+        let entry = if shared { 1 } else { MATRIX_LANES };
+        let (rows, columns) = (left.len() / (inner * entry), right.len() / (inner * MATRIX_LANES));
+        assert!(left.len() == rows * inner * entry, "{} words are no rows of {inner} entries", left.len());
+        assert!(right.len() == columns * inner * MATRIX_LANES, "{} words are no columns of {inner}", right.len());
+        assert!(out.len() == rows * columns * MATRIX_LANES, "{} words for {rows} x {columns} entries", out.len());
+        Self { rows, columns }
+    }
 }

@@ -3,8 +3,8 @@
 use chacha20::ChaCha8;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 
-use super::scalar_ntt;
-use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
+use super::{MatrixShape, scalar_ntt};
+use crate::{Backend, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation};
 
 /// See [`super::scalar_backend`].
 pub(super) struct Scalar;
@@ -133,6 +133,20 @@ impl Backend for Scalar {
                 let start = quotients[k] as u128 * *correction as u128;
                 *x = q.reduce_u128(y.iter().zip(*weights).fold(start, |sum, (y, &w)| sum + y[k] as u128 * w as u128));
             }
+        }
+    }
+
+    fn matrix_product(&self, q: Modulus, out: &mut [u64], left: &[u64], right: &[u64], inner: usize, shared: bool) {
+        let shape = MatrixShape::of(out, left, right, inner, shared);
+        for (at, x) in out.iter_mut().enumerate() {
+            let (lane, j, i) =
+                (at % MATRIX_LANES, at / MATRIX_LANES % shape.columns, at / MATRIX_LANES / shape.columns);
+            // At most 2^20 products, each below 2^100.
+            let term = |k: usize| {
+                let a = if shared { left[i * inner + k] } else { left[(i * inner + k) * MATRIX_LANES + lane] };
+                u128::from(a) * u128::from(right[(j * inner + k) * MATRIX_LANES + lane])
+            };
+            *x = q.reduce_u128((0..inner).map(term).sum());
         }
     }
 
