@@ -10,11 +10,14 @@ mod divide;
 mod hoisted;
 mod key_switch;
 mod lift;
+mod module_pack;
+mod module_product;
 mod transform;
 
 pub use arithmetic::Halves;
 pub use hoisted::{Giant, Step};
 pub use key_switch::{Digits, GadgetKey, UniformHalf};
+pub use module_product::{ModuleOperand, ModuleRows};
 
 use std::sync::Arc;
 
@@ -150,6 +153,14 @@ impl Ring {
 
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.inner.backend
+    }
+
+    /// Another ring on the same backend: its degree and primes may differ, its pool of buffers is its own.
+    ///
+    /// # Errors
+    /// As [`Ring::new`].
+    pub fn sibling(&self, log_n: u32, q: &[u64], p: &[u64]) -> Result<Ring, Error> {
+        Self::new(log_n, q, p, self.inner.backend.clone())
     }
 
     fn table(&self, basis: Basis, limb: usize) -> &NttTable {
