@@ -102,4 +102,16 @@ pub enum Error {
         /// Inputs needed.
         need: usize,
     },
+    /// The parts of a matrix product do not fit each other.
+    #[error(
+        "a matrix product needs {need} {what} but got {have}; convert weights and inputs for one layout and these parameters"
+    )]
+    ProductShape {
+        /// What is counted.
+        what: &'static str,
+        /// The number given.
+        have: usize,
+        /// The number needed, or the least that is allowed.
+        need: usize,
+    },
 }

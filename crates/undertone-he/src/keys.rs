@@ -96,17 +96,7 @@ impl SeededKey {
 
     /// The key as the evaluator holds it.
     pub(crate) fn unpack(self, ring: &Ring, memory: KeyMemory) -> KeySwitchingKey {
-        let a = match memory {
-            KeyMemory::Seeded => Uniform::Seeded(self.seed),
-            KeyMemory::Expanded => {
-                let digits = self.b.iter().enumerate();
-                let expand = |(digit, b): (usize, &PackedPoly)| {
-                    ring.pack(&expand_uniform(ring, &self.seed, digit as u64, b.basis()))
-                };
-                Uniform::Expanded(digits.map(expand).collect())
-            }
-        };
-        KeySwitchingKey { b: self.b, a, level: self.level }
+        KeySwitchingKey::expand(ring, self.b, self.seed, self.level, memory)
     }
 }
 
@@ -132,6 +122,19 @@ enum Uniform {
 }
 
 impl KeySwitchingKey {
+    /// A key whose digit d has `b[d]` as computed half and stream d of the seed as uniform half.
+    pub(crate) fn expand(ring: &Ring, b: Vec<PackedPoly>, seed: Seed, level: usize, memory: KeyMemory) -> Self {
+        let a = match memory {
+            KeyMemory::Seeded => Uniform::Seeded(seed),
+            KeyMemory::Expanded => {
+                let expand =
+                    |(digit, b): (usize, &PackedPoly)| ring.pack(&expand_uniform(ring, &seed, digit as u64, b.basis()));
+                Uniform::Expanded(b.iter().enumerate().map(expand).collect())
+            }
+        };
+        Self { b, a, level }
+    }
+
     /// Both halves, as the ring takes them.
     pub(crate) fn gadget(&self) -> GadgetKey<'_> {
         let a = match &self.a {
@@ -141,7 +144,7 @@ impl KeySwitchingKey {
         GadgetKey { b: &self.b, a }
     }
 
-    fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         let bytes = |polys: &[PackedPoly]| -> usize { polys.iter().map(|poly| poly.bytes().len()).sum() };
         bytes(&self.b) + if let Uniform::Expanded(a) = &self.a { bytes(a) } else { 0 }
     }

@@ -2,9 +2,10 @@
 
 use crate::secret_key::{SecretPoly, restrict};
 use crate::{Error, SecretKey};
+use std::borrow::Borrow;
 use std::ops::Range;
 use undertone_he::{KeyId, KeyRequest, Parameters, SecretKind, SeededKey};
-use undertone_ring::{Basis, Ring, SecretRng, expand_uniform};
+use undertone_ring::{Basis, Modulus, PackedPoly, Ring, SecretRng, Seed, expand_uniform};
 use zeroize::Zeroizing;
 
 /// Makes the keys of one secret.
@@ -80,29 +81,40 @@ fn encrypt_gadget(
     rng: &mut SecretRng,
 ) -> SeededKey {
     let seed = rng.public_seed();
-    let special = |modulus: undertone_ring::Modulus| {
-        let product = |acc, p: &undertone_ring::Modulus| modulus.mul(acc, modulus.reduce(p.value()));
+    let b = encrypt_digits(ring, basis, &seed, to, digits.len(), |d| (digits[d].clone(), from), rng);
+    SeededKey::from_parts(request, b, seed)
+}
+
+/// b_d = −a_d·to + e_d + P·g_d·from_d for `count` digits, where `digit` gives the limbs of g_d and the secret from_d.
+pub(crate) fn encrypt_digits<S: Borrow<SecretPoly>>(
+    ring: &Ring,
+    basis: Basis,
+    seed: &Seed,
+    to: &SecretPoly,
+    count: usize,
+    digit: impl Fn(usize) -> (Range<usize>, S),
+    rng: &mut SecretRng,
+) -> Vec<PackedPoly> {
+    let special = |modulus: Modulus| {
+        let product = |acc, p: &Modulus| modulus.mul(acc, modulus.reduce(p.value()));
         ring.p_moduli()[..basis.p].iter().fold(1, product)
     };
-    let b = digits
-        .iter()
-        .enumerate()
-        .map(|(index, digit)| {
-            let errors = Zeroizing::new(rng.cbd21(ring.degree()));
-            let mut b = ring.ntt(ring.from_signed(&errors, basis));
-            // a·s gives the secret away, so its buffer must not go back to the ring's pool as it is.
-            let mut masked = SecretPoly(expand_uniform(ring, &seed, index as u64, basis));
-            ring.mul_assign(&mut masked.0, &to.0);
-            ring.sub_assign(&mut b, &masked.0);
-            // The gadget factor is P on the digit's own limbs and 0 elsewhere.
-            let limbs = basis.q + basis.p;
-            let factor = |limb: usize| if digit.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };
-            let residues: Vec<u64> = (0..limbs).map(factor).collect();
-            ring.mul_scalar_add_assign(&mut b, &from.0, &residues);
-            ring.pack(&b)
-        })
-        .collect();
-    SeededKey::from_parts(request, b, seed)
+    let mut one = |index: usize| {
+        let (own, from) = digit(index);
+        let errors = Zeroizing::new(rng.cbd21(ring.degree()));
+        let mut b = ring.ntt(ring.from_signed(&errors, basis));
+        // a·s gives the secret away, so its buffer must not go back to the ring's pool as it is.
+        let mut masked = SecretPoly(expand_uniform(ring, seed, index as u64, basis));
+        ring.mul_assign(&mut masked.0, &to.0);
+        ring.sub_assign(&mut b, &masked.0);
+        // The gadget factor is P on the digit's own limbs and 0 elsewhere.
+        let limbs = basis.q + basis.p;
+        let factor = |limb: usize| if own.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };
+        let residues: Vec<u64> = (0..limbs).map(factor).collect();
+        ring.mul_scalar_add_assign(&mut b, &from.borrow().0, &residues);
+        ring.pack(&b)
+    };
+    (0..count).map(&mut one).collect()
 }
 
 /// The inverse of an odd number modulo 2^bits, by Newton's iteration.

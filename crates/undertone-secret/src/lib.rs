@@ -7,6 +7,7 @@ mod decryptor;
 mod encryptor;
 mod error;
 mod key_generator;
+mod product_keys;
 pub mod sealed;
 mod secret_key;
 #[cfg(test)]
@@ -16,5 +17,6 @@ pub use decryptor::{DECLARED_PRECISION_BITS, Decrypted, Decryptor};
 pub use encryptor::Encryptor;
 pub use error::Error;
 pub use key_generator::KeyGenerator;
+pub use product_keys::ProductKeyGenerator;
 pub use secret_key::SecretKey;
 pub use undertone_ring::SecretRng;

@@ -53,6 +53,11 @@ impl SecretKey {
         }
     }
 
+    /// Coefficients of the main secret.
+    pub(crate) fn coefficients(&self) -> &[i64] {
+        &self.coefficients
+    }
+
     /// The bytes to seal in a key file: one signed byte per coefficient. The ephemeral secret is never stored.
     pub fn to_payload(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(self.coefficients.iter().map(|&c| c as i8 as u8).collect())

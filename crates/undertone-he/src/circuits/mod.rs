@@ -1,6 +1,8 @@
-//! Circuits written once against [`Evaluator`](crate::Evaluator): linear transforms and polynomials.
+//! Circuits written once against [`Evaluator`](crate::Evaluator), linear transforms and polynomials, and matrix products
+//! on coefficients, which are below that seam.
 
 mod linear_transform;
+pub mod pc_matmul;
 mod polynomial;
 
 pub use linear_transform::{Diagonals, LinearTransform};

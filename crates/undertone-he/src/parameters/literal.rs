@@ -70,6 +70,23 @@ impl ParametersLiteral {
         }
     }
 
+    /// N = 2^16 with q0 and a product prime of about 2^20 as its only level: a plaintext matrix product by itself, as it
+    /// stands between slots-to-coefficients and ModRaise, for tests and measurements. Nothing bootstraps here.
+    pub fn n16_product() -> Self {
+        Self {
+            name: "n16-product",
+            scale_bits: 20,
+            slots_to_coeffs_levels: 1,
+            application_levels: 0,
+            arcsine_levels: 0,
+            eval_mod_levels: 0,
+            coeffs_to_slots_levels: 0,
+            special_count: 2,
+            digit_bits: 72,
+            ..Self::n16_l16_d36()
+        }
+    }
+
     pub(crate) fn chain(&self) -> Chain {
         let boot_level = self.slots_to_coeffs_levels;
         let top_level = boot_level + self.application_levels;

@@ -11,7 +11,7 @@ mod security;
 
 pub use failure::failure_log2;
 pub use literal::ParametersLiteral;
-use security::PRESET_MARGIN;
+pub(crate) use security::PRESET_MARGIN;
 pub use security::{SecretKind, gate, max_log_qp, security_bits};
 
 use crate::encoder::Encoder;
@@ -80,6 +80,15 @@ impl Parameters {
             ParametersLiteral { name: "INSECURE_TEST", log_n, secret_weight, ..ParametersLiteral::n16_l16_d36() };
         Self::build(literal, false, detect_backend())
             .expect("the test literal differs from the shipped one in the degree only")
+    }
+
+    /// A small set with q0 and a product prime only, for fast tests of matrix products. It protects nothing.
+    #[cfg(feature = "insecure-test-parameters")]
+    pub fn insecure_product_test(log_n: u32) -> Self {
+        let literal = ParametersLiteral::n16_product();
+        let secret_weight = literal.secret_weight.min(1 << (log_n - 1));
+        let literal = ParametersLiteral { name: "INSECURE_PRODUCT_TEST", log_n, secret_weight, ..literal };
+        Self::build(literal, false, detect_backend()).expect("the test literal differs from another in the degree only")
     }
 
     /// A set for tests of formats, which need no security.
@@ -197,7 +206,15 @@ impl Parameters {
     /// # Errors
     /// `Insecure` outside the table. Test sets pass; they exist only with the feature named for them.
     pub fn gate_key(&self, log_qp: f64, secret: SecretKind) -> Result<(), Error> {
-        if self.0.secure { gate(self.0.literal.log_n, log_qp, secret) } else { Ok(()) }
+        self.gate_at(self.0.literal.log_n, log_qp, secret)
+    }
+
+    /// As [`Parameters::gate_key`] for a key that lives in a ring of another degree.
+    ///
+    /// # Errors
+    /// As [`Parameters::gate_key`].
+    pub fn gate_at(&self, log_n: u32, log_qp: f64, secret: SecretKind) -> Result<(), Error> {
+        if self.0.secure { gate(log_n, log_qp, secret) } else { Ok(()) }
     }
 
     /// log2 of the failure probability of one bootstrap.

@@ -1,0 +1,26 @@
+//! Plaintext × ciphertext matrix products on coefficients at the bottom of the chain.
+//!
+//! A ciphertext of degree N holds N/T channels of T tokens: module component i (coefficients i, i + N/T, …) is one
+//! channel. The steps, one file each: [`switch_down`] changes to the secret of a small ring and splits, the ring's
+//! module product multiplies by integer weights ([`product`]) and divides by the product prime, [`pack`] puts rows
+//! together, [`switch_up`] joins and returns to the main secret. Between `slots_to_coeffs` and `half_bootstrap` the
+//! product costs one level, whose prime is exactly the scale of the weights, so the scale of the value stays.
+//!
+//! Sources: "Scaling up Privacy-Preserving ML" (arXiv 2601.18511) for the place in the cycle, Bae et al. (CRYPTO 2024)
+//! for the module view, ring switching as in eprint 2012/240. Absent: the choice of when to call it.
+
+mod component_order;
+mod keys;
+mod pack;
+mod parameters;
+mod product;
+mod switch_down;
+mod switch_up;
+mod weights;
+mod wire;
+
+pub use component_order::{ComponentOrder, join, split};
+pub use keys::{ProductKeyId, ProductKeys, SeededProductKey};
+pub use parameters::ProductParameters;
+pub use product::{PcMatmul, ProductInput, SmallPair};
+pub use weights::{MAX_WEIGHT, ProductWeights, WeightShape};

@@ -1,0 +1,286 @@
+//! Weights of a product, converted offline: quantised to 15-bit integers and put in the order in which the product reads.
+//!
+//! Entry [block][row][pair][t] is the weight from component r − 1 − t of input pair `pair` to component `row` of output pair
+//! `block`; where either side has no channel it is zero. Both residue primes read the same integers: two bytes per weight.
+
+use super::{ComponentOrder, ProductParameters};
+use crate::Error;
+
+/// The largest magnitude of an integer weight: 2^14, which is what single-word products of residues rest on.
+pub const MAX_WEIGHT: i16 = 1 << 14;
+
+/// Which channels a weight matrix joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightShape {
+    /// Channels that come out.
+    pub outputs: usize,
+    /// Channels that go in.
+    pub inputs: usize,
+    /// Which channel of an output ciphertext each component holds.
+    pub output_order: ComponentOrder,
+    /// Which channel of an input ciphertext each component holds.
+    pub input_order: ComponentOrder,
+}
+
+/// A weight matrix in the order of the product.
+pub struct ProductWeights {
+    pub(super) digest: [u8; 32],
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) exponent: i32,
+    /// Weights of one row with padding, and rows of one block.
+    pub(super) width: usize,
+    pub(super) rank: usize,
+    pub(super) entries: Vec<i16>,
+}
+
+impl ProductWeights {
+    /// Takes over integers of magnitude at most [`MAX_WEIGHT`]; `weight(o, i)` stands for weight · 2^exponent / q_w.
+    ///
+    /// # Errors
+    /// `ProductShape` when an order has not N/T components or a side has no channels, `Range` for a larger weight.
+    pub fn new(
+        parameters: &ProductParameters,
+        shape: &WeightShape,
+        exponent: i32,
+        weight: impl Fn(usize, usize) -> i16,
+    ) -> Result<Self, Error> {
+        let padded = PaddedShape::of(parameters, shape)?;
+        let mut entries = vec![0i16; padded.outputs * padded.inputs];
+        for (row, entries) in entries.chunks_exact_mut(padded.inputs).enumerate() {
+            let Some(o) = padded.channel(row, shape.outputs, &shape.output_order) else { continue };
+            for (at, entry) in entries.iter_mut().enumerate() {
+                let (pair, t) = (at / padded.rank, at % padded.rank);
+                let component = pair * padded.rank + padded.rank - 1 - t;
+                let Some(i) = padded.channel(component, shape.inputs, &shape.input_order) else { continue };
+                let value = weight(o, i);
+                if value.unsigned_abs() > MAX_WEIGHT.unsigned_abs() {
+                    let (have, need) = (f64::from(value.unsigned_abs()), f64::from(MAX_WEIGHT));
+                    return Err(Error::Range { op: "pc_matmul weights", have, need });
+                }
+                *entry = value;
+            }
+        }
+        let (width, rank) = (padded.inputs, padded.rank);
+        let (digest, outputs, inputs) = (parameters.digest(), shape.outputs, shape.inputs);
+        Ok(Self { digest, outputs, inputs, exponent, width, rank, entries })
+    }
+
+    /// Quantises real weights, row after row of `inputs` values, with the exponent that uses all 15 bits.
+    ///
+    /// # Errors
+    /// As [`ProductWeights::new`], `ProductShape` for a wrong number of values, `Range` for one that is not finite.
+    pub fn quantize(parameters: &ProductParameters, shape: &WeightShape, values: &[f32]) -> Result<Self, Error> {
+        let need = shape.outputs.saturating_mul(shape.inputs);
+        if values.len() != need {
+            return Err(Error::ProductShape { what: "weights", have: values.len(), need });
+        }
+        let largest =
+            |most: f64, &value: &f32| if value.is_finite() { most.max(f64::from(value).abs()) } else { f64::NAN };
+        let most = values.iter().fold(0.0, |most: f64, value| if most.is_nan() { most } else { largest(most, value) });
+        if most.is_nan() {
+            return Err(Error::Range { op: "pc_matmul weights", have: f64::INFINITY, need: f64::from(f32::MAX) });
+        }
+        let prime = parameters.product_prime() as f64;
+        // The least exponent for which the largest weight still rounds to at most 2^14.
+        let exponent = if most == 0.0 { 0 } else { (most * prime / f64::from(MAX_WEIGHT)).log2().ceil() as i32 };
+        let unit = prime * (-f64::from(exponent)).exp2();
+        let integer = |o: usize, i: usize| (f64::from(values[o * shape.inputs + i]) * unit).round() as i16;
+        Self::new(parameters, shape, exponent, integer)
+    }
+
+    /// Channels that come out.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Channels that go in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The value of an integer weight w is w · 2^exponent / q_w.
+    pub fn exponent(&self) -> i32 {
+        self.exponent
+    }
+
+    /// Output pairs of the small ring, with those that pad the last ciphertext.
+    pub fn blocks(&self) -> usize {
+        self.entries.len() / (self.width * self.rank)
+    }
+
+    /// Memory that the entries take.
+    pub fn size_bytes(&self) -> usize {
+        2 * self.entries.len()
+    }
+
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn block(&self, index: usize) -> Option<&[i16]> {
+        self.entries.chunks_exact(self.width * self.rank).nth(index)
+    }
+}
+
+/// Sizes with padding to whole ciphertexts; components of one side are counted pair by pair.
+pub(super) struct PaddedShape {
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    rank: usize,
+    parts: usize,
+}
+
+impl PaddedShape {
+    fn of(parameters: &ProductParameters, shape: &WeightShape) -> Result<Self, Error> {
+        for order in [&shape.output_order, &shape.input_order] {
+            let (have, need) = (order.components(), parameters.components());
+            if have != need {
+                return Err(Error::ProductShape { what: "components of every ciphertext", have, need });
+            }
+        }
+        Self::padded(parameters, shape.outputs, shape.inputs)
+    }
+
+    pub(super) fn padded(parameters: &ProductParameters, outputs: usize, inputs: usize) -> Result<Self, Error> {
+        /// More channels than any model has, and few enough that no size overflows.
+        const MOST: usize = 1 << 20;
+        for (have, what) in [(outputs, "output channels, up to 2^20"), (inputs, "input channels, up to 2^20")] {
+            if !(1..=MOST).contains(&have) {
+                return Err(Error::ProductShape { what, have, need: 1 });
+            }
+        }
+        let [outputs, inputs] = [outputs, inputs].map(|side| side.next_multiple_of(parameters.components()));
+        Ok(Self { outputs, inputs, rank: parameters.rank(), parts: parameters.parts() })
+    }
+
+    /// The channel of component `at`, counted pair by pair over all ciphertexts; none in the padding.
+    fn channel(&self, at: usize, channels: usize, order: &ComponentOrder) -> Option<usize> {
+        let (pair, i) = (at / self.rank, at % self.rank);
+        let (ciphertext, part) = (pair / self.parts, pair % self.parts);
+        let channel = ciphertext * order.components() + order.channel(part + self.parts * i);
+        (channel < channels).then_some(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Parameters, ParametersLiteral};
+
+    fn product() -> ProductParameters {
+        let literal = ParametersLiteral { log_n: 7, secret_weight: 64, ..ParametersLiteral::n16_product() };
+        ProductParameters::new(&Parameters::build_unchecked(literal), 5, 4).unwrap()
+    }
+
+    /// A product in the clear that moves coefficients exactly as the ciphertexts' parts do.
+    fn clear(parameters: &ProductParameters, weights: &ProductWeights, inputs: &[Vec<i64>]) -> Vec<Vec<i64>> {
+        let (rank, tokens) = (parameters.rank(), parameters.tokens());
+        let pairs: Vec<Vec<i64>> =
+            inputs.iter().flat_map(|input| super::super::split(input, parameters.parts())).collect();
+        let mut blocks = Vec::new();
+        for block in 0..weights.blocks() {
+            let mut out = vec![0; rank * tokens];
+            for (o, row) in weights.block(block).unwrap().chunks_exact(weights.width()).enumerate() {
+                for (pair, weights) in pairs.iter().zip(row.chunks_exact(rank)) {
+                    for (t, &w) in weights.iter().enumerate() {
+                        (0..tokens).for_each(|k| out[o + rank * k] += i64::from(w) * pair[rank - 1 - t + rank * k]);
+                    }
+                }
+            }
+            blocks.push(out);
+        }
+        let views: Vec<&[i64]> = blocks.iter().map(Vec::as_slice).collect();
+        views.chunks_exact(parameters.parts()).map(super::super::join).collect()
+    }
+
+    #[test]
+    fn the_order_of_entries_computes_the_matrix_product() {
+        let parameters = product();
+        let (components, tokens) = (parameters.components(), parameters.tokens());
+        let reversed = ComponentOrder::bit_reversed(components).unwrap();
+        for (outputs, inputs) in [(32, 32), (5, 70), (33, 31), (64, 1)] {
+            for (output_order, input_order) in [
+                (ComponentOrder::natural(components), ComponentOrder::natural(components)),
+                (reversed.clone(), ComponentOrder::natural(components)),
+                (reversed.clone(), reversed.clone()),
+            ] {
+                let shape = WeightShape { outputs, inputs, output_order, input_order };
+                let weight = |o: usize, i: usize| ((o * 37 + i * 11) % 101) as i16 - 50;
+                let weights = ProductWeights::new(&parameters, &shape, 0, weight).unwrap();
+                let value = |channel: usize, token: usize| (channel * 13 + token * 7) as i64 % 29 - 14;
+                // What padding holds must not matter.
+                let place = |ciphertext: usize, order: &ComponentOrder, p: usize| {
+                    (ciphertext * components + order.channel(p % components), p / components)
+                };
+                let ciphertexts: Vec<Vec<i64>> = (0..inputs.div_ceil(components))
+                    .map(|c| {
+                        let at = |p| place(c, &shape.input_order, p);
+                        (0..components * tokens).map(|p| value(at(p).0, at(p).1)).collect()
+                    })
+                    .collect();
+                let result = clear(&parameters, &weights, &ciphertexts);
+                assert_eq!(result.len(), outputs.div_ceil(components));
+                for (c, result) in result.iter().enumerate() {
+                    for (p, &have) in result.iter().enumerate() {
+                        let (o, t) = place(c, &shape.output_order, p);
+                        let term = |i| i64::from(weight(o, i)) * value(i, t);
+                        let need: i64 = if o < outputs { (0..inputs).map(term).sum() } else { 0 };
+                        assert_eq!(have, need, "{outputs} x {inputs}, ciphertext {c}, coefficient {p}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_weights_use_their_bits_and_round() {
+        let parameters = product();
+        let order = ComponentOrder::natural(parameters.components());
+        let shape = WeightShape { outputs: 3, inputs: 5, output_order: order.clone(), input_order: order };
+        for scale in [1e-6f32, 0.02, 0.5, 1.0, 37.0] {
+            let values: Vec<f32> = (0..15).map(|k| scale * (k as f32 * 0.7).sin()).collect();
+            let weights = ProductWeights::quantize(&parameters, &shape, &values).unwrap();
+            let most = weights.entries.iter().map(|w| w.unsigned_abs()).max().unwrap();
+            assert!((1 << 13..=1 << 14).contains(&most), "{most} of 2^14 at {scale}");
+            let unit = f64::from(weights.exponent()).exp2() / parameters.product_prime() as f64;
+            let rank = parameters.rank();
+            for (k, &value) in values.iter().enumerate() {
+                let (o, i) = (k / 5, k % 5);
+                // In natural order channel c is component c / parts of pair c mod parts.
+                let (block, row) = (o % parameters.parts(), o / parameters.parts());
+                let at = (i % parameters.parts()) * rank + rank - 1 - i / parameters.parts();
+                let have = f64::from(weights.block(block).unwrap()[row * weights.width() + at]) * unit;
+                assert!((have - f64::from(value)).abs() <= unit / 2.0 * (1.0 + 1e-9), "weight {k} at {scale}");
+            }
+        }
+        assert_eq!(ProductWeights::quantize(&parameters, &shape, &[0.0; 15]).unwrap().exponent(), 0);
+        assert!(ProductWeights::quantize(&parameters, &shape, &[0.0; 14]).is_err());
+        let mut values = [0.0; 15];
+        values[3] = f32::NAN;
+        assert!(matches!(ProductWeights::quantize(&parameters, &shape, &values), Err(Error::Range { .. })));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let parameters = product();
+        let order = ComponentOrder::natural(parameters.components());
+        let shape = |outputs, inputs, components| WeightShape {
+            outputs,
+            inputs,
+            output_order: order.clone(),
+            input_order: ComponentOrder::natural(components),
+        };
+        let new = |shape: WeightShape, weight: i16| ProductWeights::new(&parameters, &shape, 0, move |_, _| weight);
+        assert!(new(shape(1, 1, 32), MAX_WEIGHT).is_ok() && new(shape(1, 1, 32), -MAX_WEIGHT).is_ok());
+        assert!(matches!(new(shape(1, 1, 32), MAX_WEIGHT + 1), Err(Error::Range { .. })));
+        assert!(matches!(new(shape(1, 1, 32), i16::MIN), Err(Error::Range { .. })));
+        for (outputs, inputs, components) in [(0, 1, 32), (1, 0, 32), (1, 1, 16), (usize::MAX, 1, 32)] {
+            assert!(matches!(new(shape(outputs, inputs, components), 1), Err(Error::ProductShape { .. })));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A plaintext × ciphertext matrix product at secure degrees, step by step: `pc_matmul [outputs] [inputs] [runs]`.
+//!
+//! It stands in this crate because key generation needs a secret key. Inputs are uniform, as the halves of any
+//! ciphertext look. Each step is timed alone, over all its calls, on one thread and on all; the last line is the whole.
+
+use rayon::prelude::*;
+use std::sync::Arc;
+use std::time::Instant;
+use undertone_he::circuits::pc_matmul::{
+    ComponentOrder, MAX_WEIGHT, PcMatmul, ProductKeys, ProductParameters, ProductWeights, SmallPair, WeightShape,
+};
+use undertone_he::{Ciphertext, Parameters, ParametersLiteral};
+use undertone_ring::{ModuleRows, Seed, expand_uniform};
+use undertone_secret::{Error, ProductKeyGenerator, SecretKey, SecretRng};
+
+const LOG_SMALL: u32 = 13;
+const TOKENS: usize = 128;
+
+/// A ciphertext of uniform halves at level 1.
+fn arbitrary(parameters: &Parameters, seed: u8) -> Ciphertext {
+    let uniform = |counter| expand_uniform(parameters.ring(), &Seed([seed; 32]), counter, parameters.basis(1));
+    Ciphertext::from_parts(uniform(0), uniform(1), parameters.scale(1))
+}
+
+/// The largest resident memory of this process so far, in MiB; zero where it is not told.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
+}
+
+/// Least milliseconds of `runs` runs, and what the last one made.
+fn least<T>(runs: usize, mut work: impl FnMut() -> T) -> (f64, T) {
+    let mut timed = || {
+        let start = Instant::now();
+        let made = work();
+        (start.elapsed().as_secs_f64() * 1e3, made)
+    };
+    let mut best = timed();
+    for _ in 1..runs {
+        let next = timed();
+        best = (best.0.min(next.0), next.1);
+    }
+    best
+}
+
+/// Times of all steps in milliseconds, in the order of [`STEPS`].
+fn steps(product: &PcMatmul, inputs: &[Ciphertext], weights: &ProductWeights, runs: usize) -> Result<[f64; 6], Error> {
+    let parts = product.parameters().parts();
+    let down = || inputs.par_iter().map(|input| product.switch_down(input)).collect::<Result<Vec<_>, _>>();
+    let (down, pairs) = least(runs, down);
+    let pairs: Vec<SmallPair> = pairs?.into_iter().flatten().collect();
+    let (prepare, input) = least(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
+    let rows = || (0..weights.blocks()).into_par_iter().map(|block| product.rows(&input, weights, block));
+    // Rows of all blocks together take several hundred MiB that a product never holds; only one block is kept.
+    let (multiply, made) = least(runs, || rows().try_for_each(|rows| rows.map(drop)));
+    made?;
+    let block: ModuleRows = product.rows(&input, weights, 0)?;
+    let (pack, packed) = least(runs, || {
+        (0..weights.blocks()).into_par_iter().map(|_| product.pack(&block)).collect::<Result<Vec<_>, _>>()
+    });
+    let packed = packed?;
+    let (up, made) = least(runs, || {
+        packed.par_chunks_exact(parts).map(|pairs| product.switch_up(pairs, 1.0)).collect::<Result<Vec<_>, _>>()
+    });
+    made?;
+    let (whole, made) = least(runs, || product.apply(inputs, weights));
+    made?;
+    Ok([down, prepare, multiply, pack, up, whole])
+}
+
+const STEPS: [&str; 6] =
+    ["ring switch down", "evaluate inputs", "product and rescale", "pack", "ring switch up", "whole"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let at = |i: usize, usual: usize| numbers.get(i).copied().unwrap_or(usual);
+    let (outputs, inputs, runs) = (at(0, 4096), at(1, 4096), at(2, 3).max(1));
+    let parameters = Parameters::new(ParametersLiteral::n16_product())?;
+    let product = ProductParameters::new(&parameters, LOG_SMALL, TOKENS)?;
+    let mut rng = SecretRng::from_os()?;
+    let secret = SecretKey::generate(&parameters, &mut rng);
+    let sent = ProductKeyGenerator::new(&product, &secret, &mut rng).generate_all(&mut rng)?;
+    let keys = ProductKeys::new(&product, sent)?;
+    println!("N = 2^16, N' = 2^{LOG_SMALL}, T = {TOKENS}, log QP = {:.1} of the small ring", product.log_qp());
+    println!("keys: {:.1} MB in memory", keys.size_bytes() as f64 / 1e6);
+    let evaluator = PcMatmul::new(&product, Arc::new(keys));
+    let order = ComponentOrder::bit_reversed(product.components())?;
+    let shape = WeightShape { outputs, inputs, output_order: order.clone(), input_order: order };
+    let integer = |o: usize, i: usize| ((o * 7919 + i * 104_729) % (1 << 15)) as i16 - MAX_WEIGHT;
+    let (converted, weights) = least(1, || ProductWeights::new(&product, &shape, 0, integer));
+    let weights = weights?;
+    println!(
+        "weights {outputs} x {inputs}: {:.1} MB, converted in {converted:.0} ms",
+        weights.size_bytes() as f64 / 1e6
+    );
+    let ciphertexts: Vec<Ciphertext> =
+        (0..inputs.div_ceil(product.components())).map(|c| arbitrary(&parameters, c as u8)).collect();
+    println!("{:<22} {:>12} {:>12}", "milliseconds, threads", 1, rayon::current_num_threads());
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let single = alone.install(|| steps(&evaluator, &ciphertexts, &weights, runs))?;
+    let all = steps(&evaluator, &ciphertexts, &weights, runs)?;
+    for ((name, single), all) in STEPS.iter().zip(single).zip(all) {
+        println!("{name:<22} {single:>12.1} {all:>12.1}");
+    }
+    // What a dense product of the weights with all T + N' columns would take, for two residue primes.
+    let dense = 2.0 * (outputs * inputs) as f64 * (TOKENS + (1 << LOG_SMALL)) as f64;
+    println!("dense multiply-adds replaced: {:.0} G, {:.0} G/s on one thread", dense / 1e9, dense / single[2] / 1e6);
+    println!("peak memory: {} MiB", peak_mib());
+    Ok(())
+}
