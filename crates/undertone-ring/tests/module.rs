@@ -198,16 +198,22 @@ fn packed_rows_decrypt_to_interleaved_rows() {
                 .collect();
             let key = GadgetKey { b: &b, a: UniformHalf::Seeded(&seed) };
             let pairs = [[(); 2].map(|()| uniform(&ring, one, &mut state))];
-            let weights = weights(rank * rank, 0, &mut state);
-            let rows = ring.module_product(&ring.module_operand(&pairs, degree), &weights);
-            let [c0, c1] = ring.pack_rows(&rows, key);
-            let mut have = c0;
-            ring.mul_add_assign(&mut have, &c1, &ring.restrict(&target, one));
-            let have = ring.intt(have);
+            let operand = ring.module_operand(&pairs, degree);
+            let sets: Vec<ModuleRows> =
+                (0..3).map(|_| ring.module_product(&operand, &weights(rank * rank, 0, &mut state))).collect();
             let residues: Vec<u64> = secret.iter().map(|&s| q.reduce_i64(s)).collect();
             // Each half is rounded to within 1/2, and the second meets the secret.
             let bound = (1 + secret.iter().filter(|s| **s != 0).count()) as i64 / 2 + 1;
-            for o in 0..rank {
+            let packed = ring.pack_rows(&sets, &ring.pack_key(key));
+            let decrypted = packed.into_iter().map(|[c0, c1]| {
+                let mut message = c0;
+                ring.mul_add_assign(&mut message, &c1, &ring.restrict(&target, one));
+                ring.intt(message)
+            });
+            let decrypted: Vec<Poly<Coeff>> = decrypted.collect();
+            assert_eq!(decrypted.len(), sets.len());
+            let all = sets.iter().zip(&decrypted).flat_map(|(rows, have)| (0..rank).map(move |o| (rows, have, o)));
+            for (rows, have, o) in all {
                 let mut need = rows.b(0, o).to_vec();
                 for j in 0..rank {
                     let a = component(rows.a(0, o), rank, rank - 1 - j);

@@ -15,6 +15,8 @@ use undertone_secret::{Error, ProductKeyGenerator, SecretKey, SecretRng};
 
 const LOG_SMALL: u32 = 13;
 const TOKENS: usize = 128;
+/// Output blocks that are packed together, as in a whole product.
+const PACKED: usize = 4;
 
 /// A ciphertext of uniform halves at level 1.
 fn arbitrary(parameters: &Parameters, seed: u8) -> Ciphertext {
@@ -53,14 +55,15 @@ fn steps(product: &PcMatmul, inputs: &[Ciphertext], weights: &ProductWeights, ru
     let pairs: Vec<SmallPair> = pairs?.into_iter().flatten().collect();
     let (prepare, input) = least(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
     let rows = || (0..weights.blocks()).into_par_iter().map(|block| product.rows(&input, weights, block));
-    // Rows of all blocks together take several hundred MiB that a product never holds; only one block is kept.
+    // Rows of all blocks together take several hundred MiB that a product never holds; only a few are kept.
     let (multiply, made) = least(runs, || rows().try_for_each(|rows| rows.map(drop)));
     made?;
-    let block: ModuleRows = product.rows(&input, weights, 0)?;
-    let (pack, packed) = least(runs, || {
-        (0..weights.blocks()).into_par_iter().map(|_| product.pack(&block)).collect::<Result<Vec<_>, _>>()
-    });
-    let packed = packed?;
+    let sets: Vec<ModuleRows> =
+        (0..PACKED).map(|block| product.rows(&input, weights, block)).collect::<Result<_, _>>()?;
+    let tasks = weights.blocks() / PACKED;
+    let (pack, packed) =
+        least(runs, || (0..tasks).into_par_iter().map(|_| product.pack(&sets)).collect::<Result<Vec<_>, _>>());
+    let packed: Vec<SmallPair> = packed?.into_iter().flatten().collect();
     let (up, made) = least(runs, || {
         packed.par_chunks_exact(parts).map(|pairs| product.switch_up(pairs, 1.0)).collect::<Result<Vec<_>, _>>()
     });

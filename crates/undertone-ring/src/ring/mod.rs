@@ -17,6 +17,7 @@ mod transform;
 pub use arithmetic::Halves;
 pub use hoisted::{Giant, Step};
 pub use key_switch::{Digits, GadgetKey, UniformHalf};
+pub use module_pack::PackKey;
 pub use module_product::{ModuleOperand, ModuleRows};
 
 use std::sync::Arc;

@@ -4,9 +4,9 @@
 //! r - 1 of W * m holds sum_i w_i m_i. For a pair (b, a) that class needs all of V = W * a, but of W * b only itself.
 //! Source of the view: module decomposition as in the matrix products of CRYPTO 2024 (Bae, Cheon, Hanrot, Park, Stehlé).
 //!
-//! V costs no dense product. Cut a = sum_s X^(rs) a_s(X) into blocks of r coefficients: W * a_s has degree below 2r - 1,
-//! so at each of 2r points it is a matrix product over the ciphertexts, with T columns: 2N products per weight polynomial
-//! where the dense form takes r * N. Neighbouring blocks overlap and are added.
+//! V costs no dense product. Cut a = sum_s X^(3rs) a_s(X) into blocks of 3r coefficients: W * a_s has degree below 4r, so
+//! at each of 4r points it is a matrix product over the ciphertexts, with a column per block: 4/3 N products per weight
+//! polynomial where the dense form takes r * N. Products of neighbouring blocks overlap in r coefficients and are added.
 //! Absent: what the components mean, noise, keys.
 
 use rayon::prelude::*;
@@ -23,16 +23,36 @@ pub struct ModuleOperand {
     limbs: Vec<LimbOperand>,
 }
 
-/// T, r and the number of pairs.
+/// Sizes of a product.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ModuleShape {
+    /// T.
     degree: usize,
+    /// r.
     rank: usize,
+    /// Pairs.
     count: usize,
+    /// Points at which a block times a weight polynomial is known: 4r, but no more than N.
+    points: usize,
+    /// Blocks that a polynomial is cut into.
+    blocks: usize,
+}
+
+impl ModuleShape {
+    fn new(ring_degree: usize, degree: usize, count: usize) -> Self {
+        let rank = ring_degree / degree;
+        let points = (4 * rank).min(ring_degree);
+        Self { degree, rank, count, points, blocks: ring_degree.div_ceil(points - rank) }
+    }
+
+    /// Coefficients of a block; the last one may have fewer.
+    fn block_len(self) -> usize {
+        self.points - self.rank
+    }
 }
 
 struct LimbOperand {
-    /// Values of all a_s at 2r points: [2r/8][T][count][8].
+    /// Values of all a_s at all points: [points/8][blocks][count][8].
     a: Buffer,
     /// Class r - 1 - t of b for every t: [T/8, rounded up][count * r][8], tokens across lanes.
     b: Buffer,
@@ -110,7 +130,7 @@ impl Ring {
             self.check_degree(poly);
             assert!(poly.basis() == basis && basis.p == 0, "bases {:?} and {basis:?}", poly.basis());
         });
-        let shape = ModuleShape { degree, rank: self.degree() / degree, count: pairs.len() };
+        let shape = ModuleShape::new(self.degree(), degree, pairs.len());
         let limbs = (0..basis.q).into_par_iter().map(|limb| LimbOperand {
             a: self.block_values(shape, pairs.iter().map(|[_, a]| a.limb(limb)), self.table(basis, limb)),
             b: self.component_columns(shape, pairs.iter().map(|[b, _]| b.limb(limb))),
@@ -118,16 +138,16 @@ impl Ring {
         ModuleOperand { shape, limbs: limbs.collect() }
     }
 
-    /// [2r/8][T][count][8]: the values of every block of r coefficients of every polynomial.
+    /// [points/8][blocks][count][8]: the values of every block of every polynomial.
     fn block_values<'p>(&self, shape: ModuleShape, polys: impl Iterator<Item = &'p [u64]>, table: &NttTable) -> Buffer {
-        let ModuleShape { degree, rank, count } = shape;
-        let mut out = self.scratch(2 * rank * degree * count);
-        let mut block = self.scratch(2 * rank);
+        let ModuleShape { count, points, blocks, .. } = shape;
+        let mut out = self.scratch(points * blocks * count);
+        let mut block = self.scratch(points);
         for (c, poly) in polys.enumerate() {
-            for (s, coefficients) in poly.chunks_exact(rank).enumerate() {
+            for (s, coefficients) in poly.chunks(shape.block_len()).enumerate() {
                 self.values_at_points(table, coefficients, &mut block);
                 for (g, values) in block.chunks_exact(MATRIX_LANES).enumerate() {
-                    let at = ((g * degree + s) * count + c) * MATRIX_LANES;
+                    let at = ((g * blocks + s) * count + c) * MATRIX_LANES;
                     out[at..at + MATRIX_LANES].copy_from_slice(values);
                 }
             }
@@ -135,7 +155,7 @@ impl Ring {
         out
     }
 
-    /// The values of r coefficients at 2r points.
+    /// The values of a polynomial at as many points as `out` has places.
     fn values_at_points(&self, table: &NttTable, coefficients: &[u64], out: &mut [u64]) {
         let (low, high) = out.split_at_mut(coefficients.len());
         low.copy_from_slice(coefficients);
@@ -145,7 +165,7 @@ impl Ring {
 
     /// [T/8, rounded up][count * r][8]; lanes beyond T hold zeros.
     fn component_columns<'p>(&self, shape: ModuleShape, polys: impl Iterator<Item = &'p [u64]>) -> Buffer {
-        let ModuleShape { degree, rank, count } = shape;
+        let ModuleShape { degree, rank, count, .. } = shape;
         let groups = degree.div_ceil(MATRIX_LANES);
         let mut out = self.scratch(groups * count * rank * MATRIX_LANES);
         out.fill(0);
@@ -207,12 +227,12 @@ impl Ring {
         self.overlap_add(table, shape, &products, out_a);
     }
 
-    /// [2r/8][rows][T][8]: the values of W * a_s, summed over the pairs.
+    /// [points/8][rows][blocks][8]: the values of W * a_s, summed over the pairs.
     fn point_products(&self, table: &NttTable, shape: ModuleShape, operand: &LimbOperand, residues: &[u64]) -> Buffer {
-        let ModuleShape { degree, rank, count } = shape;
+        let ModuleShape { rank, count, points, blocks, .. } = shape;
         let rows = residues.len() / (count * rank);
-        let mut values = self.scratch(2 * rank * rows * count);
-        let mut block = self.scratch(2 * rank);
+        let mut values = self.scratch(points * rows * count);
+        let mut block = self.scratch(points);
         for (at, weights) in residues.chunks_exact(rank).enumerate() {
             self.values_at_points(table, weights, &mut block);
             for (g, entry) in block.chunks_exact(MATRIX_LANES).enumerate() {
@@ -220,33 +240,33 @@ impl Ring {
                 values[at..at + MATRIX_LANES].copy_from_slice(entry);
             }
         }
-        let mut products = self.scratch(2 * rank * rows * degree);
+        let mut products = self.scratch(points * rows * blocks);
         let left = values.chunks_exact(rows * count * MATRIX_LANES);
-        let right = operand.a.chunks_exact(degree * count * MATRIX_LANES);
-        let places = products.chunks_exact_mut(rows * degree * MATRIX_LANES);
+        let right = operand.a.chunks_exact(blocks * count * MATRIX_LANES);
+        let places = products.chunks_exact_mut(rows * blocks * MATRIX_LANES);
         for ((out, left), right) in places.zip(left).zip(right) {
             self.backend().matrix_product(table.modulus(), out, left, right, count, false);
         }
         products
     }
 
-    /// Back to coefficients: block s of a row is the lower half of product s plus the upper half of the one before it,
-    /// and the upper half of the last one comes round with its sign changed.
+    /// Back to coefficients: the r highest ones of each product belong to the next block, those of the last one come
+    /// round with their sign changed.
     fn overlap_add(&self, table: &NttTable, shape: ModuleShape, products: &[u64], out: &mut [u64]) {
-        let ModuleShape { degree, rank, .. } = shape;
+        let ModuleShape { degree, rank, points, blocks, .. } = shape;
         let (q, rows) = (table.modulus(), out.len() / (degree * rank));
-        let (mut block, mut upper) = (self.scratch(2 * rank), self.scratch(rank));
+        let (mut block, mut upper) = (self.scratch(points), self.scratch(rank));
         for (o, row) in out.chunks_exact_mut(degree * rank).enumerate() {
             upper.fill(0);
-            for (s, out) in row.chunks_exact_mut(rank).enumerate() {
+            for (s, out) in row.chunks_mut(shape.block_len()).enumerate() {
                 for (g, entry) in block.chunks_exact_mut(MATRIX_LANES).enumerate() {
-                    let at = ((g * rows + o) * degree + s) * MATRIX_LANES;
+                    let at = ((g * rows + o) * blocks + s) * MATRIX_LANES;
                     entry.copy_from_slice(&products[at..at + MATRIX_LANES]);
                 }
                 self.backend().intt(table, &mut block, 1);
-                out.copy_from_slice(&block[..rank]);
-                self.backend().add(q, out, &upper);
-                upper.copy_from_slice(&block[rank..]);
+                out.copy_from_slice(&block[..out.len()]);
+                self.backend().add(q, &mut out[..rank], &upper);
+                upper.copy_from_slice(&block[out.len()..][..rank]);
             }
             self.backend().sub(q, &mut row[..rank], &upper);
         }

@@ -7,7 +7,7 @@
 use super::ProductParameters;
 use crate::Error;
 use crate::keys::{KeyMemory, KeySwitchingKey};
-use undertone_ring::{PackedPoly, Seed};
+use undertone_ring::{PackKey, PackedPoly, Seed};
 
 /// Which key of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,7 +60,7 @@ impl SeededProductKey {
 /// The keys of one client for products.
 pub struct ProductKeys {
     pub(super) down: KeySwitchingKey,
-    pub(super) pack: KeySwitchingKey,
+    pub(super) pack: PackKey,
     pub(super) up: KeySwitchingKey,
 }
 
@@ -85,11 +85,12 @@ impl ProductKeys {
         let need = |key: Option<KeySwitchingKey>, name: &str, need| {
             key.ok_or_else(|| Error::MissingKey { key: format!("matrix product's {name}"), need })
         };
-        Ok(Self { down: need(down, "down", 1)?, pack: need(pack, "pack", 0)?, up: need(up, "up", 0)? })
+        let pack = parameters.small_ring().pack_key(need(pack, "pack", 0)?.gadget());
+        Ok(Self { down: need(down, "down", 1)?, pack, up: need(up, "up", 0)? })
     }
 
     /// Memory the keys take.
     pub fn size_bytes(&self) -> usize {
-        [&self.down, &self.pack, &self.up].into_iter().map(KeySwitchingKey::size_bytes).sum()
+        self.down.size_bytes() + self.pack.size_bytes() + self.up.size_bytes()
     }
 }

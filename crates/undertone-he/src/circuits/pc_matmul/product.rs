@@ -7,6 +7,9 @@ use rayon::prelude::*;
 use std::sync::Arc;
 use undertone_ring::{Coeff, ModuleOperand, ModuleRows, Poly};
 
+/// Output blocks of one task: so many read the packing key together, and their rows exist at one time.
+const TASK: usize = 4;
+
 /// A pair (b, a) of the small ring, in coefficient form.
 pub type SmallPair = [Poly<Coeff>; 2];
 
@@ -87,10 +90,12 @@ impl PcMatmul {
     /// `ProductShape` when weights and input do not fit.
     pub fn multiply(&self, input: &ProductInput, weights: &ProductWeights) -> Result<Vec<Ciphertext>, Error> {
         self.check(input, weights)?;
-        let packed: Vec<SmallPair> = (0..weights.blocks())
-            .into_par_iter()
-            .map(|block| self.pack(&self.rows(input, weights, block)?))
-            .collect::<Result<_, _>>()?;
+        let tasks = (0..weights.blocks()).into_par_iter().step_by(TASK).map(|first| {
+            let blocks = first..weights.blocks().min(first + TASK);
+            let sets = blocks.map(|block| self.rows(input, weights, block)).collect::<Result<Vec<_>, _>>()?;
+            self.pack(&sets)
+        });
+        let packed: Vec<SmallPair> = tasks.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let scale = input.scale * (-f64::from(weights.exponent())).exp2();
         packed.par_chunks_exact(self.parameters.parts()).map(|pairs| self.switch_up(pairs, scale)).collect()
     }
