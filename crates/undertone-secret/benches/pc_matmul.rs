@@ -32,43 +32,64 @@ fn peak_mib() -> u64 {
     kib.unwrap_or_default() / 1024
 }
 
-/// Least milliseconds of `runs` runs, and what the last one made.
-fn least<T>(runs: usize, mut work: impl FnMut() -> T) -> (f64, T) {
-    let mut timed = || {
+/// Processor time of all threads so far in milliseconds, to the kernel's 10 ms; zero where it is not told.
+fn processor_ms() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: f64 = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+    ticks * 10.0
+}
+
+/// Milliseconds of one step: the least by the clock, and the mean by the processor, which a busy machine disturbs less.
+#[derive(Clone, Copy)]
+struct Times {
+    clock: f64,
+    processor: f64,
+}
+
+/// The times of `runs` runs, and what the last one made.
+fn timed<T>(runs: usize, mut work: impl FnMut() -> T) -> (Times, T) {
+    let before = processor_ms();
+    let mut once = || {
         let start = Instant::now();
         let made = work();
         (start.elapsed().as_secs_f64() * 1e3, made)
     };
-    let mut best = timed();
+    let mut best = once();
     for _ in 1..runs {
-        let next = timed();
+        let next = once();
         best = (best.0.min(next.0), next.1);
     }
-    best
+    (Times { clock: best.0, processor: (processor_ms() - before) / runs as f64 }, best.1)
 }
 
-/// Times of all steps in milliseconds, in the order of [`STEPS`].
-fn steps(product: &PcMatmul, inputs: &[Ciphertext], weights: &ProductWeights, runs: usize) -> Result<[f64; 6], Error> {
+/// Times of all steps, in the order of [`STEPS`].
+fn steps(
+    product: &PcMatmul,
+    inputs: &[Ciphertext],
+    weights: &ProductWeights,
+    runs: usize,
+) -> Result<[Times; 6], Error> {
     let parts = product.parameters().parts();
     let down = || inputs.par_iter().map(|input| product.switch_down(input)).collect::<Result<Vec<_>, _>>();
-    let (down, pairs) = least(runs, down);
+    let (down, pairs) = timed(runs, down);
     let pairs: Vec<SmallPair> = pairs?.into_iter().flatten().collect();
-    let (prepare, input) = least(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
+    let (prepare, input) = timed(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
     let rows = || (0..weights.blocks()).into_par_iter().map(|block| product.rows(&input, weights, block));
     // Rows of all blocks together take several hundred MiB that a product never holds; only a few are kept.
-    let (multiply, made) = least(runs, || rows().try_for_each(|rows| rows.map(drop)));
+    let (multiply, made) = timed(runs, || rows().try_for_each(|rows| rows.map(drop)));
     made?;
     let sets: Vec<ModuleRows> =
         (0..PACKED).map(|block| product.rows(&input, weights, block)).collect::<Result<_, _>>()?;
     let tasks = weights.blocks() / PACKED;
     let (pack, packed) =
-        least(runs, || (0..tasks).into_par_iter().map(|_| product.pack(&sets)).collect::<Result<Vec<_>, _>>());
+        timed(runs, || (0..tasks).into_par_iter().map(|_| product.pack(&sets)).collect::<Result<Vec<_>, _>>());
     let packed: Vec<SmallPair> = packed?.into_iter().flatten().collect();
-    let (up, made) = least(runs, || {
+    let (up, made) = timed(runs, || {
         packed.par_chunks_exact(parts).map(|pairs| product.switch_up(pairs, 1.0)).collect::<Result<Vec<_>, _>>()
     });
     made?;
-    let (whole, made) = least(runs, || product.apply(inputs, weights));
+    let (whole, made) = timed(runs, || product.apply(inputs, weights));
     made?;
     Ok([down, prepare, multiply, pack, up, whole])
 }
@@ -92,24 +113,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let order = ComponentOrder::bit_reversed(product.components())?;
     let shape = WeightShape { outputs, inputs, output_order: order.clone(), input_order: order };
     let integer = |o: usize, i: usize| ((o * 7919 + i * 104_729) % (1 << 15)) as i16 - MAX_WEIGHT;
-    let (converted, weights) = least(1, || ProductWeights::new(&product, &shape, 0, integer));
+    let (converted, weights) = timed(1, || ProductWeights::new(&product, &shape, 0, integer));
     let weights = weights?;
     println!(
-        "weights {outputs} x {inputs}: {:.1} MB, converted in {converted:.0} ms",
-        weights.size_bytes() as f64 / 1e6
+        "weights {outputs} x {inputs}: {:.1} MB, converted in {:.0} ms",
+        weights.size_bytes() as f64 / 1e6,
+        converted.clock
     );
     let ciphertexts: Vec<Ciphertext> =
         (0..inputs.div_ceil(product.components())).map(|c| arbitrary(&parameters, c as u8)).collect();
-    println!("{:<22} {:>12} {:>12}", "milliseconds, threads", 1, rayon::current_num_threads());
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let single = alone.install(|| steps(&evaluator, &ciphertexts, &weights, runs))?;
     let all = steps(&evaluator, &ciphertexts, &weights, runs)?;
+    let threads = format!("{} threads", rayon::current_num_threads());
+    println!("{:<22} {:>12} {:>12} {threads:>12}", "milliseconds", "1 thread", "processor");
     for ((name, single), all) in STEPS.iter().zip(single).zip(all) {
-        println!("{name:<22} {single:>12.1} {all:>12.1}");
+        println!("{name:<22} {:>12.1} {:>12.1} {:>12.1}", single.clock, single.processor, all.clock);
     }
     // What a dense product of the weights with all T + N' columns would take, for two residue primes.
     let dense = 2.0 * (outputs * inputs) as f64 * (TOKENS + (1 << LOG_SMALL)) as f64;
-    println!("dense multiply-adds replaced: {:.0} G, {:.0} G/s on one thread", dense / 1e9, dense / single[2] / 1e6);
+    let rate = dense / single[2].processor / 1e6;
+    println!("dense multiply-adds replaced: {:.0} G, {rate:.0} G per second of one processor", dense / 1e9);
     println!("peak memory: {} MiB", peak_mib());
     Ok(())
 }
