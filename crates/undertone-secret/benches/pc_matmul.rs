@@ -75,6 +75,7 @@ fn steps(
     let (down, pairs) = timed(runs, down);
     let pairs: Vec<SmallPair> = pairs?.into_iter().flatten().collect();
     let (prepare, input) = timed(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
+    let input = input?;
     let rows = || (0..weights.blocks()).into_par_iter().map(|block| product.rows(&input, weights, block));
     // Rows of all blocks together take several hundred MiB that a product never holds; only a few are kept.
     let (multiply, made) = timed(runs, || rows().try_for_each(|rows| rows.map(drop)));

@@ -216,11 +216,21 @@ fn inputs_and_weights_that_do_not_fit_are_refused() {
         Err(Scheme::ScaleMismatch { .. }) | Err(Scheme::LevelTooLow { .. })
     ));
     assert!(matches!(product.switch_down(&lowered[0]), Err(Scheme::LevelTooLow { .. })));
+    assert!(matches!(product.prepare_pairs(&[], 1.0), Err(Scheme::Arity { .. })));
+    let pairs = product.switch_down(&one).unwrap();
+    assert!(matches!(product.switch_up(&pairs[1..], 1.0), Err(Scheme::ProductShape { .. })));
+    let prepared = product.prepare(&[one.clone(), one.clone()]).unwrap();
+    assert!(matches!(product.rows(&prepared, &weights, weights.blocks()), Err(Scheme::ProductShape { .. })));
     let stranger = Client::new(&Parameters::insecure_product_test(7), 5, 8);
     let foreign = stranger.product.prepare(&[one.clone(), one.clone()]).unwrap();
     assert!(matches!(product.multiply(&foreign, &weights), Err(Scheme::Decode { .. })));
     let larger = Client::new(&Parameters::insecure_product_test(8), 5, 4);
     assert!(matches!(larger.product.switch_down(&one), Err(Scheme::ProductShape { .. })));
+    let mut larger = Client::new(&Parameters::insecure_product_test(8), 6, 4);
+    let wide = larger.encrypt(&vec![0; 256], 1024.0);
+    let pairs = larger.product.switch_down(&wide).unwrap();
+    assert!(matches!(product.prepare_pairs(&pairs, 1.0), Err(Scheme::ProductShape { .. })));
+    assert!(matches!(product.switch_up(&pairs, 1.0), Err(Scheme::ProductShape { .. })));
 }
 
 #[test]

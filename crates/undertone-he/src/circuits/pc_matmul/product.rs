@@ -5,7 +5,10 @@ use super::{ProductKeys, ProductParameters, ProductWeights};
 use crate::{Ciphertext, Error};
 use rayon::prelude::*;
 use std::sync::Arc;
-use undertone_ring::{Coeff, ModuleOperand, ModuleRows, Poly};
+use undertone_ring::{Basis, Coeff, ModuleOperand, ModuleRows, Poly};
+
+/// Limbs of a value that enters a product: q0 and the product prime.
+pub(super) const LIMBS: usize = 2;
 
 /// Output blocks of one task: so many read the packing key together, and their rows exist at one time.
 const TASK: usize = 4;
@@ -59,13 +62,24 @@ impl PcMatmul {
         }
         let parts = inputs.par_iter().map(|input| self.switch_down(input)).collect::<Result<Vec<_>, _>>()?;
         let pairs: Vec<SmallPair> = parts.into_iter().flatten().collect();
-        Ok(self.prepare_pairs(&pairs, first.scale))
+        self.prepare_pairs(&pairs, first.scale)
     }
 
     /// Prepares pairs that [`PcMatmul::switch_down`] gave.
-    pub fn prepare_pairs(&self, pairs: &[SmallPair], scale: f64) -> ProductInput {
+    ///
+    /// # Errors
+    /// `Arity` without pairs, `ProductShape` when one is of another ring or basis.
+    pub fn prepare_pairs(&self, pairs: &[SmallPair], scale: f64) -> Result<ProductInput, Error> {
+        if pairs.is_empty() {
+            return Err(Error::Arity { op: "pc_matmul", have: 0, need: 1 });
+        }
+        let (degree, basis) = (self.parameters.small_ring().degree(), Basis { q: LIMBS, p: 0 });
+        if let Some(other) = pairs.iter().flatten().find(|half| half.degree() != degree || half.basis() != basis) {
+            let (have, need) = (other.data().len(), LIMBS * degree);
+            return Err(Error::ProductShape { what: "residues in every half of a pair", have, need });
+        }
         let operand = self.parameters.small_ring().module_operand(pairs, self.parameters.tokens());
-        ProductInput { digest: self.parameters.digest(), operand, scale }
+        Ok(ProductInput { digest: self.parameters.digest(), operand, scale })
     }
 
     /// Rows of output block `block` at q0: the product with its weights, divided by the product prime.

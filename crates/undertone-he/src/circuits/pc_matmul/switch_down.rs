@@ -1,12 +1,10 @@
 //! Ring switch down: one key switch to the secret s'(X^(N/N')), then every polynomial falls apart into N/N' of the small
 //! ring, because such a secret multiplies each class of coefficients apart.
 
+use super::product::LIMBS;
 use super::{PcMatmul, SmallPair, split};
 use crate::{Ciphertext, Error};
 use undertone_ring::{Basis, Coeff, Ntt, Poly};
-
-/// Limbs of a value that enters a product: q0 and the product prime.
-const LIMBS: usize = 2;
 
 impl PcMatmul {
     /// The N/N' pairs (b, a) under the small secret that one ciphertext at level 1 splits into, in coefficient form.

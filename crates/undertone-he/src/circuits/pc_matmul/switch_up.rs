@@ -9,11 +9,16 @@ impl PcMatmul {
     /// The ciphertext at level 0 whose coefficient u + (N/N')·k is coefficient k of pair u.
     ///
     /// # Errors
-    /// `ProductShape` unless there are N/N' pairs.
+    /// `ProductShape` unless there are N/N' pairs of the small ring.
     pub fn switch_up(&self, pairs: &[SmallPair], scale: f64) -> Result<Ciphertext, Error> {
         let (ring, parts) = (self.parameters.switch_ring(), self.parameters.parts());
         if pairs.len() != parts {
             return Err(Error::ProductShape { what: "pairs", have: pairs.len(), need: parts });
+        }
+        let degree = self.parameters.small_ring().degree();
+        if let Some(half) = pairs.iter().flatten().find(|half| half.degree() != degree) {
+            let (have, need) = (half.degree(), degree);
+            return Err(Error::ProductShape { what: "coefficients in every half of a pair", have, need });
         }
         let [c0, c1] = [0, 1].map(|half| -> Poly<Ntt> {
             let views: Vec<&[u64]> = pairs.iter().map(|pair| pair[half].limb(0)).collect();
