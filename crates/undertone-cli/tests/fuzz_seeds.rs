@@ -5,13 +5,14 @@
 //! The corpora of files in a model directory start from files written by hand.
 
 use std::path::PathBuf;
+use undertone_he::circuits::pc_matmul::{ComponentOrder, ProductParameters, ProductWeights, WeightShape};
 use undertone_he::{KeyId, KeyRequest, Parameters, Slots};
 use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, Mode, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape,
 };
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
 use undertone_protocol::{Message, encode_frame};
-use undertone_secret::{Encryptor, KeyGenerator, SecretKey, SecretRng};
+use undertone_secret::{Encryptor, KeyGenerator, ProductKeyGenerator, SecretKey, SecretRng};
 
 /// Ring degree 2^7, as in the fuzz targets.
 const LOG_N: u32 = 7;
@@ -46,6 +47,23 @@ fn write_ciphertexts_and_keys() {
         let key = generator.generate(&KeyRequest { id, level: 0 }, &mut rng).unwrap();
         write("keys", name, &key.to_bytes(&parameters));
     }
+}
+
+#[test]
+#[ignore = "it rewrites files of the repository"]
+fn write_product_keys_and_weights() {
+    let parameters = Parameters::insecure_product_test(LOG_N);
+    let mut rng = SecretRng::from_os().unwrap();
+    let secret = SecretKey::generate(&parameters, &mut rng);
+    let product = ProductParameters::new(&parameters, 5, 4).unwrap();
+    let keys = ProductKeyGenerator::new(&product, &secret, &mut rng).generate_all(&mut rng).unwrap();
+    for (name, key) in ["down", "pack", "up"].into_iter().zip(keys) {
+        write("products", name, &with_first(0, &key.to_bytes(&product)));
+    }
+    let order = ComponentOrder::bit_reversed(product.components()).unwrap();
+    let shape = WeightShape { outputs: 3, inputs: 5, output_order: order.clone(), input_order: order };
+    let weights = ProductWeights::new(&product, &shape, -2, |o, i| o as i16 * 1000 - i as i16).unwrap();
+    write("products", "weights", &with_first(1, &weights.to_bytes()));
 }
 
 #[test]

@@ -1,10 +1,29 @@
 //! Ciphertexts, keys and key files, under the small test parameters so that whole objects fit a fuzzer's input.
 
 use std::sync::LazyLock;
+use undertone_he::circuits::pc_matmul::{ProductParameters, ProductWeights, SeededProductKey};
 use undertone_he::{Ciphertext, Parameters, SeededCiphertext, SeededKey};
 
 /// Ring degree 2^7: the levels and digits of the shipped set with a 512th of its bytes.
 static PARAMETERS: LazyLock<Parameters> = LazyLock::new(|| Parameters::insecure_test(7));
+
+/// The same for matrix products: a small ring of degree 2^5 and 4 tokens.
+static PRODUCT: LazyLock<ProductParameters> = LazyLock::new(|| {
+    ProductParameters::new(&Parameters::insecure_product_test(7), 5, 4).expect("the test set has a product prime")
+});
+
+/// A key of a matrix product (even first byte) or converted weights (odd).
+pub fn products(data: &[u8]) -> bool {
+    let Some((&first, bytes)) = data.split_first() else { return false };
+    let again = if first % 2 == 0 {
+        SeededProductKey::from_bytes(&PRODUCT, bytes).map(|key| key.to_bytes(&PRODUCT))
+    } else {
+        ProductWeights::from_bytes(&PRODUCT, bytes).map(|weights| weights.to_bytes())
+    };
+    let Ok(again) = again else { return false };
+    assert_eq!(again, bytes, "a product key and weights have one encoding");
+    true
+}
 
 /// A ciphertext (even first byte) or a seeded one (odd).
 pub fn ciphertexts(data: &[u8]) -> bool {

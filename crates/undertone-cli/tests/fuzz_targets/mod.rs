@@ -20,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("frames", protocol::frames),
     ("keys", he::keys),
     ("messages", protocol::messages),
+    ("products", he::products),
     ("safetensors", model::safetensors),
     ("sealed", he::sealed),
     ("shard_index", model::shard_index),
