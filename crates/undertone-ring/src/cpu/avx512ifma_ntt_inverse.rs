@@ -7,12 +7,17 @@ use super::avx512ifma_ntt::{Context, LOG_RUN, PREFETCH_PAIRS, SMALL, keep_rows, 
 use super::scalar_ntt;
 use crate::NttTable;
 
-/// Inverse butterflies that share a twiddle.
+/// Inverse butterflies that share a twiddle; `$kind` tells what their inputs are.
 macro_rules! inverse {
-    ($c:ident, $v:ident, $w:expr, $bound:expr, $small:expr; $($a:literal $b:literal),*) => {
+    ($c:ident, $v:ident, $w:expr, $bound:expr, $small:expr; $($a:literal $b:literal $kind:ident),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small);)*
+        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small, Inputs::$kind);)*
     };
+}
+
+/// What memory takes of the products of a pass.
+macro_rules! exact {
+    ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.exact($v[$i]);)* };
 }
 
 /// Brings values below 2^52 to [0, 2q).
@@ -39,25 +44,39 @@ fn deinterleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, even, b), _mm512_permutex2var_epi64(a, odd, b))
 }
 
+/// What both inputs of a butterfly are.
+#[derive(Clone, Copy)]
+enum Inputs {
+    /// The values themselves.
+    Exact,
+    /// Products, right in the low 52 bits: enough for a difference that is multiplied, while a sum is masked.
+    Products,
+}
+
 impl Context {
-    /// Inputs below `bound`, a multiple of q; the first output is below twice that when `small`, else below 2q.
+    /// Inputs below `bound`, a multiple of q; the sum is below twice that when `small`, else below 2q, and the product
+    /// below 2q in its low 52 bits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool) -> (V, V) {
+    fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool, inputs: Inputs) -> (V, V) {
         let sum = _mm512_add_epi64(x, y);
         let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
-        if small {
-            return (sum, self.lanes.mul_modulo(_mm512_setzero_si512(), difference, w, shoup));
-        }
-        (self.lanes.fold(sum, bound), self.lanes.mul_lazy(difference, w, shoup))
+        let product = self.lanes.mul_modulo(_mm512_setzero_si512(), difference, w, shoup);
+        let sum = match inputs {
+            _ if small => sum,
+            Inputs::Exact => self.lanes.fold(sum, bound),
+            Inputs::Products => self.lanes.fold(self.lanes.exact(sum), bound),
+        };
+        (sum, product)
     }
 
-    /// The first butterfly: reduced inputs, whose sum is below 2q as it is.
+    /// A butterfly between shuffles, where sums and products meet; `first` tells that the inputs are reduced, so that
+    /// their sum is below 2q as it is.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse_first(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool) -> (V, V) {
-        let (sum, product) = self.inverse(x, y, (w, shoup), bound, true);
-        (sum, if small { product } else { self.lanes.exact(product) })
+    fn inverse_pair<const SMALL_Q: bool>(self, (x, y): (V, V), twiddle: (V, V), bound: V, first: bool) -> (V, V) {
+        let (sum, product) = self.inverse(x, y, twiddle, bound, SMALL_Q || first, Inputs::Exact);
+        (sum, if SMALL_Q { product } else { self.lanes.exact(product) })
     }
 
     /// The first four inverse stages of `count` runs of 16 reduced values; ends below 2q.
@@ -76,14 +95,11 @@ impl Context {
                 self.prefetch(pair);
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS).cast());
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS + 8).cast());
-                let (a, b) = deinterleave(load(p), load(p.add(8)));
-                let (a, b) = self.inverse_first(a, b, self.eight(pair), bound[0], SMALL_Q);
-                let (a, b) = deinterleave(a, b);
-                let (a, b) = self.inverse(a, b, self.four(pair), bound[1], SMALL_Q);
-                let (a, b) = deinterleave(a, b);
-                let (a, b) = self.inverse(a, b, self.two(pair), bound[2], SMALL_Q);
-                let (a, b) = deinterleave(a, b);
-                let (a, b) = self.inverse(a, b, self.one(pair), bound[3], SMALL_Q);
+                let start = deinterleave(load(p), load(p.add(8)));
+                let (a, b) = self.inverse_pair::<SMALL_Q>(start, self.eight(pair), bound[0], true);
+                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.four(pair), bound[1], false);
+                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.two(pair), bound[2], false);
+                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.one(pair), bound[3], false);
                 store(p, if SMALL_Q { self.lanes.reduce_lazy(a) } else { a });
                 store(p.add(8), b);
             }
@@ -125,9 +141,11 @@ impl Context {
                 let mut v = rows!(p, stride; 0, 1);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[0], SMALL_Q; 0 1);
+                        inverse!(self, v, self.one(index), bound[0], SMALL_Q; 0 1 Exact);
                         if SMALL_Q {
                             lazy!(self, v; 0);
+                        } else {
+                            exact!(self, v; 1);
                         }
                     }
                     Some(scale) => {
@@ -160,13 +178,15 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
-                inverse!(self, v, self.one(2 * index), bound[0], SMALL_Q; 0 1);
-                inverse!(self, v, self.one(2 * index + 1), bound[0], SMALL_Q; 2 3);
+                inverse!(self, v, self.one(2 * index), bound[0], SMALL_Q; 0 1 Exact);
+                inverse!(self, v, self.one(2 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[1], SMALL_Q; 0 2, 1 3);
+                        inverse!(self, v, self.one(index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1);
+                        } else {
+                            exact!(self, v; 2, 3);
                         }
                     }
                     Some(scale) => {
@@ -199,17 +219,19 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
-                inverse!(self, v, self.one(4 * index), bound[0], SMALL_Q; 0 1);
-                inverse!(self, v, self.one(4 * index + 1), bound[0], SMALL_Q; 2 3);
-                inverse!(self, v, self.one(4 * index + 2), bound[0], SMALL_Q; 4 5);
-                inverse!(self, v, self.one(4 * index + 3), bound[0], SMALL_Q; 6 7);
-                inverse!(self, v, self.one(2 * index), bound[1], SMALL_Q; 0 2, 1 3);
-                inverse!(self, v, self.one(2 * index + 1), bound[1], SMALL_Q; 4 6, 5 7);
+                inverse!(self, v, self.one(4 * index), bound[0], SMALL_Q; 0 1 Exact);
+                inverse!(self, v, self.one(4 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
+                inverse!(self, v, self.one(4 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
+                inverse!(self, v, self.one(4 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
+                inverse!(self, v, self.one(2 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
+                inverse!(self, v, self.one(2 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[2], SMALL_Q; 0 4, 1 5, 2 6, 3 7);
+                        inverse!(self, v, self.one(index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1, 2, 3);
+                        } else {
+                            exact!(self, v; 4, 5, 6, 7);
                         }
                     }
                     Some(scale) => {
@@ -242,25 +264,27 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                inverse!(self, v, self.one(8 * index), bound[0], SMALL_Q; 0 1);
-                inverse!(self, v, self.one(8 * index + 1), bound[0], SMALL_Q; 2 3);
-                inverse!(self, v, self.one(8 * index + 2), bound[0], SMALL_Q; 4 5);
-                inverse!(self, v, self.one(8 * index + 3), bound[0], SMALL_Q; 6 7);
-                inverse!(self, v, self.one(8 * index + 4), bound[0], SMALL_Q; 8 9);
-                inverse!(self, v, self.one(8 * index + 5), bound[0], SMALL_Q; 10 11);
-                inverse!(self, v, self.one(8 * index + 6), bound[0], SMALL_Q; 12 13);
-                inverse!(self, v, self.one(8 * index + 7), bound[0], SMALL_Q; 14 15);
-                inverse!(self, v, self.one(4 * index), bound[1], SMALL_Q; 0 2, 1 3);
-                inverse!(self, v, self.one(4 * index + 1), bound[1], SMALL_Q; 4 6, 5 7);
-                inverse!(self, v, self.one(4 * index + 2), bound[1], SMALL_Q; 8 10, 9 11);
-                inverse!(self, v, self.one(4 * index + 3), bound[1], SMALL_Q; 12 14, 13 15);
-                inverse!(self, v, self.one(2 * index), bound[2], SMALL_Q; 0 4, 1 5, 2 6, 3 7);
-                inverse!(self, v, self.one(2 * index + 1), bound[2], SMALL_Q; 8 12, 9 13, 10 14, 11 15);
+                inverse!(self, v, self.one(8 * index), bound[0], SMALL_Q; 0 1 Exact);
+                inverse!(self, v, self.one(8 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
+                inverse!(self, v, self.one(8 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
+                inverse!(self, v, self.one(8 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
+                inverse!(self, v, self.one(8 * index + 4), bound[0], SMALL_Q; 8 9 Exact);
+                inverse!(self, v, self.one(8 * index + 5), bound[0], SMALL_Q; 10 11 Exact);
+                inverse!(self, v, self.one(8 * index + 6), bound[0], SMALL_Q; 12 13 Exact);
+                inverse!(self, v, self.one(8 * index + 7), bound[0], SMALL_Q; 14 15 Exact);
+                inverse!(self, v, self.one(4 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
+                inverse!(self, v, self.one(4 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
+                inverse!(self, v, self.one(4 * index + 2), bound[1], SMALL_Q; 8 10 Exact, 9 11 Products);
+                inverse!(self, v, self.one(4 * index + 3), bound[1], SMALL_Q; 12 14 Exact, 13 15 Products);
+                inverse!(self, v, self.one(2 * index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
+                inverse!(self, v, self.one(2 * index + 1), bound[2], SMALL_Q; 8 12 Exact, 9 13 Exact, 10 14 Products, 11 15 Products);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[3], SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
+                        inverse!(self, v, self.one(index), bound[3], SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Products, 5 13 Products, 6 14 Products, 7 15 Products);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1, 2, 3, 4, 5, 6, 7);
+                        } else {
+                            exact!(self, v; 8, 9, 10, 11, 12, 13, 14, 15);
                         }
                     }
                     Some(scale) => {
