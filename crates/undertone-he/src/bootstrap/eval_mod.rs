@@ -17,7 +17,7 @@ pub(super) struct EvalMod {
     squares: Vec<f64>,
     output_scale: f64,
     /// (2π/R)²/6, or `None` without the correction.
-    pub(super) cubic: Option<f64>,
+    cubic: Option<f64>,
 }
 
 impl EvalMod {
@@ -46,15 +46,15 @@ impl EvalMod {
         }
     }
 
-    /// Of two values of `period` slots that take turns, each with `period` slots of its own.
+    /// Of two values of `period` slots that take turns, each with `period` slots of its own; they are told apart in the
+    /// correction, so parameters without it have no such pairs.
     pub(super) fn apply_to_pair(
         &self,
         ev: &CkksEvaluator,
         a: &Ciphertext,
         period: usize,
-        cubic: f64,
     ) -> Result<[Ciphertext; 2], Error> {
-        arcsine_of_pair(ev, &self.sine(ev, a)?, cubic, period)
+        arcsine_of_pair(ev, &self.sine(ev, a)?, self.cubic.unwrap_or_default(), period)
     }
 
     fn sine(&self, ev: &CkksEvaluator, a: &Ciphertext) -> Result<Ciphertext, Error> {

@@ -19,6 +19,7 @@ pub use plan::{bootstrap_matrix_bytes, bootstrap_model};
 use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, Parameters};
 use coeffs_slots::EncodedTransform;
 use eval_mod::EvalMod;
+use std::sync::OnceLock;
 
 /// Shortest period with a transform of its own; a constant vector is bootstrapped as one of two slots.
 pub(crate) const MIN_PERIOD: usize = 2;
@@ -28,26 +29,29 @@ pub struct BootstrapCircuit {
     period: usize,
     slots_to_coeffs: EncodedTransform,
     coeffs_to_slots: EncodedTransform,
-    /// For pairs that share EvalMod.
-    pair_to_slots: Option<EncodedTransform>,
+    /// For pairs that share EvalMod; encoded when the first of them comes.
+    pair_to_slots: OnceLock<EncodedTransform>,
     eval_mod: EvalMod,
 }
 
+/// Longest period whose pairs share EvalMod: the lowest matrix on the way up loses its compact form for them, which takes
+/// 0.3 GB at this period and doubles with it.
+const LONGEST_SHARED_PERIOD: usize = 1 << 12;
+
 /// Whether two values of `period` slots go through one EvalMod.
 fn shares_eval_mod(parameters: &Parameters, period: usize) -> bool {
-    2 * period <= parameters.chain().slot_count() && parameters.literal().arcsine_levels > 0
+    let longest = LONGEST_SHARED_PERIOD.min(parameters.chain().slot_count() / 2);
+    period <= longest && parameters.literal().arcsine_levels > 0
 }
 
 impl BootstrapCircuit {
     /// Prepares the circuit for values that repeat with `period` slots (a power of two up to the slot count).
     pub fn new(parameters: &Parameters, period: usize) -> Self {
-        let coeffs_to_slots = EncodedTransform::coeffs_to_slots(parameters, period);
-        let pair_to_slots = shares_eval_mod(parameters, period).then(|| coeffs_to_slots.of_pair(parameters, period));
         Self {
             period,
             slots_to_coeffs: EncodedTransform::slots_to_coeffs(parameters, period),
-            coeffs_to_slots,
-            pair_to_slots,
+            coeffs_to_slots: EncodedTransform::coeffs_to_slots(parameters, period),
+            pair_to_slots: OnceLock::new(),
             eval_mod: EvalMod::new(parameters),
         }
     }
@@ -64,10 +68,11 @@ impl BootstrapCircuit {
         let coefficients = self.slots_to_coeffs.apply(ev, &packed)?;
         let raised = ev.mod_raise(&coefficients, self.coeffs_to_slots.input_level())?;
         let traced = ev.trace(raised, self.period)?;
-        if let (Some(pair_to_slots), Some(_), Some(cubic)) = (&self.pair_to_slots, hi, self.eval_mod.cubic) {
-            let slots = pair_to_slots.apply(ev, &traced)?;
+        if hi.is_some() && shares_eval_mod(ev.parameters(), self.period) {
+            let of_pair = || self.coeffs_to_slots.of_pair(ev.parameters(), self.period);
+            let slots = self.pair_to_slots.get_or_init(of_pair).apply(ev, &traced)?;
             let (both, _) = ev.split(&slots, false)?;
-            let [low, high] = self.eval_mod.apply_to_pair(ev, &both, self.period, cubic)?;
+            let [low, high] = self.eval_mod.apply_to_pair(ev, &both, self.period)?;
             return Ok((low, Some(high)));
         }
         let slots = self.coeffs_to_slots.apply(ev, &traced)?;

@@ -15,9 +15,9 @@ pub fn bootstrap_model(parameters: &Parameters) -> BootstrapModel {
     Arc::new(move |period, pair| cost(&parameters, period, pair))
 }
 
-/// Memory of the encoded diagonals of both transforms of a bootstrap of `period` slots, from above: as if all of those on
-/// the way up stood at the highest level.
-pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
+/// Memory of the encoded diagonals of both transforms of a bootstrap of `period` slots, of single values and, when `pair`,
+/// of pairs too; from above: as if all of those on the way up stood at the highest level.
+pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize, pair: bool) -> u64 {
     let period = period.max(super::MIN_PERIOD);
     let shapes = GroupShape::all(period.trailing_zeros());
     let special = parameters.special_count() as u64;
@@ -27,7 +27,7 @@ pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize) -> u64 {
     // A diagonal repeats with its block and has two coefficients per slot of it.
     let values = |shape: &GroupShape, slots: u64| shape.indices().count() as u64 * 2 * slots;
     let each: u64 = shapes.iter().map(|shape| values(shape, 1 << shape.log_end)).sum();
-    let of_pair = if shares_eval_mod(parameters, period) { values(&shapes[0], 2 * period as u64) } else { 0 };
+    let of_pair = if pair && shares_eval_mod(parameters, period) { values(&shapes[0], 2 * period as u64) } else { 0 };
     size_of::<u64>() as u64 * (each * (down + up) + of_pair * up)
 }
 
@@ -112,14 +112,19 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LONGEST_SHARED_PERIOD;
     use super::*;
 
     #[test]
     fn the_matrices_of_the_longest_period_take_most_of_a_gibibyte() {
         let parameters = Parameters::default_preset();
-        let longest = bootstrap_matrix_bytes(&parameters, parameters.chain().slot_count());
+        let bytes = |period, pair| bootstrap_matrix_bytes(&parameters, period, pair);
+        let longest = bytes(parameters.chain().slot_count(), true);
         assert!((700 << 20..1200 << 20).contains(&longest), "{longest}");
-        let short = bootstrap_matrix_bytes(&parameters, 64);
-        assert!(short > 0 && short < longest / 100, "{short}");
+        assert!(bytes(64, true) > bytes(64, false) && bytes(64, false) > 0 && bytes(64, true) < longest / 100);
+        // Those of pairs are the largest at the longest period that has them.
+        let (alone, paired) = (bytes(LONGEST_SHARED_PERIOD, false), bytes(LONGEST_SHARED_PERIOD, true));
+        assert!((200 << 20..400 << 20).contains(&(paired - alone)), "{alone} {paired}");
+        assert_eq!(bytes(2 * LONGEST_SHARED_PERIOD, true), bytes(2 * LONGEST_SHARED_PERIOD, false));
     }
 }

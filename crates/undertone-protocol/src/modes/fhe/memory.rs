@@ -29,8 +29,8 @@ pub fn session_bytes(
     let held: u64 = held_key_bytes(parameters, keys)?;
     // One index per eight residues, and the orders within eight.
     let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
-    let matrices: u64 =
-        costs.keys.bootstrap_periods.keys().map(|&period| bootstrap_matrix_bytes(parameters, period)).sum();
+    let periods = costs.keys.bootstrap_periods.iter();
+    let matrices: u64 = periods.map(|(&period, &pair)| bootstrap_matrix_bytes(parameters, period, pair)).sum();
     let parts = [
         held,
         permutations,
