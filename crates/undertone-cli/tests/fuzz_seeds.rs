@@ -63,7 +63,16 @@ fn write_product_keys_and_weights() {
     let order = ComponentOrder::bit_reversed(product.components()).unwrap();
     let shape = WeightShape { outputs: 3, inputs: 5, output_order: order.clone(), input_order: order };
     let weights = ProductWeights::new(&product, &shape, -2, |o, i| o as i16 * 1000 - i as i16).unwrap();
-    write("products", "weights", &with_first(1, &weights.to_bytes()));
+    let mut bytes = weights.to_bytes();
+    write("products", "weights", &with_first(1, &bytes));
+    // A gain of 2^1000 under a checksum that is right.
+    bytes[120..124].copy_from_slice(&1000i32.to_le_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes[..128]).update(&bytes[160..]);
+    let checksum = *hasher.finalize().as_bytes();
+    bytes[128..160].copy_from_slice(&checksum);
+    assert!(ProductWeights::from_bytes(&product, &bytes).is_err());
+    write("products", "weights-beyond-gain", &with_first(1, &bytes));
 }
 
 #[test]

@@ -46,7 +46,8 @@ pub enum Error {
     },
     /// A parameter set or key is outside the 128-bit security table.
     #[error(
-        "log2(QP) = {have} bits exceeds the {need} bits allowed at ring degree 2^{log_n} for 128-bit security; use fewer or smaller primes"
+        "log2(QP) = {have} bits exceeds the {need} bits allowed at ring degree 2^{log_n} for 128-bit security; \
+         use fewer or smaller primes"
     )]
     Insecure {
         /// log2 of the ring degree.
@@ -72,7 +73,8 @@ pub enum Error {
     },
     /// A value exceeds the range declared for it.
     #[error(
-        "{op} got a value of magnitude {have:.4} where at most {need:.4} is declared; calibrate the model on text like this"
+        "{op} got a value of magnitude {have:.4} where at most {need:.4} is declared; \
+         calibrate the model on text like this"
     )]
     Range {
         /// The operation.
@@ -84,7 +86,8 @@ pub enum Error {
     },
     /// A value does not repeat with the period declared for it.
     #[error(
-        "{op} was told that its value repeats every {period} slots but it does not; this is a defect of the calling circuit"
+        "{op} was told that its value repeats every {period} slots but it does not; \
+         this is a defect of the calling circuit"
     )]
     NotPeriodic {
         /// The operation.
@@ -104,14 +107,51 @@ pub enum Error {
     },
     /// The parts of a matrix product do not fit each other.
     #[error(
-        "a matrix product needs {need} {what} but got {have}; convert weights and inputs for one layout and these parameters"
+        "a matrix product needs {need} {what} but got {have}; \
+         convert weights and inputs for one layout and these parameters"
     )]
     ProductShape {
         /// What is counted.
         what: &'static str,
         /// The number given.
         have: usize,
-        /// The number needed, or the least that is allowed.
+        /// The number needed.
         need: usize,
+    },
+    /// A number of a matrix product is outside what is allowed.
+    #[error(
+        "a matrix product takes {least} to {most} {what} but got {have}; split the matrix or choose another layout"
+    )]
+    ProductLimit {
+        /// What is counted.
+        what: &'static str,
+        /// The number given; the largest number where it does not fit a machine word.
+        have: usize,
+        /// The least that is allowed.
+        least: usize,
+        /// The most that is allowed.
+        most: usize,
+    },
+    /// A part of a matrix product does not exist.
+    #[error("there is no {what} {index} among {count} of a matrix product; they are counted from 0")]
+    ProductIndex {
+        /// What is counted.
+        what: &'static str,
+        /// The index given.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A channel stands twice in a component order.
+    #[error("channel {channel} occurs twice in a component order; an order names each channel exactly once")]
+    ProductDuplicate {
+        /// The channel.
+        channel: usize,
+    },
+    /// Two parts of a matrix product lay out channels in different orders.
+    #[error("{what} and weights have different component orders; convert the weights for the order of the ciphertexts")]
+    ProductOrder {
+        /// The part that the weights meet.
+        what: &'static str,
     },
 }

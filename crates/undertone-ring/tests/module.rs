@@ -196,7 +196,6 @@ fn packed_rows_decrypt_to_interleaved_rows() {
                     ring.pack(&b)
                 })
                 .collect();
-            let key = GadgetKey { b: &b, a: UniformHalf::Seeded(&seed) };
             let pairs = [[(); 2].map(|()| uniform(&ring, one, &mut state))];
             let operand = ring.module_operand(&pairs, degree);
             let sets: Vec<ModuleRows> =
@@ -204,7 +203,7 @@ fn packed_rows_decrypt_to_interleaved_rows() {
             let residues: Vec<u64> = secret.iter().map(|&s| q.reduce_i64(s)).collect();
             // Each half is rounded to within 1/2, and the second meets the secret.
             let bound = (1 + secret.iter().filter(|s| **s != 0).count()) as i64 / 2 + 1;
-            let packed = ring.pack_rows(&sets, &ring.pack_key(key));
+            let packed = ring.pack_rows(&sets, &ring.pack_key(&b, &seed));
             let decrypted = packed.into_iter().map(|[c0, c1]| {
                 let mut message = c0;
                 ring.mul_add_assign(&mut message, &c1, &ring.restrict(&target, one));

@@ -67,6 +67,7 @@ fn timed<T>(runs: usize, mut work: impl FnMut() -> T) -> (Times, T) {
 fn steps(
     product: &PcMatmul,
     inputs: &[Ciphertext],
+    order: &ComponentOrder,
     weights: &ProductWeights,
     runs: usize,
 ) -> Result<[Times; 6], Error> {
@@ -74,7 +75,7 @@ fn steps(
     let down = || inputs.par_iter().map(|input| product.switch_down(input)).collect::<Result<Vec<_>, _>>();
     let (down, pairs) = timed(runs, down);
     let pairs: Vec<SmallPair> = pairs?.into_iter().flatten().collect();
-    let (prepare, input) = timed(runs, || product.prepare_pairs(&pairs, inputs[0].scale()));
+    let (prepare, input) = timed(runs, || product.prepare_pairs(&pairs, inputs[0].scale(), order));
     let input = input?;
     let rows = || (0..weights.blocks()).into_par_iter().map(|block| product.rows(&input, weights, block));
     // Rows of all blocks together take several hundred MiB that a product never holds; only a few are kept.
@@ -90,7 +91,7 @@ fn steps(
         packed.par_chunks_exact(parts).map(|pairs| product.switch_up(pairs, 1.0)).collect::<Result<Vec<_>, _>>()
     });
     made?;
-    let (whole, made) = timed(runs, || product.apply(inputs, weights));
+    let (whole, made) = timed(runs, || product.apply(inputs, order, weights));
     made?;
     Ok([down, prepare, multiply, pack, up, whole])
 }
@@ -112,7 +113,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("keys: {:.1} MB in memory", keys.size_bytes() as f64 / 1e6);
     let evaluator = PcMatmul::new(&product, Arc::new(keys));
     let order = ComponentOrder::bit_reversed(product.components())?;
-    let shape = WeightShape { outputs, inputs, output_order: order.clone(), input_order: order };
+    let shape = WeightShape { outputs, inputs, output_order: order.clone(), input_order: order.clone() };
     let integer = |o: usize, i: usize| ((o * 7919 + i * 104_729) % (1 << 15)) as i16 - MAX_WEIGHT;
     let (converted, weights) = timed(1, || ProductWeights::new(&product, &shape, 0, integer));
     let weights = weights?;
@@ -124,8 +125,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ciphertexts: Vec<Ciphertext> =
         (0..inputs.div_ceil(product.components())).map(|c| arbitrary(&parameters, c as u8)).collect();
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    let single = alone.install(|| steps(&evaluator, &ciphertexts, &weights, runs))?;
-    let all = steps(&evaluator, &ciphertexts, &weights, runs)?;
+    let single = alone.install(|| steps(&evaluator, &ciphertexts, &order, &weights, runs))?;
+    let all = steps(&evaluator, &ciphertexts, &order, &weights, runs)?;
     let threads = format!("{} threads", rayon::current_num_threads());
     println!("{:<22} {:>12} {:>12} {threads:>12}", "milliseconds", "1 thread", "processor");
     for ((name, single), all) in STEPS.iter().zip(single).zip(all) {

@@ -1,5 +1,5 @@
-//! Keys of matrix products. The uniform ternary secret of the small ring exists in this generator only: it is drawn anew
-//! for each set of keys, never stored, and erased with the generator.
+//! Keys of matrix products. The uniform ternary secret of the small ring exists in this generator only: it is drawn
+//! anew for each set of keys, never stored, and erased with the generator.
 
 use crate::key_generator::encrypt_digits;
 use crate::secret_key::SecretPoly;
@@ -14,13 +14,18 @@ pub struct ProductKeyGenerator<'a> {
     secret: &'a SecretKey,
     /// Coefficients of s', the secret of the small ring.
     small: Zeroizing<Vec<i64>>,
+    /// Public name of the set, independent of the secret.
+    set: [u8; 16],
 }
 
 impl<'a> ProductKeyGenerator<'a> {
-    /// A generator for `secret` with a fresh secret of the small ring; keys of two generators do not fit each other.
+    /// A generator for `secret` with a fresh secret of the small ring; keys of two generators do not fit each
+    /// other, and carry different set ids so that whoever receives them can tell.
     pub fn new(parameters: &'a ProductParameters, secret: &'a SecretKey, rng: &mut SecretRng) -> Self {
         let small = Zeroizing::new(rng.ternary(parameters.small_ring().degree()));
-        Self { parameters, secret, small }
+        let mut set = [0; 16];
+        set.copy_from_slice(&rng.public_seed().0[..16]);
+        Self { parameters, secret, small, set }
     }
 
     /// Generates one key.
@@ -48,7 +53,7 @@ impl<'a> ProductKeyGenerator<'a> {
                 encrypt_digits(ring, basis, &seed, &secret_ntt(ring, &self.small, basis), rank, component, rng)
             }
         };
-        Ok(SeededProductKey::from_parts(id, b, seed))
+        Ok(SeededProductKey::from_parts(id, self.set, b, seed))
     }
 
     /// All keys.

@@ -4,9 +4,8 @@
 //! Put together at X^o, r rows are one b and r polynomials A_t = sum_o X^o V_o[class t](X^r), each of which multiplies
 //! s_(r-1-t)(X^r). A gadget key whose digit t holds that secret turns all of them at once into a pair under s.
 
-use super::key_switch::GadgetKey;
 use crate::cpu::Buffer;
-use crate::{Basis, Coeff, MATRIX_LANES, ModuleRows, Ntt, PackedPoly, Poly, Ring, UniformHalf};
+use crate::{Basis, Coeff, MATRIX_LANES, ModuleRows, Ntt, PackedPoly, Poly, Ring, Seed, expand_uniform};
 
 /// Rows, classes and digits that move together: a cache line of each.
 const TILE: usize = 8;
@@ -27,23 +26,16 @@ impl PackKey {
 }
 
 impl Ring {
-    /// A key for [`Ring::pack_rows`]: digit t of `key` encrypts s_(r-1-t)(X^r) times P, at the first prime and all special
-    /// ones.
+    /// A key for [`Ring::pack_rows`]: digit t encrypts s_(r-1-t)(X^r) times P, at the first prime and all special ones.
+    /// `b` holds the computed halves; the uniform half of digit t is stream t of the seed.
     ///
     /// # Panics
     /// When a digit is of another degree or basis.
-    pub fn pack_key(&self, key: GadgetKey<'_>) -> PackKey {
-        let (n, digits) = (self.degree(), key.b.len());
+    pub fn pack_key(&self, b: &[PackedPoly], seed: &Seed) -> PackKey {
+        let (n, digits) = (self.degree(), b.len());
         let basis = Basis { q: 1, p: self.p_moduli().len() };
         let mut limbs: Vec<Buffer> = (0..basis.limb_count()).map(|_| Buffer::zeroed(2 * n * digits)).collect();
-        let mut place = |poly: &PackedPoly, half: usize, digit: usize| {
-            assert!(
-                poly.degree() == n && poly.basis() == basis,
-                "a key of degree {} at {:?}",
-                poly.degree(),
-                poly.basis()
-            );
-            let poly = self.unpack(poly);
+        let mut place = |poly: Poly<Ntt>, half: usize, digit: usize| {
             for (limb, out) in limbs.iter_mut().enumerate() {
                 for (g, values) in poly.limb(limb).chunks_exact(MATRIX_LANES).enumerate() {
                     let at = ((2 * g + half) * digits + digit) * MATRIX_LANES;
@@ -51,20 +43,16 @@ impl Ring {
                 }
             }
         };
-        for digit in 0..digits {
-            place(&key.b[digit], 0, digit);
-            match key.a {
-                UniformHalf::Expanded(polys) => place(&polys[digit], 1, digit),
-                UniformHalf::Seeded(seed) => {
-                    place(&self.pack(&crate::expand_uniform(self, seed, digit as u64, basis)), 1, digit);
-                }
-            }
+        for (digit, b) in b.iter().enumerate() {
+            assert!(b.degree() == n && b.basis() == basis, "a key of degree {} at {:?}", b.degree(), b.basis());
+            place(self.unpack(b), 0, digit);
+            place(expand_uniform(self, seed, digit as u64, basis), 1, digit);
         }
         PackKey { degree: n, digits, limbs }
     }
 
-    /// For each set of r rows of one limb, the pair under s whose coefficient o + r*k is coefficient k of row o. Several
-    /// sets share one reading of the key.
+    /// For each set of r rows of one limb, the pair under s whose coefficient o + r*k is coefficient k of row o.
+    /// Several sets share one reading of the key.
     ///
     /// # Panics
     /// When a set does not have r rows of one limb, or the key is of another ring or number of digits.

@@ -1,8 +1,8 @@
 //! The index maps of a product, in the clear: which coefficient is which channel and token, before and after each step.
 //!
-//! Coefficient c + (N/T)·t of a ciphertext is token t of component c. Splitting into N/N' polynomials sends coefficient p
-//! to position p / (N/N') of polynomial p mod N/N', so component c is component c / (N/N') of polynomial c mod N/N'.
-//! Tokens keep their order through a product, whatever it is.
+//! Coefficient c + (N/T)·t of a ciphertext is token t of component c. Splitting into N/N' polynomials sends
+//! coefficient p to position p / (N/N') of polynomial p mod N/N', so component c is component c / (N/N') of
+//! polynomial c mod N/N'. Tokens keep their order through a product, whatever it is.
 
 use crate::Error;
 
@@ -16,14 +16,19 @@ impl ComponentOrder {
         Self((0..components as u32).collect())
     }
 
-    /// Component c holds the channel whose binary digits are those of c in reverse: what slots-to-coefficients leaves when
-    /// tokens are fastest in the slots.
+    /// Component c holds the channel whose binary digits are those of c in reverse: what slots-to-coefficients leaves
+    /// when tokens are fastest in the slots.
     ///
     /// # Errors
-    /// `ProductShape` unless the number of components is a power of two up to 2^31.
+    /// `ProductLimit` outside 1 to 2^31 components, `ProductShape` unless their number is a power of two.
     pub fn bit_reversed(components: usize) -> Result<Self, Error> {
-        if !components.is_power_of_two() || components > 1 << 31 {
-            return Err(Error::ProductShape { what: "components, a power of two", have: components, need: 1 });
+        let (least, most) = (1, 1 << 31);
+        if !(least..=most).contains(&components) {
+            return Err(Error::ProductLimit { what: "components", have: components, least, most });
+        }
+        if !components.is_power_of_two() {
+            let need = components.next_power_of_two();
+            return Err(Error::ProductShape { what: "components, a power of two,", have: components, need });
         }
         let bits = components.trailing_zeros();
         let reversed = |c: u32| if bits == 0 { 0 } else { c.reverse_bits() >> (u32::BITS - bits) };
@@ -33,15 +38,29 @@ impl ComponentOrder {
     /// Any order; entry c is the channel of component c.
     ///
     /// # Errors
-    /// `ProductShape` unless every channel occurs exactly once.
+    /// `ProductIndex` for a channel that is not below their number, `ProductDuplicate` for one that occurs twice.
     pub fn new(channels: Vec<u32>) -> Result<Self, Error> {
-        let mut seen = vec![false; channels.len()];
-        for &channel in &channels {
-            let place = seen.get_mut(channel as usize).filter(|seen| !**seen);
-            let wrong = Error::ProductShape { what: "components", have: channel as usize, need: channels.len() };
-            *place.ok_or(wrong)? = true;
+        let count = channels.len();
+        let mut seen = vec![false; count];
+        for channel in channels.iter().map(|&channel| channel as usize) {
+            let place = seen.get_mut(channel);
+            let place = place.ok_or(Error::ProductIndex { what: "channel", index: channel, count })?;
+            if std::mem::replace(place, true) {
+                return Err(Error::ProductDuplicate { channel });
+            }
         }
         Ok(Self(channels))
+    }
+
+    /// Identifies the order in weights and inputs, which must agree on it: BLAKE3 over the number of components (u64)
+    /// and the channel of each (u32), little-endian.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("undertone component order v1");
+        hasher.update(&(self.0.len() as u64).to_le_bytes());
+        self.0.iter().for_each(|channel| {
+            hasher.update(&channel.to_le_bytes());
+        });
+        *hasher.finalize().as_bytes()
     }
 
     /// How many components there are.
@@ -104,8 +123,22 @@ mod tests {
         assert_eq!((0..8).map(|c| order.channel(c)).collect::<Vec<_>>(), [0, 4, 2, 6, 1, 5, 3, 7]);
         assert_eq!(ComponentOrder::new(vec![0, 4, 2, 6, 1, 5, 3, 7]).unwrap(), order);
         assert_eq!(ComponentOrder::bit_reversed(1).unwrap(), ComponentOrder::natural(1));
-        assert!(ComponentOrder::bit_reversed(12).is_err());
-        assert!(ComponentOrder::new(vec![0, 2]).is_err() && ComponentOrder::new(vec![1, 1]).is_err());
+        // Order and number of components both count.
+        let digests = [order.digest(), ComponentOrder::natural(8).digest(), ComponentOrder::natural(4).digest()];
+        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] == order.clone().digest());
+    }
+
+    #[test]
+    fn what_is_no_order_is_refused_with_its_cause() {
+        let sentence = |order: Result<ComponentOrder, Error>| order.unwrap_err().to_string();
+        let uneven = sentence(ComponentOrder::bit_reversed(12));
+        assert!(uneven.starts_with("a matrix product needs 16 components, a power of two, but got 12;"), "{uneven}");
+        let none = sentence(ComponentOrder::bit_reversed(0));
+        assert!(none.starts_with("a matrix product takes 1 to 2147483648 components but got 0;"), "{none}");
+        let beyond = sentence(ComponentOrder::new(vec![0, 2]));
+        assert!(beyond.starts_with("there is no channel 2 among 2 of a matrix product;"), "{beyond}");
+        let twice = sentence(ComponentOrder::new(vec![1, 1]));
+        assert!(twice.starts_with("channel 1 occurs twice in a component order;"), "{twice}");
     }
 
     /// Slots-to-coefficients puts slot k at coefficient bitrev(k) of its half of the polynomial. With tokens fastest,

@@ -1,8 +1,9 @@
 //! The three keys of a product.
 //!
-//! `Down` leads from the main secret s to S = s'(X^(N/N')), with s' the uniform ternary secret of the small ring, at q0·q_w.
-//! `Pack` holds s'_(r-1-t)(X^r) under s' as digit t, with s' = Σ_j X^j s'_j(X^r), and `Up` leads from S back to s, both
-//! at q0. In each, digit d is b_d = −a_d·target + e_d + P·source_d; the uniform halves follow from a seed.
+//! `Down` leads from the main secret s to S = s'(X^(N/N')), with s' the uniform ternary secret of the small ring, at
+//! q0·q_w. `Pack` holds s'_(r-1-t)(X^r) under s' as digit t, with s' = Σ_j X^j s'_j(X^r), and `Up` leads from S back to
+//! s, both at q0. In each, digit d is b_d = −a_d·target + e_d + P·source_d; the uniform halves follow from a seed.
+//! Keys of one s' share a public random set id, because keys of two such secrets give noise together.
 
 use super::ProductParameters;
 use crate::Error;
@@ -28,14 +29,15 @@ impl ProductKeyId {
 /// A key as it travels.
 pub struct SeededProductKey {
     pub(super) id: ProductKeyId,
+    pub(super) set: [u8; 16],
     pub(super) b: Vec<PackedPoly>,
     pub(super) seed: Seed,
 }
 
 impl SeededProductKey {
-    /// Builds a key from its computed halves, one per digit.
-    pub fn from_parts(id: ProductKeyId, b: Vec<PackedPoly>, seed: Seed) -> Self {
-        Self { id, b, seed }
+    /// Builds a key from its computed halves, one per digit; keys that fit each other have the same `set`.
+    pub fn from_parts(id: ProductKeyId, set: [u8; 16], b: Vec<PackedPoly>, seed: Seed) -> Self {
+        Self { id, set, b, seed }
     }
 
     /// Which key this is.
@@ -43,8 +45,8 @@ impl SeededProductKey {
         self.id
     }
 
-    /// The key as a product uses it, both halves in memory.
-    fn expand(self, parameters: &ProductParameters) -> Result<KeySwitchingKey, Error> {
+    /// Refuses digits of another number or shape, and what the security gate refuses.
+    fn check(&self, parameters: &ProductParameters) -> Result<(), Error> {
         let (ring, basis) = (parameters.key_ring(self.id), parameters.key_basis(self.id));
         let fits = |b: &PackedPoly| {
             b.basis() == basis && b.degree() == ring.degree() && b.bytes().len() == ring.packed_bytes(basis)
@@ -52,8 +54,13 @@ impl SeededProductKey {
         if self.b.len() != parameters.key_digits(self.id) || !self.b.iter().all(fits) {
             return Err(Error::Decode { what: "product key", cause: "its digits do not fit the parameters" });
         }
-        parameters.gate_key(self.id)?;
-        Ok(KeySwitchingKey::expand(ring, self.b, self.seed, basis.q - 1, KeyMemory::Expanded))
+        parameters.gate_key(self.id)
+    }
+
+    /// The key as a key switch uses it, both halves in memory.
+    fn expand(self, parameters: &ProductParameters) -> KeySwitchingKey {
+        let level = parameters.key_basis(self.id).q - 1;
+        KeySwitchingKey::expand(parameters.key_ring(self.id), self.b, self.seed, level, KeyMemory::Expanded)
     }
 }
 
@@ -68,25 +75,33 @@ impl ProductKeys {
     /// Takes over one key of each kind, in any order.
     ///
     /// # Errors
-    /// `MissingKey` when one is absent, `Decode` when one is of another shape or comes twice, `Insecure` outside the table.
+    /// `MissingKey` when one is absent, `Decode` when one is of another shape or another set or comes twice, `Insecure`
+    /// outside the table.
     pub fn new(
         parameters: &ProductParameters,
         keys: impl IntoIterator<Item = SeededProductKey>,
     ) -> Result<Self, Error> {
+        let fail = |cause| Err(Error::Decode { what: "product key", cause });
         let mut found = [None, None, None];
+        let mut set = None;
         for key in keys {
+            key.check(parameters)?;
+            if *set.get_or_insert(key.set) != key.set {
+                return fail("it belongs to another set of keys");
+            }
             let place = &mut found[key.id as usize];
             if place.is_some() {
-                return Err(Error::Decode { what: "product key", cause: "it comes twice" });
+                return fail("it comes twice");
             }
-            *place = Some(key.expand(parameters)?);
+            *place = Some(key);
         }
         let [down, pack, up] = found;
-        let need = |key: Option<KeySwitchingKey>, name: &str, need| {
+        let need = |key: Option<SeededProductKey>, name: &str, need| {
             key.ok_or_else(|| Error::MissingKey { key: format!("matrix product's {name}"), need })
         };
-        let pack = parameters.small_ring().pack_key(need(pack, "pack", 0)?.gadget());
-        Ok(Self { down: need(down, "down", 1)?, pack, up: need(up, "up", 0)? })
+        let (down, pack, up) = (need(down, "down", 1)?, need(pack, "pack", 0)?, need(up, "up", 0)?);
+        let pack = parameters.small_ring().pack_key(&pack.b, &pack.seed);
+        Ok(Self { down: down.expand(parameters), pack, up: up.expand(parameters) })
     }
 
     /// Memory the keys take.

@@ -4,7 +4,8 @@
 //! channel. The steps, one file each: [`switch_down`] changes to the secret of a small ring and splits, the ring's
 //! module product multiplies by integer weights ([`product`]) and divides by the product prime, [`pack`] puts rows
 //! together, [`switch_up`] joins and returns to the main secret. Between `slots_to_coeffs` and `half_bootstrap` the
-//! product costs one level, whose prime is exactly the scale of the weights, so the scale of the value stays.
+//! product costs one level, whose prime is exactly the scale of the weights, so the scale of the value stays. A power
+//! of two by which a matrix exceeds its integer weights stays outside, as the gain that [`Product`] names.
 //!
 //! Sources: "Scaling up Privacy-Preserving ML" (arXiv 2601.18511) for the place in the cycle, Bae et al. (CRYPTO 2024)
 //! for the module view, ring switching as in eprint 2012/240. Absent: the choice of when to call it.
@@ -22,5 +23,5 @@ mod wire;
 pub use component_order::{ComponentOrder, join, split};
 pub use keys::{ProductKeyId, ProductKeys, SeededProductKey};
 pub use parameters::ProductParameters;
-pub use product::{PcMatmul, ProductInput, SmallPair};
-pub use weights::{MAX_WEIGHT, ProductWeights, WeightShape};
+pub use product::{PcMatmul, Product, ProductInput, SmallPair};
+pub use weights::{MAX_GAIN_LOG2, MAX_WEIGHT, ProductWeights, WeightShape};

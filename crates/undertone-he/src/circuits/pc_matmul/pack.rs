@@ -1,12 +1,13 @@
-//! Packing: r rows of a product become one pair of the small ring, by one gadget sum over the r components of its secret.
+//! Packing: r rows of a product become one pair of the small ring, by one gadget sum over the r components of its
+//! secret.
 
 use super::{PcMatmul, SmallPair};
 use crate::Error;
 use undertone_ring::ModuleRows;
 
 impl PcMatmul {
-    /// For each set of r rows the pair under the small secret whose coefficient o + r·k is position k of row o; sets share
-    /// one reading of the key.
+    /// For each set of r rows the pair under the small secret whose coefficient o + r·k is position k of row o; sets
+    /// share one reading of the key.
     ///
     /// # Errors
     /// `ProductShape` unless every set is r rows of one limb.

@@ -33,8 +33,8 @@ impl ProductParameters {
     /// Products over a small ring of degree 2^`log_small`, of channels of `tokens` values each.
     ///
     /// # Errors
-    /// `Parameters` when limb 1 is no product prime, P is too small or the degrees do not fit; `Insecure` when the primes
-    /// are too many bits for the small ring.
+    /// `Parameters` when limb 1 is no product prime, P is too small or the degrees do not fit; `Insecure` when the
+    /// primes are too many bits for the small ring.
     pub fn new(parameters: &Parameters, log_small: u32, tokens: usize) -> Result<Self, Error> {
         let unusable = |cause: String| Err(Error::Parameters { cause });
         let ring = parameters.ring();

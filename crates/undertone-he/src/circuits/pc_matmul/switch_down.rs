@@ -1,5 +1,5 @@
-//! Ring switch down: one key switch to the secret s'(X^(N/N')), then every polynomial falls apart into N/N' of the small
-//! ring, because such a secret multiplies each class of coefficients apart.
+//! Ring switch down: one key switch to the secret s'(X^(N/N')), then every polynomial falls apart into N/N' of the
+//! small ring, because such a secret multiplies each class of coefficients apart.
 
 use super::product::LIMBS;
 use super::{PcMatmul, SmallPair, split};

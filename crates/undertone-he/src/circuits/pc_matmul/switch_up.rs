@@ -1,5 +1,5 @@
-//! Ring switch up: N/N' pairs of the small ring join to one of the large ring under s'(X^(N/N')), and one key switch leads
-//! back to the main secret.
+//! Ring switch up: N/N' pairs of the small ring join to one of the large ring under s'(X^(N/N')), and one key switch
+//! leads back to the main secret.
 
 use super::{PcMatmul, SmallPair, join};
 use crate::{Ciphertext, Error};

@@ -1,13 +1,19 @@
-//! Weights of a product, converted offline: quantised to 15-bit integers and put in the order in which the product reads.
+//! Weights of a product, converted offline: 15-bit integers in the order in which the product reads them.
 //!
-//! Entry [block][row][pair][t] is the weight from component r − 1 − t of input pair `pair` to component `row` of output pair
-//! `block`; where either side has no channel it is zero. Both residue primes read the same integers: two bytes per weight.
+//! Entry [block][row][pair][t] is the weight from component r − 1 − t of input pair `pair` to component `row` of output
+//! pair `block`; where either side has no channel it is zero. Both residue primes read the same integers: two bytes per
+//! weight. The integers alone, over q_w, are what a product multiplies by; the power of two that the matrix has besides
+//! is the weights' gain, which whoever takes the product over folds into the next constant.
 
 use super::{ComponentOrder, ProductParameters};
 use crate::Error;
 
 /// The largest magnitude of an integer weight: 2^14, which is what single-word products of residues rest on.
 pub const MAX_WEIGHT: i16 = 1 << 14;
+
+/// The largest magnitude of log2 of a gain. Quantised 32-bit floats, whose largest lies between 2^-149 and 2^128, need
+/// −148 to 139 with product primes of 16 to 25 bits.
+pub const MAX_GAIN_LOG2: i32 = 150;
 
 /// Which channels a weight matrix joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +31,12 @@ pub struct WeightShape {
 /// A weight matrix in the order of the product.
 pub struct ProductWeights {
     pub(super) digest: [u8; 32],
+    /// Digests of the component orders.
+    pub(super) input_order: [u8; 32],
+    pub(super) output_order: [u8; 32],
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    pub(super) exponent: i32,
+    pub(super) gain_log2: i32,
     /// Weights of one row with padding, and rows of one block.
     pub(super) width: usize,
     pub(super) rank: usize,
@@ -35,18 +44,23 @@ pub struct ProductWeights {
 }
 
 impl ProductWeights {
-    /// Takes over integers of magnitude at most [`MAX_WEIGHT`]; `weight(o, i)` stands for weight · 2^exponent / q_w.
+    /// Takes over integers of magnitude at most [`MAX_WEIGHT`]; `weight(o, i)` stands for weight · 2^gain_log2 / q_w.
     ///
     /// # Errors
-    /// `ProductShape` when an order has not N/T components or a side has no channels, `Range` for a larger weight.
+    /// `ProductShape` when an order has not N/T components, `ProductLimit` when a side has no channels or too many,
+    /// `Range` for a larger weight or a gain beyond [`MAX_GAIN_LOG2`].
     pub fn new(
         parameters: &ProductParameters,
         shape: &WeightShape,
-        exponent: i32,
+        gain_log2: i32,
         weight: impl Fn(usize, usize) -> i16,
     ) -> Result<Self, Error> {
         let padded = PaddedShape::of(parameters, shape)?;
-        let mut entries = vec![0i16; padded.outputs * padded.inputs];
+        if gain_log2.unsigned_abs() > MAX_GAIN_LOG2.unsigned_abs() {
+            let (have, need) = (f64::from(gain_log2).abs(), f64::from(MAX_GAIN_LOG2));
+            return Err(Error::Range { op: "log2 of the gain of pc_matmul weights", have, need });
+        }
+        let mut entries = vec![0i16; padded.entries];
         for (row, entries) in entries.chunks_exact_mut(padded.inputs).enumerate() {
             let Some(o) = padded.channel(row, shape.outputs, &shape.output_order) else { continue };
             for (at, entry) in entries.iter_mut().enumerate() {
@@ -62,11 +76,12 @@ impl ProductWeights {
             }
         }
         let (width, rank) = (padded.inputs, padded.rank);
+        let [input_order, output_order] = [&shape.input_order, &shape.output_order].map(ComponentOrder::digest);
         let (digest, outputs, inputs) = (parameters.digest(), shape.outputs, shape.inputs);
-        Ok(Self { digest, outputs, inputs, exponent, width, rank, entries })
+        Ok(Self { digest, input_order, output_order, outputs, inputs, gain_log2, width, rank, entries })
     }
 
-    /// Quantises real weights, row after row of `inputs` values, with the exponent that uses all 15 bits.
+    /// Quantises real weights, row after row of `inputs` values, with the gain that uses all 15 bits.
     ///
     /// # Errors
     /// As [`ProductWeights::new`], `ProductShape` for a wrong number of values, `Range` for one that is not finite.
@@ -82,11 +97,11 @@ impl ProductWeights {
             return Err(Error::Range { op: "pc_matmul weights", have: f64::INFINITY, need: f64::from(f32::MAX) });
         }
         let prime = parameters.product_prime() as f64;
-        // The least exponent for which the largest weight still rounds to at most 2^14.
-        let exponent = if most == 0.0 { 0 } else { (most * prime / f64::from(MAX_WEIGHT)).log2().ceil() as i32 };
-        let unit = prime * (-f64::from(exponent)).exp2();
+        // The least gain for which the largest weight still rounds to at most 2^14.
+        let gain_log2 = if most == 0.0 { 0 } else { (most * prime / f64::from(MAX_WEIGHT)).log2().ceil() as i32 };
+        let unit = prime * (-f64::from(gain_log2)).exp2();
         let integer = |o: usize, i: usize| (f64::from(values[o * shape.inputs + i]) * unit).round() as i16;
-        Self::new(parameters, shape, exponent, integer)
+        Self::new(parameters, shape, gain_log2, integer)
     }
 
     /// Channels that come out.
@@ -99,9 +114,20 @@ impl ProductWeights {
         self.inputs
     }
 
-    /// The value of an integer weight w is w · 2^exponent / q_w.
-    pub fn exponent(&self) -> i32 {
-        self.exponent
+    /// log2 of the gain: an integer weight w stands for w · 2^gain_log2 / q_w, but a product multiplies by w / q_w
+    /// only, so its values are 2^-gain_log2 times what the matrix says. Fold 2^gain_log2 into a constant of the next step.
+    pub fn gain_log2(&self) -> i32 {
+        self.gain_log2
+    }
+
+    /// The digest of the order of the input channels.
+    pub fn input_order(&self) -> [u8; 32] {
+        self.input_order
+    }
+
+    /// The digest of the order of the output channels.
+    pub fn output_order(&self) -> [u8; 32] {
+        self.output_order
     }
 
     /// Output pairs of the small ring, with those that pad the last ciphertext.
@@ -129,8 +155,9 @@ impl ProductWeights {
 
 /// Sizes with padding to whole ciphertexts; components of one side are counted pair by pair.
 pub(super) struct PaddedShape {
-    pub(super) outputs: usize,
     pub(super) inputs: usize,
+    /// Outputs times inputs; their bytes fit a machine word.
+    pub(super) entries: usize,
     rank: usize,
     parts: usize,
 }
@@ -147,15 +174,19 @@ impl PaddedShape {
     }
 
     pub(super) fn padded(parameters: &ProductParameters, outputs: usize, inputs: usize) -> Result<Self, Error> {
-        /// More channels than any model has, and few enough that no size overflows.
+        /// More channels than any model has.
         const MOST: usize = 1 << 20;
-        for (have, what) in [(outputs, "output channels, up to 2^20"), (inputs, "input channels, up to 2^20")] {
+        for (have, what) in [(outputs, "output channels"), (inputs, "input channels")] {
             if !(1..=MOST).contains(&have) {
-                return Err(Error::ProductShape { what, have, need: 1 });
+                return Err(Error::ProductLimit { what, have, least: 1, most: MOST });
             }
         }
         let [outputs, inputs] = [outputs, inputs].map(|side| side.next_multiple_of(parameters.components()));
-        Ok(Self { outputs, inputs, rank: parameters.rank(), parts: parameters.parts() })
+        let most = isize::MAX as usize / size_of::<i16>();
+        let entries = outputs.checked_mul(inputs).filter(|&entries| entries <= most);
+        let too_many = Error::ProductLimit { what: "weights with padding", have: usize::MAX, least: 1, most };
+        let entries = entries.ok_or(too_many)?;
+        Ok(Self { inputs, entries, rank: parameters.rank(), parts: parameters.parts() })
     }
 
     /// The channel of component `at`, counted pair by pair over all ciphertexts; none in the padding.
@@ -242,12 +273,12 @@ mod tests {
         let parameters = product();
         let order = ComponentOrder::natural(parameters.components());
         let shape = WeightShape { outputs: 3, inputs: 5, output_order: order.clone(), input_order: order };
-        for scale in [1e-6f32, 0.02, 0.5, 1.0, 37.0] {
+        for scale in [f32::MIN_POSITIVE, 1e-6f32, 0.02, 0.5, 1.0, 37.0, f32::MAX] {
             let values: Vec<f32> = (0..15).map(|k| scale * (k as f32 * 0.7).sin()).collect();
             let weights = ProductWeights::quantize(&parameters, &shape, &values).unwrap();
             let most = weights.entries.iter().map(|w| w.unsigned_abs()).max().unwrap();
             assert!((1 << 13..=1 << 14).contains(&most), "{most} of 2^14 at {scale}");
-            let unit = f64::from(weights.exponent()).exp2() / parameters.product_prime() as f64;
+            let unit = f64::from(weights.gain_log2()).exp2() / parameters.product_prime() as f64;
             let rank = parameters.rank();
             for (k, &value) in values.iter().enumerate() {
                 let (o, i) = (k / 5, k % 5);
@@ -258,7 +289,7 @@ mod tests {
                 assert!((have - f64::from(value)).abs() <= unit / 2.0 * (1.0 + 1e-9), "weight {k} at {scale}");
             }
         }
-        assert_eq!(ProductWeights::quantize(&parameters, &shape, &[0.0; 15]).unwrap().exponent(), 0);
+        assert_eq!(ProductWeights::quantize(&parameters, &shape, &[0.0; 15]).unwrap().gain_log2(), 0);
         assert!(ProductWeights::quantize(&parameters, &shape, &[0.0; 14]).is_err());
         let mut values = [0.0; 15];
         values[3] = f32::NAN;
@@ -279,8 +310,18 @@ mod tests {
         assert!(new(shape(1, 1, 32), MAX_WEIGHT).is_ok() && new(shape(1, 1, 32), -MAX_WEIGHT).is_ok());
         assert!(matches!(new(shape(1, 1, 32), MAX_WEIGHT + 1), Err(Error::Range { .. })));
         assert!(matches!(new(shape(1, 1, 32), i16::MIN), Err(Error::Range { .. })));
-        for (outputs, inputs, components) in [(0, 1, 32), (1, 0, 32), (1, 1, 16), (usize::MAX, 1, 32)] {
-            assert!(matches!(new(shape(outputs, inputs, components), 1), Err(Error::ProductShape { .. })));
+        assert!(matches!(new(shape(1, 1, 16), 1), Err(Error::ProductShape { have: 16, need: 32, .. })));
+        for (outputs, inputs) in [(0, 1), (1, 0), (usize::MAX, 1), (1, (1 << 20) + 1)] {
+            let refused = new(shape(outputs, inputs, 32), 1).err().unwrap();
+            assert!(matches!(refused, Error::ProductLimit { .. }));
+            assert!(refused.to_string().starts_with("a matrix product takes 1 to 1048576 "), "{refused}");
+        }
+        for gain_log2 in [MAX_GAIN_LOG2, -MAX_GAIN_LOG2] {
+            assert!(ProductWeights::new(&parameters, &shape(1, 1, 32), gain_log2, |_, _| 1).is_ok());
+        }
+        for gain_log2 in [MAX_GAIN_LOG2 + 1, -MAX_GAIN_LOG2 - 1, i32::MAX, i32::MIN] {
+            let refused = ProductWeights::new(&parameters, &shape(1, 1, 32), gain_log2, |_, _| 1);
+            assert!(matches!(refused, Err(Error::Range { .. })), "2^{gain_log2}");
         }
     }
 }
