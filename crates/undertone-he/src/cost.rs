@@ -69,12 +69,13 @@ pub struct BootstrapCost {
     pub conjugation_level: usize,
 }
 
-/// Predicts one half-bootstrap from its period and whether it carries a pair.
-pub type BootstrapModel = Arc<dyn Fn(usize, bool) -> BootstrapCost + Send + Sync>;
+/// Predicts one half-bootstrap from its period and whether it carries a pair, or says why there is none.
+pub type BootstrapModel = Arc<dyn Fn(usize, bool) -> Result<BootstrapCost, Error> + Send + Sync>;
 
 /// Counts one bootstrap and no key switches.
 fn bare_bootstrap() -> BootstrapModel {
-    Arc::new(|_, _| BootstrapCost { counts: Counts { bootstraps: 1, ..Counts::default() }, ..BootstrapCost::default() })
+    let counts = Counts { bootstraps: 1, ..Counts::default() };
+    Arc::new(move |_, _| Ok(BootstrapCost { counts: counts.clone(), ..BootstrapCost::default() }))
 }
 
 #[derive(Debug, Default)]
@@ -155,8 +156,8 @@ impl CostEvaluator {
         self.ledger().counts.plaintext_products += present_diagonals(transform);
     }
 
-    fn count_bootstrap(&self, period: usize, pair: bool) {
-        let cost = (self.bootstrap)(period, pair);
+    fn count_bootstrap(&self, period: usize, pair: bool) -> Result<(), Error> {
+        let cost = (self.bootstrap)(period, pair)?;
         let mut ledger = self.ledger();
         ledger.counts.merge(&cost.counts);
         let keys = &mut ledger.keys;
@@ -170,6 +171,7 @@ impl CostEvaluator {
         keys.relinearization_level = keys.relinearization_level.max(used(cost.relinearization_level));
         keys.conjugation_level = keys.conjugation_level.max(used(cost.conjugation_level));
         *keys.bootstrap_periods.entry(period).or_default() |= pair;
+        Ok(())
     }
 }
 
@@ -290,7 +292,7 @@ impl Evaluator for CostEvaluator {
         if level < self.chain.boot_level {
             return Err(Error::LevelTooLow { op: "half_bootstrap", have: level, need: self.chain.boot_level });
         }
-        self.count_bootstrap(period, hi.is_some());
+        self.count_bootstrap(period, hi.is_some())?;
         let fresh = CostValue { level: self.chain.top_level };
         Ok((fresh, hi.map(|_| fresh)))
     }

@@ -2,8 +2,9 @@
 //!
 //! The slot holds u = x/K with x = z/R + I, |I| < K. A polynomial of degree 2K − 2 interpolates
 //! a·cos(2π(x − 1/4)/2^r) at the integers, which is where x lies up to 1/R (nodes clustered at the integers as in
-//! Han–Ki, eprint 2019/688; the error after r double angles is below 2^-34 of z for |I| ≤ 8 and 2^-13 at the edge, which a weight-32 secret reaches with probability 2^-82). Then y ← 2y² − a² doubles the angle r
-//! times while a is squared, which leaves a^(2^r)·sin(2πx); a is chosen so that this is v = R/(2π)·sin(2πz/R) at the
+//! Han–Ki, eprint 2019/688; the error after r double angles is below 2^-34 of z for |I| ≤ 8 and 2^-13 at the edge,
+//! which a weight-32 secret reaches with probability 2^-82). Then y ← 2y² − a² doubles the angle r times while a is
+//! squared, which leaves a^(2^r)·sin(2πx); a is chosen so that this is v = R/(2π)·sin(2πz/R) at the
 //! application scale. The cubic term of the arcsine, z ≈ v + (2π/R)²/6·v³, then allows a small R, at which the noise of
 //! the circuit matters less; what it leaves is (3/40)·(2π/R)^4, or 2^-19 at R = 2^6.5.
 
@@ -63,6 +64,9 @@ impl EvalMod {
         Ok(value)
     }
 }
+
+/// Levels of the arcsine correction.
+pub(super) const ARCSINE_LEVELS: usize = 2;
 
 /// v + factor·v³: two levels, two products.
 pub(super) fn arcsine<E: Evaluator>(ev: &E, v: &E::Value, factor: f64) -> Result<E::Value, Error> {

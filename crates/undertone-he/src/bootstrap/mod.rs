@@ -1,7 +1,7 @@
 //! Bootstrapping, slots-to-coefficients first: `slots_to_coeffs → mod_raise → coeffs_to_slots → eval_mod`.
 //!
-//! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each half
-//! comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives in a
+//! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each
+//! half comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives in a
 //! sub-ring: its transforms are shorter, at the price of a trace after ModRaise. Two such values share EvalMod too: the
 //! last matrix on the way up puts them in turns into the slots of twice the period.
 //!
@@ -46,14 +46,18 @@ fn shares_eval_mod(parameters: &Parameters, period: usize) -> bool {
 
 impl BootstrapCircuit {
     /// Prepares the circuit for values that repeat with `period` slots (a power of two up to the slot count).
-    pub fn new(parameters: &Parameters, period: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// `Parameters` when the chain has no levels for a bootstrap.
+    pub fn new(parameters: &Parameters, period: usize) -> Result<Self, Error> {
+        plan::require_levels(parameters, period)?;
+        Ok(Self {
             period,
             slots_to_coeffs: EncodedTransform::slots_to_coeffs(parameters, period),
             coeffs_to_slots: EncodedTransform::coeffs_to_slots(parameters, period),
             pair_to_slots: OnceLock::new(),
             eval_mod: EvalMod::new(parameters),
-        }
+        })
     }
 
     /// Refreshes one or two real values; see [`Evaluator::half_bootstrap`].

@@ -1,18 +1,55 @@
 //! What one half-bootstrap costs, from the chain alone; equal to what the CKKS evaluator counts.
 
 use super::dft::GroupShape;
-use super::eval_mod::{arcsine, arcsine_of_pair, cosine, evaluate};
+use super::eval_mod::{ARCSINE_LEVELS, arcsine, arcsine_of_pair, cosine, evaluate};
 use super::mod_raise::trace_rotations;
 use super::shares_eval_mod;
 use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
-use crate::{Counts, Evaluator, Parameters};
+use crate::{Counts, Error, Evaluator, Parameters, ParametersLiteral};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The prediction that cost and clear evaluators use for the inside of bootstraps of these parameters.
+/// A level above any chain, from which the levels that a circuit spends are measured.
+const DEEP: usize = 1 << 10;
+
+/// The prediction that cost and clear evaluators use for the inside of bootstraps of these parameters. It answers with
+/// `Parameters` where their chain has no levels for one.
 pub fn bootstrap_model(parameters: &Parameters) -> BootstrapModel {
     let parameters = parameters.clone();
     Arc::new(move |period, pair| cost(&parameters, period, pair))
+}
+
+/// Whether the chain is made for bootstraps of `period` slots.
+///
+/// # Errors
+/// `Parameters` naming the part of the circuit that lacks levels.
+pub(super) fn require_levels(parameters: &Parameters, period: usize) -> Result<(), Error> {
+    let literal = parameters.literal();
+    let stages = GroupShape::all(period.trailing_zeros()).len();
+    let sine = eval_mod_levels(literal)?;
+    let arcsine = if literal.arcsine_levels > 0 { ARCSINE_LEVELS } else { 0 };
+    // The sine must come out exactly where its scale is the application scale; transforms may start lower.
+    for (part, have, need) in [
+        ("EvalMod", literal.eval_mod_levels, sine..=sine),
+        ("the arcsine correction", literal.arcsine_levels, arcsine..=arcsine),
+        ("slots-to-coefficients", literal.slots_to_coeffs_levels, stages..=usize::MAX),
+        ("coefficients-to-slots", literal.coeffs_to_slots_levels, stages..=usize::MAX),
+    ] {
+        if !need.contains(&have) {
+            let (name, need) = (parameters.name(), need.start());
+            let cause = format!("{name} has {have} levels for {part} and bootstraps of {period} slots take {need}");
+            return Err(Error::Parameters { cause });
+        }
+    }
+    Ok(())
+}
+
+/// The levels that the sine takes.
+fn eval_mod_levels(literal: &ParametersLiteral) -> Result<usize, Error> {
+    let ev = CostEvaluator::new(literal.chain());
+    let polynomial = cosine(literal.eval_mod_range, literal.double_angles as i32, 1.0);
+    let sine = evaluate(&ev, &ev.value(DEEP), &polynomial, &vec![1.0; literal.double_angles])?;
+    Ok(DEEP - ev.level(&sine))
 }
 
 /// Memory of the encoded diagonals of both transforms of a bootstrap of `period` slots, of single values and, when `pair`,
@@ -63,9 +100,10 @@ impl Tally {
     }
 }
 
-fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
+fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapCost, Error> {
     let (chain, literal) = (parameters.chain(), parameters.literal());
     let period = period.max(super::MIN_PERIOD);
+    require_levels(parameters, period)?;
     let shapes = GroupShape::all(period.trailing_zeros());
     let slot_count = chain.slot_count();
     let eval_mod_level = literal.eval_mod_input();
@@ -89,31 +127,51 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> BootstrapCost {
     let squares = vec![1.0; literal.double_angles];
     let shared = pair && shares_eval_mod(parameters, period);
     for _ in 0..if pair && !shared { 2 } else { 1 } {
-        // The chain of every checked parameter set has the levels EvalMod needs.
-        let sine = evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares);
-        let sine = sine.expect("EvalMod fits its levels");
+        let sine = evaluate(&inner, &inner.value(eval_mod_level), &polynomial, &squares)?;
         if shared {
-            arcsine_of_pair(&inner, &sine, 1.0, period).expect("the correction fits its levels");
+            arcsine_of_pair(&inner, &sine, 1.0, period)?;
             let low = chain.top_level;
             let highest = tally.rotations.entry(period as i32).or_insert(low);
             *highest = low.max(*highest);
         } else if literal.arcsine_levels > 0 {
-            arcsine(&inner, &sine, 1.0).expect("the correction fits its levels");
+            arcsine(&inner, &sine, 1.0)?;
         }
     }
     tally.counts.merge(&inner.counts());
-    BootstrapCost {
+    Ok(BootstrapCost {
         counts: tally.counts,
         rotations: tally.rotations.into_iter().collect(),
         relinearization_level: eval_mod_level,
         conjugation_level: eval_mod_level,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::LONGEST_SHARED_PERIOD;
     use super::*;
+
+    #[test]
+    fn chains_without_the_levels_of_a_bootstrap_are_refused() {
+        let shipped = ParametersLiteral { log_n: 7, secret_weight: 64, ..ParametersLiteral::n16_l16_d36() };
+        let model = |literal| bootstrap_model(&Parameters::build_unchecked(literal));
+        let slots = 64;
+        for (period, pair) in [(1, false), (slots / 2, true), (slots, true)] {
+            assert!(model(shipped.clone())(period, pair).is_ok());
+            let product = ParametersLiteral { log_n: 7, secret_weight: 64, ..ParametersLiteral::n16_product() };
+            let refused = model(product)(period, pair).unwrap_err().to_string();
+            assert!(refused.contains("n16-product has 0 levels for EvalMod and bootstraps of"), "{refused}");
+        }
+        for (literal, part) in [
+            (ParametersLiteral { eval_mod_levels: 9, ..shipped.clone() }, "9 levels for EvalMod"),
+            (ParametersLiteral { arcsine_levels: 1, ..shipped.clone() }, "1 levels for the arcsine correction"),
+            (ParametersLiteral { slots_to_coeffs_levels: 1, ..shipped.clone() }, "1 levels for slots-to-coeff"),
+            (ParametersLiteral { coeffs_to_slots_levels: 1, ..shipped.clone() }, "1 levels for coefficients-to"),
+        ] {
+            let refused = model(literal)(slots, true).unwrap_err().to_string();
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
 
     #[test]
     fn the_matrices_of_the_longest_period_take_most_of_a_gibibyte() {

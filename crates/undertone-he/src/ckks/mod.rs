@@ -12,6 +12,7 @@ use crate::circuits::LinearTransform;
 use crate::cost::MAX_INTEGER;
 use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, Parameters, Slots};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Computes on ciphertexts with the evaluation keys of one client.
@@ -43,10 +44,15 @@ impl CkksEvaluator {
     }
 
     /// The bootstrap circuit of one period; its matrices are encoded once and kept.
-    pub(crate) fn bootstrap_circuit(&self, period: usize) -> Arc<BootstrapCircuit> {
+    ///
+    /// # Errors
+    /// As [`BootstrapCircuit::new`].
+    pub(crate) fn bootstrap_circuit(&self, period: usize) -> Result<Arc<BootstrapCircuit>, Error> {
         let mut circuits = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || Arc::new(BootstrapCircuit::new(&self.parameters, period));
-        circuits.entry(period).or_insert_with(made).clone()
+        Ok(match circuits.entry(period) {
+            Entry::Occupied(made) => made.get().clone(),
+            Entry::Vacant(place) => place.insert(Arc::new(BootstrapCircuit::new(&self.parameters, period)?)).clone(),
+        })
     }
 }
 
@@ -139,6 +145,6 @@ impl Evaluator for CkksEvaluator {
         hi: Option<&Ciphertext>,
         period: usize,
     ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
-        self.bootstrap_circuit(period.max(MIN_PERIOD)).half_bootstrap(self, lo, hi)
+        self.bootstrap_circuit(period.max(MIN_PERIOD))?.half_bootstrap(self, lo, hi)
     }
 }

@@ -21,7 +21,7 @@ fn model() -> BootstrapModel {
         let mut counts = Counts { bootstraps: 1, rotations: 3, ..Counts::default() };
         counts.key_switch(15, if pair { 4 } else { 3 });
         let rotations = vec![(period as i32, 18), (0, 20)];
-        BootstrapCost { counts, rotations, relinearization_level: 14, conjugation_level: 16 }
+        Ok(BootstrapCost { counts, rotations, relinearization_level: 14, conjugation_level: 16 })
     })
 }
 

@@ -304,6 +304,19 @@ fn inputs_and_weights_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_set_without_levels_for_a_bootstrap_says_so() {
+    use undertone_he::{CkksEvaluator, EvaluationKeys, Evaluator, KeyMemory};
+    let mut client = Client::new(&Parameters::insecure_product_test(7), 5, 4);
+    let parameters = client.parameters.parameters().clone();
+    let value = client.encrypt(&vec![0; 128], 1024.0);
+    let ev = CkksEvaluator::new(&parameters, Arc::new(EvaluationKeys::new(&parameters, KeyMemory::Expanded)));
+    for period in [1, 8, 64] {
+        let refused = ev.half_bootstrap(&value, Some(&value), period).err().unwrap().to_string();
+        assert!(refused.contains("0 levels for EvalMod"), "{refused}");
+    }
+}
+
+#[test]
 fn keys_of_two_generators_are_told_apart() {
     let parameters = Parameters::insecure_product_test(7);
     let mut rng = SecretRng::from_os().unwrap();

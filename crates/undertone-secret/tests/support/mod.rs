@@ -50,7 +50,7 @@ pub fn key_set(parameters: &Parameters, periods: &[(usize, bool)], rotations: &[
         set.rotations.insert(normalised(by), chain.max_level);
     }
     for &(period, pair) in periods {
-        let cost = model(period, pair);
+        let cost = model(period, pair).unwrap();
         set.relinearization_level = set.relinearization_level.max(Some(cost.relinearization_level));
         set.conjugation_level = set.conjugation_level.max(Some(cost.conjugation_level));
         for (by, level) in cost.rotations {

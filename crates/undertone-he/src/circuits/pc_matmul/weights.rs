@@ -115,7 +115,8 @@ impl ProductWeights {
     }
 
     /// log2 of the gain: an integer weight w stands for w · 2^gain_log2 / q_w, but a product multiplies by w / q_w
-    /// only, so its values are 2^-gain_log2 times what the matrix says. Fold 2^gain_log2 into a constant of the next step.
+    /// only, so its values are 2^-gain_log2 times what the matrix says. Fold 2^gain_log2 into a constant of the next
+    /// step.
     pub fn gain_log2(&self) -> i32 {
         self.gain_log2
     }
