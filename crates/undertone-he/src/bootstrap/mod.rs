@@ -1,9 +1,9 @@
 //! Bootstrapping, slots-to-coefficients first: `slots_to_coeffs → mod_raise → coeffs_to_slots → eval_mod`.
 //!
 //! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each
-//! half comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives in a
-//! sub-ring: its transforms are shorter, at the price of a trace after ModRaise. Two such values share EvalMod too: the
-//! last matrix on the way up puts them in turns into the slots of twice the period.
+//! half comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives
+//! in a sub-ring: its transforms are shorter, at the price of a trace after ModRaise. Two such values share EvalMod too:
+//! the last matrix on the way up puts them in turns into the slots of twice the period.
 //!
 //! Sources: eprint 2018/153 (structure), 2020/1203 (double hoisting, EvalMod), 2022/024 (sparse-secret encapsulation).
 //! Absent: iterated bootstrapping.
