@@ -7,7 +7,7 @@
 //! projections of a norm yield, scores and gates, stays what it was.
 //!
 //! Source: SliceGPT (arXiv 2401.15024) for the gains, QuaRot (arXiv 2404.00456) for both maps, fused parts only. Maps
-//! are public, a function of the seed and of the shape; arithmetic is f64, the result is rounded to f32 once.
+//! are public, a function of the seed and of the shape; arithmetic is f64, and every weight is rounded to f32 once.
 
 mod orthogonal;
 
@@ -54,58 +54,87 @@ impl Llama {
 }
 
 fn rotate_layer(layer: &mut LayerWeights, stream: &Orthogonal, values: &[Orthogonal]) {
-    for matrix in [&mut layer.q, &mut layer.k, &mut layer.v] {
+    for matrix in [&mut layer.q, &mut layer.k] {
         rotate_rows(matrix, Some(&layer.attention_norm), stream);
     }
     for matrix in [&mut layer.gate, &mut layer.up] {
         rotate_rows(matrix, Some(&layer.mlp_norm), stream);
     }
+    rotate_values(&mut layer.v, &layer.attention_norm, stream, values);
+    rotate_attention_output(&mut layer.o, stream, values);
+    rotate_columns(&mut layer.down, stream);
     layer.attention_norm.fill(1.0);
     layer.mlp_norm.fill(1.0);
-    rotate_segments(&mut layer.o, values);
-    // Rows of the transposed matrices are what the columns are to the residual stream and to the values.
-    let mut by_input = transposed(&layer.v);
-    rotate_segments(&mut by_input, values);
-    layer.v = transposed(&by_input);
-    for matrix in [&mut layer.o, &mut layer.down] {
-        let mut by_input = transposed(matrix);
-        rotate_rows(&mut by_input, None, stream);
-        *matrix = transposed(&by_input);
-    }
 }
 
 /// Multiplies every row by `gain` and maps it.
 fn rotate_rows(matrix: &mut Matrix, gain: Option<&[f32]>, map: &Orthogonal) {
     matrix.data.par_chunks_exact_mut(map.len()).for_each_init(Vec::new, |scratch, row| {
-        let mut wide: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        let mut wide = wide(row);
         if let Some(gain) = gain {
             wide.iter_mut().zip(gain).for_each(|(x, &gain)| *x *= f64::from(gain));
         }
         map.apply(&mut wide, scratch);
-        row.iter_mut().zip(&wide).for_each(|(out, &x)| *out = x as f32);
+        narrow(&wide, row);
     });
 }
 
+/// Maps every column.
+fn rotate_columns(matrix: &mut Matrix, map: &Orthogonal) {
+    // Rows of the transposed matrix are what the columns are to the residual stream.
+    let mut by_input = Matrix { rows: matrix.cols, cols: matrix.rows, data: transposed(&matrix.data, matrix.cols) };
+    rotate_rows(&mut by_input, None, map);
+    matrix.data = transposed(&by_input.data, by_input.cols);
+}
+
+/// Both maps of v, `[key heads · d, D]`: rows read the stream, columns write the values of each head.
+fn rotate_values(matrix: &mut Matrix, gain: &[f32], stream: &Orthogonal, values: &[Orthogonal]) {
+    let mut wide = wide(&matrix.data);
+    wide.par_chunks_exact_mut(matrix.cols).for_each_init(Vec::new, |scratch, row| {
+        row.iter_mut().zip(gain).for_each(|(x, &gain)| *x *= f64::from(gain));
+        stream.apply(row, scratch);
+    });
+    let mut by_input = transposed(&wide, matrix.cols);
+    rotate_segments(&mut by_input, matrix.rows, values);
+    narrow(&transposed(&by_input, matrix.rows), &mut matrix.data);
+}
+
+/// Both maps of o, `[D, heads · d]`: rows read the values of each head, columns write the stream.
+fn rotate_attention_output(matrix: &mut Matrix, stream: &Orthogonal, values: &[Orthogonal]) {
+    let mut wide = wide(&matrix.data);
+    rotate_segments(&mut wide, matrix.cols, values);
+    let mut by_input = transposed(&wide, matrix.cols);
+    by_input.par_chunks_exact_mut(matrix.rows).for_each_init(Vec::new, |scratch, column| stream.apply(column, scratch));
+    narrow(&transposed(&by_input, matrix.rows), &mut matrix.data);
+}
+
 /// Maps the part of every row that belongs to a head; several query heads in a row share the map of a key head.
-fn rotate_segments(matrix: &mut Matrix, maps: &[Orthogonal]) {
-    let cols = matrix.cols;
+fn rotate_segments(data: &mut [f64], cols: usize, maps: &[Orthogonal]) {
     let heads_per_map = cols / (maps.len() * maps[0].len());
-    matrix.data.par_chunks_exact_mut(cols).for_each_init(Vec::new, |scratch, row| {
+    data.par_chunks_exact_mut(cols).for_each_init(Vec::new, |scratch, row| {
         for (head, segment) in row.chunks_exact_mut(maps[0].len()).enumerate() {
-            let mut wide: Vec<f64> = segment.iter().map(|&x| f64::from(x)).collect();
-            maps[head / heads_per_map].apply(&mut wide, scratch);
-            segment.iter_mut().zip(&wide).for_each(|(out, &x)| *out = x as f32);
+            maps[head / heads_per_map].apply(segment, scratch);
         }
     });
 }
 
-fn transposed(matrix: &Matrix) -> Matrix {
-    let (rows, cols) = (matrix.rows, matrix.cols);
-    let mut data = vec![0.0f32; rows * cols];
-    data.par_chunks_exact_mut(rows).enumerate().for_each(|(col, out)| {
-        out.iter_mut().enumerate().for_each(|(row, out)| *out = matrix.data[row * cols + col]);
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// The only place where a weight is rounded.
+fn narrow(wide: &[f64], out: &mut [f32]) {
+    out.iter_mut().zip(wide).for_each(|(out, &x)| *out = x as f32);
+}
+
+/// A matrix of `cols` columns, transposed.
+fn transposed<T: Copy + Default + Send + Sync>(data: &[T], cols: usize) -> Vec<T> {
+    let rows = data.len() / cols;
+    let mut out = vec![T::default(); data.len()];
+    out.par_chunks_exact_mut(rows).enumerate().for_each(|(col, out)| {
+        out.iter_mut().enumerate().for_each(|(row, out)| *out = data[row * cols + col]);
     });
-    Matrix { rows: cols, cols: rows, data }
+    out
 }
 
 /// The map of the residual stream of `hidden` channels.
@@ -194,6 +223,51 @@ mod tests {
             let change = largest_change(&model, 9);
             println!("{name}: {change:.1e}");
             assert!(change < 1e-4, "{name}: {change}");
+        }
+    }
+
+    /// A map as a matrix: row i is where coordinate i goes.
+    fn dense(map: &Orthogonal) -> Vec<Vec<f64>> {
+        let image = |i: usize| {
+            let mut x = vec![0.0; map.len()];
+            x[i] = 1.0;
+            map.apply(&mut x, &mut Vec::new());
+            x
+        };
+        (0..map.len()).map(image).collect()
+    }
+
+    #[test]
+    fn values_and_attention_outputs_are_rounded_once() {
+        let model = synthetic(small_config(), 3);
+        let (config, plain) = (&model.config, &model.layers[1]);
+        let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+        let rotated = &model.clone().rotated(9).layers[1];
+        let stream = dense(&residual_map(hidden, 9));
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let near = |what: &str, rotated: f32, exact: f64| {
+            // Half a unit in the last place, and what two orders of summation in f64 differ by.
+            let allowed = exact.abs() * (-24f64).exp2() + 1e-14;
+            assert!((f64::from(rotated) - exact).abs() <= allowed, "{what} {rotated} {exact}");
+        };
+        for head in 0..config.num_attention_heads {
+            let values = dense(&value_map(head_dim, 9, (1, head / group)));
+            for (coordinate, channel) in (0..head_dim).flat_map(|i| (0..hidden).map(move |j| (i, j))) {
+                let sum = |entry: &dyn Fn(usize, usize) -> f64| -> f64 {
+                    let places = (0..head_dim).flat_map(|i| (0..hidden).map(move |j| (i, j)));
+                    places.map(|(i, j)| entry(i, j) * values[i][coordinate] * stream[j][channel]).sum()
+                };
+                let width = plain.o.cols;
+                let entry = |i: usize, j: usize| f64::from(plain.o.data[j * width + head * head_dim + i]);
+                near("o", rotated.o.data[channel * width + head * head_dim + coordinate], sum(&entry));
+                if head % group == 0 {
+                    let row = |i: usize| (head / group) * head_dim + i;
+                    let gained = |i: usize, j: usize| {
+                        f64::from(plain.v.data[row(i) * hidden + j]) * f64::from(plain.attention_norm[j])
+                    };
+                    near("v", rotated.v.data[row(coordinate) * hidden + channel], sum(&gained));
+                }
+            }
         }
     }
 
