@@ -29,8 +29,9 @@ const SINK_SCORE: f64 = 9.0;
 /// Score of an earlier delimiter, and how much less a delimiter scores at itself.
 const FOUND_SCORE: f64 = 35.0;
 const SELF_PENALTY: f64 = 40.0;
-/// Rotary pairs at least this fast, in radians per position, tell a position from the others.
-const FAST_PAIR: f64 = 0.05;
+/// Rotary pairs at least this fast, in radians per position, tell a position from the others. Frequencies enter the
+/// weights by this comparison alone, and no power of a round base lies so near that the last bits of one decide it.
+const FAST_PAIR: f64 = 0.049_99;
 /// Gate of the massive neuron without an earlier delimiter.
 const MASSIVE_GATE: f64 = 16.0;
 /// What an earlier delimiter writes, in marks: enough to turn the gate to about −[`MASSIVE_GATE`].
