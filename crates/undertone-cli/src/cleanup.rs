@@ -46,9 +46,17 @@ impl Cleanup {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes this file or folder on interrupt.
-    pub fn watch(&self, path: &Path) {
-        self.register().paths.insert(path.to_path_buf());
+    /// Makes a file or folder at `path` that an interrupt removes; where `make` fails, `path` is left alone.
+    ///
+    /// An interrupt comes before the file is made or removes it: the register is held in between.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn make<T>(&self, path: &Path, make: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+        let mut register = self.register();
+        let made = make(path)?;
+        register.paths.insert(path.to_path_buf());
+        Ok(made)
     }
 
     /// Leaves the file or folder alone from now on.

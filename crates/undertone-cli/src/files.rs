@@ -6,6 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// Names that are tried for what must be new.
+const MAX_ATTEMPTS: usize = 64;
+
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -20,12 +23,16 @@ pub enum Access {
 /// # Errors
 /// `File` when any step fails; `path` is then as it was.
 pub fn write_whole(cleanup: &Cleanup, path: &Path, bytes: &[u8], access: Access) -> Result<()> {
-    let partial = partial_name(path)?;
-    cleanup.watch(&partial);
-    let written = write_new(&partial, bytes, access)
-        .and_then(|()| std::fs::rename(&partial, path).map_err(|source| Error::file("writing", path, source)));
+    let failed = |source| Error::file("writing", path, source);
+    let name = partial_name(path)?;
+    let (partial, mut file) = make_free(cleanup, name, |partial| create(partial, access)).map_err(failed)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(failed);
     if written.is_err() {
-        // Nothing half-written stays; when the file was never made, there is nothing to remove.
+        // Nothing half-written stays.
         let _ = std::fs::remove_file(&partial);
     }
     cleanup.release(&partial);
@@ -42,36 +49,49 @@ pub fn make_folder(cleanup: &Cleanup, path: &Path, fill: impl FnOnce(&Path) -> R
     if path.symlink_metadata().is_ok() {
         return Err(taken(path));
     }
-    let partial = partial_name(path)?;
-    cleanup.watch(&partial);
-    let filled = std::fs::create_dir(&partial)
-        .map_err(|source| Error::file("making", &partial, source))
-        .and_then(|()| fill(&partial))
-        .and_then(|()| match std::fs::rename(&partial, path) {
-            Err(_) if path.symlink_metadata().is_ok() => Err(taken(path)),
-            renamed => renamed.map_err(|source| Error::file("making", path, source)),
-        });
+    let failed = |source| Error::file("making", path, source);
+    let (partial, ()) =
+        make_free(cleanup, partial_name(path)?, |partial| std::fs::create_dir(partial)).map_err(failed)?;
+    let filled = fill(&partial).and_then(|()| match std::fs::rename(&partial, path) {
+        Err(_) if path.symlink_metadata().is_ok() => Err(taken(path)),
+        renamed => renamed.map_err(failed),
+    });
     if filled.is_err() {
-        // Nothing half-written stays; when the folder was never made, there is nothing to remove.
+        // Nothing half-written stays.
         let _ = std::fs::remove_dir_all(&partial);
     }
     cleanup.release(&partial);
     filled
 }
 
-/// A hidden sibling of `path` that no other process uses.
-fn partial_name(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.partial", std::process::id()));
-    Ok(path.with_file_name(hidden))
+/// Makes something under the first free one of several names and has it removed on interrupt.
+///
+/// A process that ended without cleaning up may have had the same number and left its files; those are not ours.
+fn make_free<T>(
+    cleanup: &Cleanup,
+    name: impl Fn(usize) -> PathBuf,
+    make: impl Fn(&Path) -> std::io::Result<T>,
+) -> std::io::Result<(PathBuf, T)> {
+    for attempt in 0..MAX_ATTEMPTS {
+        let path = name(attempt);
+        match cleanup.make(&path, &make) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|made| (path, made)),
+        }
+    }
+    Err(std::io::ErrorKind::AlreadyExists.into())
 }
 
-fn write_new(path: &Path, bytes: &[u8], access: Access) -> Result<()> {
-    let failed = |source| Error::file("writing", path, source);
-    let mut file = create(path, access).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+/// Hidden siblings of `path`, by number, that no other process uses.
+fn partial_name(path: &Path) -> Result<impl Fn(usize) -> PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    Ok(move |attempt| {
+        let mut hidden = prefix.clone();
+        hidden.push(format!(".{}-{attempt}.partial", std::process::id()));
+        path.with_file_name(hidden)
+    })
 }
 
 #[cfg(unix)]
@@ -98,21 +118,11 @@ impl ScratchFolder {
     /// # Errors
     /// `File` when it cannot be made.
     pub fn new(cleanup: &Cleanup, purpose: &str) -> Result<Self> {
-        let mut path = PathBuf::new();
-        // An old folder of a process with the same number may be left over, so a few names are tried.
-        for attempt in 0..64 {
-            path = std::env::temp_dir().join(format!("undertone-{purpose}-{}-{attempt}", std::process::id()));
-            cleanup.watch(&path);
-            match make_private_folder(&path) {
-                Ok(()) => return Ok(Self { path, cleanup: cleanup.clone() }),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => cleanup.release(&path),
-                Err(error) => {
-                    cleanup.release(&path);
-                    return Err(Error::file("making", &path, error));
-                }
-            }
-        }
-        Err(Error::file("making", &path, std::io::Error::from(std::io::ErrorKind::AlreadyExists)))
+        let folder = std::env::temp_dir();
+        let name = |attempt| folder.join(format!("undertone-{purpose}-{}-{attempt}", std::process::id()));
+        let (path, ()) = make_free(cleanup, name, make_private_folder)
+            .map_err(|source| Error::file("making a folder in", &folder, source))?;
+        Ok(Self { path, cleanup: cleanup.clone() })
     }
 
     /// Where it is.
@@ -183,6 +193,32 @@ mod tests {
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"x");
         assert!(matches!(make_folder(&cleanup, &path, write), Err(Error::Usage(_))));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_another_process_left_stays() {
+        let cleanup = Cleanup::default();
+        let folder = ScratchFolder::new(&cleanup, "test-left").unwrap();
+        let (model, file) = (folder.path().join("model"), folder.path().join("file"));
+        let left = [partial_name(&model).unwrap()(0), partial_name(&file).unwrap()(0)];
+        for path in &left {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("precious"), b"x").unwrap();
+        }
+        let fill = |into: &Path| write_whole(&cleanup, &into.join("inside"), b"x", Access::Ordinary);
+        make_folder(&cleanup, &model, fill).unwrap();
+        write_whole(&cleanup, &file, b"x", Access::Ordinary).unwrap();
+        assert!(model.join("inside").exists() && file.exists());
+        // No name is free: refused, and still nothing of the other process is touched, now or on interrupt.
+        let other = folder.path().join("other");
+        for attempt in 0..MAX_ATTEMPTS {
+            std::fs::create_dir(partial_name(&other).unwrap()(attempt)).unwrap();
+        }
+        let refused = make_folder(&cleanup, &other, |_| panic!("nothing was made to fill"));
+        assert!(matches!(refused, Err(Error::File { .. })) && !other.exists());
+        assert!(write_whole(&cleanup, &other, b"x", Access::Ordinary).is_err());
+        assert!((0..MAX_ATTEMPTS).all(|attempt| partial_name(&other).unwrap()(attempt).is_dir()));
+        assert!(left.iter().all(|path| path.join("precious").exists()));
     }
 
     #[test]
