@@ -69,15 +69,12 @@ impl Preparation {
     /// Checks the prefix against the model.
     ///
     /// # Errors
-    /// `Calibration` when it is longer than the context or names tokens that the model does not have.
+    /// `Calibration` when it is longer than [`MAX_PREFIX`], fills the context or names tokens that the model lacks.
     pub fn check_shape(&self, config: &LlamaConfig) -> Result<(), Error> {
         let length = self.prefix.len();
-        if length >= config.max_position_embeddings {
-            return Err(Error::Calibration {
-                what: "prefix tokens",
-                have: length,
-                need: config.max_position_embeddings - 1,
-            });
+        let most = MAX_PREFIX.min(config.max_position_embeddings.saturating_sub(1));
+        if length > most {
+            return Err(Error::Calibration { what: "prefix tokens", have: length, need: most });
         }
         let known = self.prefix.iter().filter(|&&id| (id as usize) < config.vocab_size).count();
         if known < length {
@@ -112,7 +109,14 @@ mod tests {
         let config = small_config();
         assert!(prefixed(&[1, 49]).check_shape(&config).is_ok());
         assert!(matches!(prefixed(&[1, 50]).check_shape(&config), Err(Error::Calibration { have: 1, need: 2, .. })));
-        assert!(prefixed(&[1; 128]).check_shape(&config).is_err());
+        assert!(prefixed(&[1; MAX_PREFIX]).check_shape(&config).is_ok());
+        let refused = |have: usize, config: &LlamaConfig| prefixed(&vec![1; have]).check_shape(config).unwrap_err();
+        let long = refused(MAX_PREFIX + 1, &config);
+        assert!(matches!(long, Error::Calibration { what: "prefix tokens", have: 17, need: MAX_PREFIX }), "{long}");
+        let short = LlamaConfig { max_position_embeddings: 8, ..config };
+        let full = refused(8, &short);
+        assert!(matches!(full, Error::Calibration { what: "prefix tokens", have: 8, need: 7 }), "{full}");
+        assert!(prefixed(&[1; 7]).check_shape(&short).is_ok());
     }
 
     #[test]
