@@ -1,5 +1,6 @@
 //! `undertone calibrate`: per-layer ranges of every nonlinear input, stored beside the model.
 
+mod found;
 mod report;
 
 use crate::context::Context;
@@ -10,6 +11,7 @@ use crate::prompt::{PromptLine, prompt_lines, read_text};
 use clap::Args;
 use report::{Side, table};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use undertone_infer::calibrate::{
     CalibrationEvent, CalibrationOptions, PrefixOptions, PrefixStep, Prompt, RangeReport, WindowOptions,
     calibrate_prepared, ranges, search_prefix, windows,
@@ -71,29 +73,25 @@ pub struct CalibrateArguments {
 /// # Errors
 /// Whatever the model, the text or the ranges give rise to; nothing is written then.
 pub fn run(arguments: &CalibrateArguments, context: &Context) -> Result<()> {
-    let model = Llama::load(&arguments.model)?;
+    let model = Arc::new(Llama::load(&arguments.model)?);
+    let config = model.config.clone();
     let tokenizer = Tokenizer::load(&arguments.model, &model.config)?;
     let prompts = prompts(&read_text(&arguments.text)?, &tokenizer, &model)?;
     let options = CalibrationOptions { margin: arguments.margin, ..CalibrationOptions::default() };
-    let mut work = Work { model: &model, prompts: &prompts, options, progress: Report::new(&context.progress) };
+    let mut work = Work::new(model, &prompts, options, &context.progress);
     let steps = if arguments.search_prefix { work.search(&tokenizer)? } else { Vec::new() };
     let preparation = Preparation {
-        // BOS alone is what every prompt starts with anyway.
-        prefix: steps
-            .iter()
-            .rfind(|step| step.kept)
-            .map(|step| step.prefix.clone())
-            .filter(|p| p.len() > 1)
-            .unwrap_or_default(),
+        prefix: found::kept(&steps, config.bos_token_id).map(|step| step.prefix.clone()).unwrap_or_default(),
         rotation_seed: arguments.rotate.then_some(arguments.rotation_seed),
     };
     let mut sides = Vec::new();
     if arguments.report && !preparation.is_plain() {
         sides.push(work.side(&Preparation::default())?);
     }
+    let mut work = work.prepared(&preparation);
     let calibration = work.calibrate(&preparation);
     if arguments.report {
-        sides.push(Side::new(work.ranges(&preparation)?, calibration.as_ref(), &model.config));
+        sides.push(Side::new(work.ranges(&preparation)?, calibration.as_ref(), &config));
         if calibration.is_err() {
             // The ranges show why.
             context.result(&serde_json::json!({ "report": report_object(&sides) }), || table(&preparation, &sides));
@@ -116,14 +114,15 @@ pub fn run(arguments: &CalibrateArguments, context: &Context) -> Result<()> {
         "rotation_seed": calibration.preparation.rotation_seed,
     });
     if arguments.search_prefix {
-        object["prefix_search"] = steps.iter().map(step_object).collect();
+        object["prefix_search"] = steps.iter().map(found::object).collect();
     }
     if arguments.report {
         object["report"] = report_object(&sides);
     }
     context.result(&object, || {
         let table = if arguments.report { table(&preparation, &sides) + "\n" } else { String::new() };
-        table + &summary(&path, &calibration, scans, &tokenizer, &steps)
+        let found = found::sentence(&steps, config.bos_token_id, |ids| tokenizer.decode(ids).unwrap_or_default());
+        [table, summary(&path, &calibration, scans), found].concat()
     });
     Ok(())
 }
@@ -133,49 +132,38 @@ fn report_object(sides: &[Side]) -> serde_json::Value {
     serde_json::json!({ "before": side(0), "after": side(1) })
 }
 
-fn step_object(step: &PrefixStep) -> serde_json::Value {
-    serde_json::json!({
-        "prefix": step.prefix, "fitted_bits": step.fitted_bits, "held_out_bits": step.held_out_bits, "kept": step.kept,
-    })
-}
-
-fn summary(
-    path: &Path,
-    calibration: &Calibration,
-    scans: usize,
-    tokenizer: &Tokenizer,
-    steps: &[PrefixStep],
-) -> String {
-    let mut text = format!(
+fn summary(path: &Path, calibration: &Calibration, scans: usize) -> String {
+    format!(
         "{}: {} layers from {} prompts, {} encrypted rows, {} held-out escapes after {scans} scans",
         path.display(),
         calibration.layers.len(),
         calibration.prompts,
         calibration.tokens,
         calibration.held_out_escapes,
-    );
-    if let (Some(first), Some(last)) = (steps.first(), steps.iter().rfind(|step| step.kept)) {
-        let shown = tokenizer.decode(&last.prefix).unwrap_or_default();
-        text += &match last.prefix.len() {
-            0 | 1 => format!("\nno prefix beyond the first token narrows the ranges ({:.1} bits)", first.held_out_bits),
-            _ => format!(
-                "\nprefix {:?}, after BOS {shown:?}: {:.1} bits of range become {:.1} on held-out prompts",
-                last.prefix, first.held_out_bits, last.held_out_bits
-            ),
-        };
-    }
-    text
+    )
 }
 
 /// The model and its text, and what is done with them.
 struct Work<'a> {
-    model: &'a Llama,
+    model: Arc<Llama>,
+    /// That of the stored weights.
+    fingerprint: [u8; 32],
     prompts: &'a [Prompt],
     options: CalibrationOptions,
     progress: Report<'a>,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(model: Arc<Llama>, prompts: &'a [Prompt], options: CalibrationOptions, progress: &'a Progress) -> Self {
+        let fingerprint = model.fingerprint();
+        Self { model, fingerprint, prompts, options, progress: Report::new(progress) }
+    }
+
+    /// The same with prepared weights, which take the place of the stored ones: there is never a second copy.
+    fn prepared(self, preparation: &Preparation) -> Self {
+        Self { model: preparation.weights(self.model), ..self }
+    }
+
     /// Searches a prefix; full stops, line breaks and spaces are candidates whatever the text shows.
     fn search(&mut self, tokenizer: &Tokenizer) -> Result<Vec<PrefixStep>> {
         let mut suggested = Vec::new();
@@ -183,17 +171,17 @@ impl Work<'_> {
             suggested.extend(tokenizer.encode(text, false)?.last());
         }
         let progress = &mut |event| self.progress.event(event);
-        Ok(search_prefix(self.model, self.prompts, &suggested, PrefixOptions::default(), progress)?)
+        Ok(search_prefix(&self.model, self.prompts, &suggested, PrefixOptions::default(), progress)?)
     }
 
     fn calibrate(&mut self, preparation: &Preparation) -> Result<Calibration> {
         self.progress.scans = 0;
         let progress = &mut |event| self.progress.event(event);
-        Ok(calibrate_prepared(self.model, self.prompts, preparation, self.options, progress)?)
+        Ok(calibrate_prepared(&self.model, self.fingerprint, self.prompts, preparation, self.options, progress)?)
     }
 
     fn ranges(&mut self, preparation: &Preparation) -> Result<RangeReport> {
-        Ok(ranges(self.model, self.prompts, preparation, &mut |event| self.progress.event(event))?)
+        Ok(ranges(&self.model, self.prompts, preparation, &mut |event| self.progress.event(event))?)
     }
 
     /// One side of the report; ranges that no polynomial covers are part of it.

@@ -115,15 +115,21 @@ pub fn calibrate(
     options: CalibrationOptions,
     progress: &mut dyn FnMut(CalibrationEvent),
 ) -> Result<Calibration, Error> {
-    calibrate_prepared(model, prompts, &Preparation::default(), options, progress)
+    calibrate_prepared(model, model.fingerprint(), prompts, &Preparation::default(), options, progress)
 }
 
-/// Calibrates `model` on `prompts`, both prepared as `preparation` says.
+/// Calibrates a model that is prepared as `preparation` says on `prompts`, which are prepared here.
+///
+/// `model` is what [`Preparation::weights`] makes of the stored weights, so that no second copy is needed here;
+/// `fingerprint` is that of the stored ones.
 ///
 /// # Errors
-/// `CalibrationText` for unusable prompts or options and when escapes remain after the last scan, `RangeTooWide` when no polynomial fits, and model errors.
+/// `Calibration` for a prefix that does not suit the model; `CalibrationText` for unusable prompts or options, prompts
+/// that exceed the context with the prefix and when escapes remain after the last scan; `RangeTooWide` when no
+/// polynomial fits; model errors.
 pub fn calibrate_prepared(
     model: &Llama,
+    fingerprint: [u8; 32],
     prompts: &[Prompt],
     preparation: &Preparation,
     options: CalibrationOptions,
@@ -131,10 +137,8 @@ pub fn calibrate_prepared(
 ) -> Result<Calibration, Error> {
     check(prompts, &options)?;
     // Fingerprint and hash are those of what is stored and supplied, before any preparation.
-    let (model_fingerprint, corpus_hash) = (hex(&model.fingerprint()), corpus_hash(prompts));
+    let (model_fingerprint, corpus_hash) = (hex(&fingerprint), corpus_hash(prompts));
     let prompts = &prepared_prompts(prompts, preparation, &model.config)?[..];
-    let rotated = preparation.rotation_seed.map(|seed| model.clone().rotated(seed));
-    let model = rotated.as_ref().unwrap_or(model);
     let config = &model.config;
     let mut fitted: Vec<bool> = (0..prompts.len()).map(|i| !is_held_out(i, options.held_out_fraction)).collect();
     let mut chooser = Chooser::new(config, options, longest_public(prompts));
@@ -271,11 +275,20 @@ fn is_held_out(index: usize, fraction: f64) -> bool {
     (fraction * (index + 1) as f64).floor() > (fraction * index as f64).floor()
 }
 
-/// The prompts as the prepared model reads them.
+/// The prompts as the prepared model reads them; each fits its context.
 fn prepared_prompts(prompts: &[Prompt], preparation: &Preparation, config: &LlamaConfig) -> Result<Vec<Prompt>, Error> {
     preparation.check_shape(config)?;
-    let public = |prompt: &Prompt| preparation.public_tokens(&prompt.public, config);
-    Ok(prompts.iter().map(|prompt| Prompt { public: public(prompt), ..prompt.clone() }).collect())
+    let most = config.max_position_embeddings;
+    let prepared = |prompt: &Prompt| {
+        let public = preparation.public_tokens(&prompt.public, config);
+        let have = public.len() + prompt.private.len() + prompt.answer.len();
+        if have > most {
+            let (what, need) = ("tokens in one prompt with its prefix", format!("at most {most}, the model's context"));
+            return Err(Error::CalibrationText { what, have, need });
+        }
+        Ok(Prompt { public, private: prompt.private.clone(), answer: prompt.answer.clone() })
+    };
+    prompts.iter().map(prepared).collect()
 }
 
 fn longest_public(prompts: &[Prompt]) -> usize {

@@ -37,6 +37,7 @@ pub fn calibrated(
     let tokens: Vec<u32> = (0..600u32).map(|i| (i * i * 7 + i / 3) % 40).collect();
     let mut prompts = windows(&tokens, Some(1), WindowOptions { count: 24, public, private, answer });
     let options = CalibrationOptions { slot_count: 1 << (log_n - 1), ..CalibrationOptions::default() };
-    let calibration = calibrate_prepared(&weights, &prompts, preparation, options, &mut |_| {}).unwrap();
+    let (fingerprint, prepared) = (weights.fingerprint(), preparation.weights(weights.clone()));
+    let calibration = calibrate_prepared(&prepared, fingerprint, &prompts, preparation, options, &mut |_| {}).unwrap();
     (weights, calibration, prompts.swap_remove(0))
 }

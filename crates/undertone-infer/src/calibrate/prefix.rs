@@ -9,11 +9,11 @@
 use super::extremes::{Extremes, Range};
 use super::{CHUNK, CalibrationEvent, Prompt, Run, check_lengths, is_held_out, prepared_prompts};
 use crate::Error;
-use crate::preparation::Preparation;
+use crate::preparation::{MAX_PREFIX, Preparation};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use undertone_model::reference::{KvCache, Observer, Site, SiteShape, embed, forward_hidden};
-use undertone_model::{Accumulation, Llama};
+use undertone_model::{Accumulation, Llama, LlamaConfig};
 
 /// A row is an outlier where its largest channel exceeds the median of its pass this many times.
 const OUTLIER_RATIO: f32 = 6.0;
@@ -23,7 +23,7 @@ const LEAST_GAIN_BITS: f64 = 1.0;
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrefixOptions {
-    /// Most tokens of the prefix, BOS included.
+    /// Most tokens of the prefix, BOS included; at most [`MAX_PREFIX`](crate::MAX_PREFIX).
     pub max_tokens: usize,
     /// Most candidates for each further token.
     pub candidates: usize,
@@ -57,7 +57,8 @@ pub struct PrefixStep {
 /// The prefix is that of the last step that was kept; where it is the start, no prefix beyond BOS is worth it.
 ///
 /// # Errors
-/// `CalibrationText` for too few or unusable prompts, and model errors.
+/// `Calibration` for a longest prefix that does not suit the model, `CalibrationText` for too few or unusable prompts
+/// and for those that exceed the context with the longest prefix, and model errors.
 pub fn search_prefix(
     model: &Llama,
     prompts: &[Prompt],
@@ -66,6 +67,8 @@ pub fn search_prefix(
     progress: &mut dyn FnMut(CalibrationEvent),
 ) -> Result<Vec<PrefixStep>, Error> {
     check_lengths(prompts)?;
+    let start: Vec<u32> = model.config.bos_token_id.into_iter().collect();
+    check_longest(prompts, &start, options.max_tokens, &model.config)?;
     let chosen = spread(prompts, options.prompts);
     let held_out: Vec<bool> = (0..chosen.len()).map(|i| is_held_out(i, options.held_out_fraction)).collect();
     if !held_out.contains(&true) || !held_out.contains(&false) {
@@ -80,7 +83,6 @@ pub fn search_prefix(
         }
     }
     let mut search = Search { model, prompts: &chosen, held_out: &held_out, progress };
-    let start: Vec<u32> = model.config.bos_token_id.into_iter().collect();
     let mut steps = vec![search.step(start)?];
     while let Some(last) = steps.last().filter(|step| step.kept && step.prefix.len() < options.max_tokens).cloned() {
         let mut best: Option<PrefixStep> = None;
@@ -95,6 +97,14 @@ pub fn search_prefix(
         steps.push(best);
     }
     Ok(steps)
+}
+
+/// Refuses, before any pass, what the longest prefix of the search would make too long.
+fn check_longest(prompts: &[Prompt], start: &[u32], max_tokens: usize, config: &LlamaConfig) -> Result<(), Error> {
+    // Only the length counts, and token 0 exists in every vocabulary. A length that is refused is not allocated.
+    let further = max_tokens.min(MAX_PREFIX + 1).saturating_sub(start.len());
+    let prefix = start.iter().copied().chain(std::iter::repeat_n(0, further)).collect();
+    prepared_prompts(prompts, &Preparation { prefix, rotation_seed: None }, config).map(|_| ())
 }
 
 struct Search<'a> {

@@ -1,6 +1,7 @@
 //! Prefix and rotation on a model that has outliers: what is found, what it saves, and that the scan still holds.
 
 use super::*;
+use std::sync::Arc;
 use undertone_model::synthetic::small_config;
 use undertone_model::{Statistics, Synthetic};
 
@@ -36,7 +37,9 @@ fn prepared(prefix: &[u32], rotation_seed: Option<u64>) -> Preparation {
 }
 
 fn calibrated(preparation: &Preparation) -> Result<Calibration, Error> {
-    calibrate_prepared(&model(), &prompts(), preparation, CalibrationOptions::default(), &mut |_| {})
+    let stored = Arc::new(model());
+    let (fingerprint, options) = (stored.fingerprint(), CalibrationOptions::default());
+    calibrate_prepared(&preparation.weights(stored), fingerprint, &prompts(), preparation, options, &mut |_| {})
 }
 
 #[test]
@@ -85,7 +88,9 @@ fn the_scan_sees_what_the_preparation_leaves_out() {
 
 #[test]
 fn a_rotation_shrinks_the_stream_and_leaves_scores_and_gates() {
-    let seen = |preparation: &Preparation| ranges(&model(), &prompts(), preparation, &mut |_| {}).unwrap();
+    let seen = |preparation: &Preparation| {
+        ranges(&preparation.weights(Arc::new(model())), &prompts(), preparation, &mut |_| {}).unwrap()
+    };
     let (before, after) = (seen(&prepared(&PREFIX, None)), seen(&prepared(&PREFIX, Some(5))));
     assert!(after.final_residual < before.final_residual / 1.5, "{} {}", before.final_residual, after.final_residual);
     for (before, after) in before.layers.iter().zip(&after.layers) {
@@ -102,4 +107,48 @@ fn a_search_needs_prompts_of_both_kinds() {
     assert!(matches!(few(0), Err(Error::CalibrationText { .. })));
     assert!(matches!(few(2), Err(Error::CalibrationText { have: 2, .. })));
     assert!(few(4).is_ok());
+}
+
+/// The model of the other tests with a context of `positions`.
+fn with_context(positions: usize) -> Llama {
+    let mut model = model();
+    model.config.max_position_embeddings = positions;
+    model
+}
+
+/// Why a run was refused, and how many progress events came before.
+fn refused(run: impl FnOnce(&mut dyn FnMut(CalibrationEvent)) -> Result<(), Error>) -> (Error, usize) {
+    let mut events = 0;
+    let error = run(&mut |_| events += 1).unwrap_err();
+    (error, events)
+}
+
+#[test]
+fn prompts_that_exceed_the_context_with_the_prefix_are_refused_before_any_pass() {
+    let longest = prompts().iter().map(|p| p.public.len() + p.private.len() + p.answer.len()).max().unwrap();
+    let (preparation, options) = (prepared(&PREFIX, None), CalibrationOptions::default());
+    // BOS of the prompt gives way to that of the prefix.
+    let with_prefix = longest + PREFIX.len() - 1;
+    let calibrate = |model: &Llama, progress: &mut dyn FnMut(CalibrationEvent)| {
+        calibrate_prepared(model, model.fingerprint(), &prompts(), &preparation, options, progress).map(|_| ())
+    };
+    assert!(calibrate(&with_context(with_prefix), &mut |_| {}).is_ok());
+    let (error, events) = refused(|progress| calibrate(&with_context(with_prefix - 1), progress));
+    assert!(matches!(&error, Error::CalibrationText { have, .. } if *have == with_prefix), "{error}");
+    assert!(events == 0 && error.to_string().contains(&format!("at most {}", with_prefix - 1)), "{events} {error}");
+    let (error, events) =
+        refused(|progress| ranges(&with_context(longest), &prompts(), &preparation, progress).map(|_| ()));
+    assert!(events == 0 && matches!(error, Error::CalibrationText { .. }), "{events} {error}");
+
+    // The longest prefix of a search counts, even where the search would stop before it.
+    let search = |model: &Llama, max_tokens: usize, progress: &mut dyn FnMut(CalibrationEvent)| {
+        let options = PrefixOptions { max_tokens, candidates: 1, ..PrefixOptions::default() };
+        search_prefix(model, &prompts(), &[], options, progress).map(|_| ())
+    };
+    assert!(search(&with_context(longest + 1), 2, &mut |_| {}).is_ok());
+    let (error, events) = refused(|progress| search(&with_context(longest + 1), 3, progress));
+    assert!(matches!(&error, Error::CalibrationText { have, .. } if *have == longest + 2), "{error}");
+    assert_eq!(events, 0);
+    let (error, events) = refused(|progress| search(&model(), usize::MAX, progress));
+    assert!(events == 0 && matches!(error, Error::Calibration { what: "prefix tokens", .. }), "{events} {error}");
 }

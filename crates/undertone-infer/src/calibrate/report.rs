@@ -57,10 +57,11 @@ pub fn polynomial_levels(layer: &LayerCalibration) -> usize {
         + 2 * softmax.newton_steps
 }
 
-/// Runs all prompts through the prepared model and reports what encrypted rows show.
+/// Runs all prompts through a prepared model, as [`super::calibrate_prepared`] takes it, and reports what encrypted
+/// rows show.
 ///
 /// # Errors
-/// `CalibrationText` for unusable prompts, and model errors.
+/// `Calibration` for a prefix that does not suit the model, `CalibrationText` for unusable prompts, and model errors.
 pub fn ranges(
     model: &Llama,
     prompts: &[Prompt],
@@ -69,8 +70,7 @@ pub fn ranges(
 ) -> Result<RangeReport, Error> {
     let prompts = prepared_prompts(prompts, preparation, &model.config)?;
     check_lengths(&prompts)?;
-    let rotated = preparation.rotation_seed.map(|seed| model.clone().rotated(seed));
-    let mut run = Run { model: rotated.as_ref().unwrap_or(model), prompts: &prompts, progress };
+    let mut run = Run { model, prompts: &prompts, progress };
     let all = vec![true; prompts.len()];
     Ok(RangeReport::of(&run.pass("ranges", &all, || Extremes::new(&model.config))?))
 }
