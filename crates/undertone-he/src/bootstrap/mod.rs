@@ -35,8 +35,8 @@ pub struct BootstrapCircuit {
 }
 
 /// Longest period whose pairs share EvalMod: the lowest matrix on the way up loses its compact form for them, which takes
-/// 0.3 GB at this period and doubles with it.
-const LONGEST_SHARED_PERIOD: usize = 1 << 12;
+/// 0.66 GB at this period and doubles with it (docs/performance.md).
+const LONGEST_SHARED_PERIOD: usize = 1 << 13;
 
 /// Whether two values of `period` slots go through one EvalMod.
 fn shares_eval_mod(parameters: &Parameters, period: usize) -> bool {
