@@ -25,10 +25,12 @@ mod primes;
 mod ring;
 mod sample;
 mod table;
+pub mod words;
 
 pub use backend::{Backend, LiftTarget, MATRIX_LANES};
 pub use basis::{Basis, Coeff, Form, Ntt};
 pub use cpu::{avx2_backend, avx512ifma_backend, detect_backend, scalar_backend};
+pub use cpu::{avx2_word_kernels, avx512_word_kernels, detect_word_kernels, scalar_word_kernels};
 pub use error::Error;
 pub use metered::{KernelTotals, Metered};
 pub use modulus::Modulus;
@@ -40,3 +42,4 @@ pub use ring::{Digits, GadgetKey, Giant, Halves, ModuleOperand, ModuleRows, Pack
 pub use sample::public::{Seed, expand_uniform};
 pub use sample::secret::SecretRng;
 pub use table::NttTable;
+pub use words::WordKernels;

@@ -25,7 +25,11 @@ mod avx2_packed;
 #[cfg(target_arch = "x86_64")]
 mod avx2_sums;
 #[cfg(target_arch = "x86_64")]
+mod avx2_words;
+#[cfg(target_arch = "x86_64")]
 mod avx512_chacha;
+#[cfg(target_arch = "x86_64")]
+mod avx512_words;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma;
 #[cfg(target_arch = "x86_64")]
@@ -44,10 +48,11 @@ mod avx512ifma_packed;
 mod avx512ifma_sums;
 mod scalar;
 mod scalar_ntt;
+mod scalar_words;
 
 use std::sync::Arc;
 
-use crate::{Backend, MATRIX_LANES};
+use crate::{Backend, MATRIX_LANES, WordKernels};
 
 pub(crate) use aligned::{Buffer, BufferPool};
 
@@ -100,4 +105,32 @@ impl MatrixShape {
         assert!(out.len() == rows * columns * MATRIX_LANES, "{} words for {rows} x {columns} entries", out.len());
         Self { rows, columns }
     }
+}
+
+/// The fastest kernels over Z_2^64 that this processor supports.
+pub fn detect_word_kernels() -> Arc<dyn WordKernels> {
+    avx512_word_kernels().or_else(avx2_word_kernels).unwrap_or_else(scalar_word_kernels)
+}
+
+/// Plain Rust kernels over Z_2^64: the reference that the others must equal.
+pub fn scalar_word_kernels() -> Arc<dyn WordKernels> {
+    Arc::new(scalar_words::ScalarWords)
+}
+
+/// Kernels over Z_2^64 with 16-bit AVX-512 multiply-add; `None` when the processor lacks it.
+pub fn avx512_word_kernels() -> Option<Arc<dyn WordKernels>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernels) = avx512_words::Avx512Words::detect() {
+        return Some(Arc::new(kernels));
+    }
+    None
+}
+
+/// Kernels over Z_2^64 with 16-bit AVX2 multiply-add; `None` when the processor lacks it.
+pub fn avx2_word_kernels() -> Option<Arc<dyn WordKernels>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernels) = avx2_words::Avx2Words::detect() {
+        return Some(Arc::new(kernels));
+    }
+    None
 }
