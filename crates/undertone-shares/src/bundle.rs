@@ -1,0 +1,249 @@
+//! Offline bundles: what the dealer hands out for one step.
+//!
+//! The user's is a seed and one number. The provider's is a seed and the corrections that make the two parties'
+//! masks fit each other. Encoding, little endian: magic 4, version 1, party 1, zero 2, session 16, step 8, position 8,
+//! tokens 8, seed 32, then the contents, whose length follows from model and step alone and is checked before
+//! anything is allocated.
+
+use crate::error::{Error, Result};
+use crate::random::Seed;
+use crate::shape::{Shape, Site, Step};
+
+const MAGIC: [u8; 4] = *b"UTB\x01";
+const HEADER_LEN: usize = 80;
+
+/// A random name for a session, given by its dealer.
+pub type SessionId = [u8; 16];
+
+/// δ = π(a) - b on the way to the user, and δ' = π^-1(a') - b' on the way back.
+#[derive(Default)]
+pub(crate) struct SiteCorrection {
+    pub(crate) opened: Vec<u64>,
+    pub(crate) returned: Vec<u64>,
+}
+
+/// The provider's shares of T and of the pair (see `truncation`).
+#[derive(Default)]
+pub(crate) struct TruncationCorrection {
+    pub(crate) top: Vec<u64>,
+    pub(crate) pair: Vec<u64>,
+}
+
+/// The provider's corrections of one layer.
+#[derive(Default)]
+pub(crate) struct LayerCorrections {
+    pub(crate) attention_norm: SiteCorrection,
+    pub(crate) qkv: Vec<u64>,
+    pub(crate) rotated: TruncationCorrection,
+    pub(crate) scores: Vec<u64>,
+    pub(crate) softmax: SiteCorrection,
+    pub(crate) mixed: Vec<u64>,
+    pub(crate) mix: TruncationCorrection,
+    pub(crate) o: Vec<u64>,
+    pub(crate) mlp_norm: SiteCorrection,
+    pub(crate) gate_up: Vec<u64>,
+    pub(crate) activation: SiteCorrection,
+    pub(crate) down: Vec<u64>,
+}
+
+/// The provider's corrections of one step.
+#[derive(Default)]
+pub(crate) struct Corrections {
+    pub(crate) embed: Vec<u64>,
+    pub(crate) layers: Vec<LayerCorrections>,
+    pub(crate) final_norm: SiteCorrection,
+    pub(crate) head: Vec<u64>,
+    pub(crate) logits: SiteCorrection,
+}
+
+impl Corrections {
+    /// Every list with the length that it must have, in the order of the encoding.
+    fn lists(&mut self, shape: &Shape, step: &Step) -> Vec<(&mut Vec<u64>, usize)> {
+        let n = step.tokens;
+        let site = |site| (step.site_input(shape, site), step.site_output(shape, site));
+        let mut all = vec![(&mut self.embed, n * shape.hidden)];
+        for layer in &mut self.layers {
+            let (norm, softmax, activation) = (site(Site::AttentionNorm), site(Site::Softmax), site(Site::Activation));
+            all.extend([
+                (&mut layer.attention_norm.opened, norm.0),
+                (&mut layer.attention_norm.returned, norm.1),
+                (&mut layer.qkv, n * (shape.rotated() + shape.key())),
+                (&mut layer.rotated.top, n * shape.rotated()),
+                (&mut layer.rotated.pair, n * shape.rotated()),
+                (&mut layer.scores, step.scores(shape)),
+                (&mut layer.softmax.opened, softmax.0),
+                (&mut layer.softmax.returned, softmax.1),
+                (&mut layer.mixed, n * shape.query()),
+                (&mut layer.mix.top, n * shape.query()),
+                (&mut layer.mix.pair, n * shape.query()),
+                (&mut layer.o, n * shape.hidden),
+                (&mut layer.mlp_norm.opened, norm.0),
+                (&mut layer.mlp_norm.returned, norm.1),
+                (&mut layer.gate_up, 2 * n * shape.intermediate),
+                (&mut layer.activation.opened, activation.0),
+                (&mut layer.activation.returned, activation.1),
+                (&mut layer.down, n * shape.hidden),
+            ]);
+        }
+        all.extend([
+            (&mut self.final_norm.opened, shape.hidden),
+            (&mut self.final_norm.returned, shape.hidden),
+            (&mut self.head, shape.vocab),
+            (&mut self.logits.opened, shape.vocab),
+            (&mut self.logits.returned, 0),
+        ]);
+        all
+    }
+
+    fn empty(shape: &Shape) -> Self {
+        let layers = (0..shape.layers).map(|_| LayerCorrections::default()).collect();
+        Self { layers, ..Self::default() }
+    }
+
+    /// Words of the corrections of a step.
+    pub(crate) fn words(shape: &Shape, step: &Step) -> usize {
+        Self::empty(shape).lists(shape, step).iter().map(|(_, len)| len).sum()
+    }
+}
+
+/// What the user needs for one step. It must be used once.
+pub struct UserBundle {
+    pub(crate) session: SessionId,
+    pub(crate) step: Step,
+    pub(crate) seed: Seed,
+    /// The mask of the one entry of the look-up table that the user may read.
+    pub(crate) table_mask: u32,
+}
+
+/// What the provider needs for one step. It must be used once.
+pub struct ProviderBundle {
+    pub(crate) session: SessionId,
+    pub(crate) step: Step,
+    pub(crate) seed: Seed,
+    pub(crate) corrections: Corrections,
+}
+
+/// A bundle as stores and messages see it.
+pub trait Bundle: Sized {
+    /// The name of the party, for errors.
+    const PARTY: &'static str;
+
+    /// The step that it is for.
+    fn step(&self) -> Step;
+
+    /// The session that it is for.
+    fn session(&self) -> SessionId;
+
+    /// Bytes of its encoding.
+    fn size_bytes(shape: &Shape, step: &Step) -> usize;
+
+    /// Its encoding.
+    fn encode(&mut self, shape: &Shape) -> Vec<u8>;
+
+    /// Reads an encoding.
+    ///
+    /// # Errors
+    /// Anything but the exact encoding of a bundle of this party for this model.
+    fn decode(bytes: &[u8], shape: &Shape, max_positions: usize) -> Result<Self>;
+}
+
+struct Header {
+    session: SessionId,
+    step: Step,
+    seed: Seed,
+}
+
+fn header(party: u8, session: &SessionId, step: &Step, seed: &Seed, capacity: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(capacity);
+    out.extend(MAGIC);
+    out.extend([1, party, 0, 0]);
+    out.extend(session);
+    for number in [step.number, step.position as u64, step.tokens as u64] {
+        out.extend(number.to_le_bytes());
+    }
+    out.extend(seed.bytes());
+    out
+}
+
+fn read_header<B: Bundle>(bytes: &[u8], party: u8, shape: &Shape, max_positions: usize) -> Result<Header> {
+    let malformed = |cause| Error::Malformed { what: B::PARTY, cause };
+    let Some((head, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+        return Err(malformed("it is shorter than its header"));
+    };
+    if head[..4] != MAGIC || head[4..8] != [1, party, 0, 0] {
+        return Err(malformed("it is not a bundle of this party and version"));
+    }
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+    let count = |at| usize::try_from(number(at)).map_err(|_| malformed("a count is out of range"));
+    let step = Step { number: number(24), position: count(32)?, tokens: count(40)? };
+    step.check(shape, max_positions)?;
+    if bytes.len() != B::size_bytes(shape, &step) {
+        return Err(malformed("its length is not that of its step"));
+    }
+    let session = std::array::from_fn(|i| head[8 + i]);
+    Ok(Header { session, step, seed: Seed::from_bytes(std::array::from_fn(|i| head[48 + i])) })
+}
+
+impl Bundle for UserBundle {
+    const PARTY: &'static str = "the user's bundle";
+
+    fn step(&self) -> Step {
+        self.step
+    }
+
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    fn size_bytes(_: &Shape, _: &Step) -> usize {
+        HEADER_LEN + 4
+    }
+
+    fn encode(&mut self, shape: &Shape) -> Vec<u8> {
+        let mut out = header(1, &self.session, &self.step, &self.seed, Self::size_bytes(shape, &self.step));
+        out.extend(self.table_mask.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8], shape: &Shape, max_positions: usize) -> Result<Self> {
+        let Header { session, step, seed } = read_header::<Self>(bytes, 1, shape, max_positions)?;
+        let table_mask = u32::from_le_bytes(std::array::from_fn(|i| bytes[HEADER_LEN + i]));
+        Ok(Self { session, step, seed, table_mask })
+    }
+}
+
+impl Bundle for ProviderBundle {
+    const PARTY: &'static str = "the provider's bundle";
+
+    fn step(&self) -> Step {
+        self.step
+    }
+
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    fn size_bytes(shape: &Shape, step: &Step) -> usize {
+        HEADER_LEN + 8 * Corrections::words(shape, step)
+    }
+
+    fn encode(&mut self, shape: &Shape) -> Vec<u8> {
+        let step = self.step;
+        let mut out = header(2, &self.session, &step, &self.seed, Self::size_bytes(shape, &step));
+        for (list, len) in self.corrections.lists(shape, &step) {
+            assert_eq!(list.len(), len, "a dealer makes corrections of the lengths of the step");
+            out.extend(list.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8], shape: &Shape, max_positions: usize) -> Result<Self> {
+        let Header { session, step, seed } = read_header::<Self>(bytes, 2, shape, max_positions)?;
+        let mut corrections = Corrections::empty(shape);
+        let mut words = bytes[HEADER_LEN..].as_chunks::<8>().0.iter();
+        for (list, len) in corrections.lists(shape, &step) {
+            list.extend(words.by_ref().take(len).map(|word| u64::from_le_bytes(*word)));
+        }
+        Ok(Self { session, step, seed, corrections })
+    }
+}

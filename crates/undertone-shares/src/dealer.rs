@@ -1,0 +1,268 @@
+//! The dealer: correlated randomness for both parties, made before any prompt exists.
+//!
+//! It knows masks and permutations of every step, neither weights nor prompts. It is assumed to follow the protocol
+//! and to tell neither party what it gave the other: together with the provider it could read prompts, together with
+//! the user weights. The user's halves of everything come from the user's seed, so that only the provider receives
+//! corrections. The mask of a product's input is the user's share of what the site before it returned.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use undertone_ring::WordKernels;
+use undertone_ring::words::product_u64;
+
+use crate::attention::{HeadRows, add_mixed, add_scores};
+use crate::bundle::{
+    Corrections, LayerCorrections, ProviderBundle, SessionId, SiteCorrection, TruncationCorrection, UserBundle,
+};
+use crate::columns::columns;
+use crate::error::Result;
+use crate::fixed::{add_assign, difference, sub_assign, sum};
+use crate::random::{Draw, Role, Seed};
+use crate::shape::{Matrix, Shape, Site, Step};
+use crate::shuffle::Shuffle;
+use crate::truncation;
+use crate::twin::Replay;
+use crate::weights::PublicModel;
+
+/// The masks of the weights of one model, for one provider and one user.
+pub struct Dealer {
+    public: PublicModel,
+    shape: Shape,
+    kernels: Arc<dyn WordKernels>,
+    weights: Seed,
+    /// U of every matrix, `[rows, cols]`.
+    masks: Vec<Vec<u64>>,
+}
+
+impl Dealer {
+    /// A dealer with fresh masks for the weights of a model.
+    ///
+    /// # Errors
+    /// No randomness, or a public model that contradicts itself.
+    pub fn new(public: PublicModel, kernels: Arc<dyn WordKernels>) -> Result<Self> {
+        Self::with_seed(public, kernels, Seed::from_os()?)
+    }
+
+    /// A dealer whose weight masks follow from `weights`, which was drawn before.
+    ///
+    /// # Errors
+    /// A public model that contradicts itself.
+    pub fn with_seed(public: PublicModel, kernels: Arc<dyn WordKernels>, weights: Seed) -> Result<Self> {
+        public.check()?;
+        let shape = public.shape();
+        let masks = weight_masks(&shape, &weights);
+        Ok(Self { public, shape, kernels, weights, masks })
+    }
+
+    /// The seed of the weight masks, for the provider alone.
+    pub fn weight_seed(&self) -> Seed {
+        self.weights.duplicate()
+    }
+
+    /// A session with a fresh seed.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn session(self: &Arc<Self>) -> Result<DealerSession> {
+        Ok(self.session_with_seed(Seed::from_os()?))
+    }
+
+    /// A session whose every mask follows from `root`. A seed serves one session, or masks are used twice.
+    pub fn session_with_seed(self: &Arc<Self>, root: Seed) -> DealerSession {
+        let name = root.child(Role::Session, 0);
+        let caches = (0..self.shape.layers).map(|_| (HeadRows::new(&self.shape), HeadRows::new(&self.shape)));
+        DealerSession {
+            id: std::array::from_fn(|i| name.bytes()[i]),
+            caches: caches.collect(),
+            dealer: Arc::clone(self),
+            root,
+            next: 0,
+            position: 0,
+        }
+    }
+
+    /// U v - w1.
+    fn product(&self, matrix: Matrix, input: &[u64], output: &[u64]) -> Vec<u64> {
+        let (_, cols) = self.shape.matrices()[matrix.index()];
+        let mut out = product_u64(&*self.kernels, &self.masks[matrix.index()], input, cols);
+        sub_assign(&mut out, output);
+        out
+    }
+}
+
+/// U of every matrix from its seed.
+pub(crate) fn weight_masks(shape: &Shape, seed: &Seed) -> Vec<Vec<u64>> {
+    let matrices = shape.matrices();
+    matrices.par_iter().enumerate().map(|(i, (rows, cols))| seed.words(Draw::WEIGHTS, i, rows * cols)).collect()
+}
+
+/// One conversation's worth of bundles, dealt step by step; it remembers the masks of cached keys and values.
+pub struct DealerSession {
+    id: SessionId,
+    dealer: Arc<Dealer>,
+    root: Seed,
+    next: u64,
+    position: usize,
+    /// Masks of keys and of values, by layer.
+    caches: Vec<(HeadRows, HeadRows)>,
+}
+
+impl DealerSession {
+    /// The name of the session.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The rounding of every truncation of this session, for a twin. It gives low bits of masks away, so it is for
+    /// tests and for demonstrations in one process.
+    pub fn replay(&self) -> Replay {
+        Replay::new(self.root.duplicate())
+    }
+
+    /// The bundles of the next step of `tokens` tokens.
+    ///
+    /// # Errors
+    /// What [`Step::check`] refuses.
+    pub fn deal(&mut self, tokens: usize) -> Result<(UserBundle, ProviderBundle)> {
+        let step = Step { number: self.next, position: self.position, tokens };
+        let dealer = Arc::clone(&self.dealer);
+        step.check(&dealer.shape, dealer.public.config.max_position_embeddings)?;
+        let user = self.root.child(Role::User, step.number);
+        let provider = self.root.child(Role::Provider, step.number);
+        let mut dealing = Dealing { dealer: &dealer, step, user: &user, provider: &provider };
+        let corrections = dealing.corrections(&mut self.caches);
+        let place = lookup_place(&user, &dealer.shape);
+        let table_mask = table_masks(&provider, &dealer.shape)[place as usize];
+        self.next += 1;
+        self.position += tokens;
+        let bundle = UserBundle { session: self.id, step, seed: user, table_mask };
+        Ok((bundle, ProviderBundle { session: self.id, step, seed: provider, corrections }))
+    }
+}
+
+/// The place of the one entry that the user can read.
+pub(crate) fn lookup_place(user: &Seed, shape: &Shape) -> u32 {
+    user.stream(Draw::LOOKUP_PLACE, 0).below(shape.vocab as u64) as u32
+}
+
+/// The masks of the table.
+pub(crate) fn table_masks(provider: &Seed, shape: &Shape) -> Vec<u32> {
+    provider.words(Draw::LOOKUP_TABLE, 0, shape.vocab).into_iter().map(|word| word as u32).collect()
+}
+
+/// The making of one step's corrections.
+struct Dealing<'a> {
+    dealer: &'a Dealer,
+    step: Step,
+    user: &'a Seed,
+    provider: &'a Seed,
+}
+
+impl Dealing<'_> {
+    fn corrections(&mut self, caches: &mut [(HeadRows, HeadRows)]) -> Corrections {
+        let (shape, n) = (self.dealer.shape, self.step.tokens);
+        let input = self.user.words(Draw::EMBED_INPUT, 0, n * shape.vocab);
+        let embed = self.product(Matrix::Embed, 0, &input, Draw::EMBED);
+        let layers = caches.iter_mut().enumerate().map(|(layer, cache)| self.layer(layer, cache)).collect();
+        let (final_norm, output) = self.site(Site::FinalNorm, 0);
+        let head = self.product(Matrix::Head, 0, &output, Draw::HEAD);
+        let (logits, _) = self.site(Site::Logits, 0);
+        Corrections { embed, layers, final_norm, head, logits }
+    }
+
+    fn layer(&self, layer: usize, (keys, values): &mut (HeadRows, HeadRows)) -> LayerCorrections {
+        let (shape, step) = (&self.dealer.shape, &self.step);
+        let kernels = &*self.dealer.kernels;
+        let (attention_norm, normed) = self.site(Site::AttentionNorm, layer);
+        let qkv = self.product(Matrix::Qkv(layer), layer, &normed, Draw::QKV);
+
+        let (rotated, masks) = self.rotated(layer);
+        keys.push(shape, &columns(&masks, shape.rotated(), shape.query()..shape.rotated()));
+        values.push(shape, &self.both(Draw::VALUE_MASK, layer, step.tokens * shape.key()));
+        let mut scores = vec![0; step.scores(shape)];
+        let queries = columns(&masks, shape.rotated(), 0..shape.query());
+        add_scores(kernels, (shape, step), &mut scores, &queries, keys);
+        self.user.subtract_from(Draw::SCORE_PRODUCT, layer, &mut scores);
+
+        let (softmax, mut probabilities) = self.site(Site::Softmax, layer);
+        self.provider.add_to(Draw::PROBABILITY_MASK, layer, &mut probabilities);
+        let mut mixed = vec![0; step.tokens * shape.query()];
+        add_mixed(kernels, (shape, step), &mut mixed, &probabilities, values);
+        self.user.subtract_from(Draw::MIX_PRODUCT, layer, &mut mixed);
+        let mix = self.mix(layer);
+        let input = self.user.words(Draw::O_INPUT, layer, mixed.len());
+        let o = self.product(Matrix::O(layer), layer, &input, Draw::O);
+
+        let (mlp_norm, normed) = self.site(Site::MlpNorm, layer);
+        let gate_up = self.product(Matrix::GateUp(layer), layer, &normed, Draw::GATE_UP);
+        let (activation, activated) = self.site(Site::Activation, layer);
+        let down = self.product(Matrix::Down(layer), layer, &activated, Draw::DOWN);
+        LayerCorrections {
+            attention_norm,
+            qkv,
+            rotated,
+            scores,
+            softmax,
+            mixed,
+            mix,
+            o,
+            mlp_norm,
+            gate_up,
+            activation,
+            down,
+        }
+    }
+
+    fn product(&self, matrix: Matrix, layer: usize, input: &[u64], output: Draw) -> Vec<u64> {
+        let (rows, cols) = self.dealer.shape.matrices()[matrix.index()];
+        let output = self.user.words(output, layer, input.len() / cols * rows);
+        self.dealer.product(matrix, input, &output)
+    }
+
+    /// The sum of both parties' halves.
+    fn both(&self, draw: Draw, layer: usize, len: usize) -> Vec<u64> {
+        sum(&self.user.words(draw, layer, len), &self.provider.words(draw, layer, len))
+    }
+
+    /// The corrections of a site, and the user's share of what it returns.
+    fn site(&self, site: Site, layer: usize) -> (SiteCorrection, Vec<u64>) {
+        let shape = &self.dealer.shape;
+        let shuffle = Shuffle::of_site(self.provider, shape, &self.step, site, layer);
+        let (into, out) = (self.step.site_input(shape, site), self.step.site_output(shape, site));
+        let user = |draw, len| self.user.words(draw, layer, len);
+        let opened = difference(&shuffle.apply(&user(Draw::input(site), into)), &user(Draw::opened(site), into));
+        let output = user(Draw::output(site), out);
+        let returned = difference(&shuffle.invert(&user(Draw::returned(site), out)), &output);
+        (SiteCorrection { opened, returned }, output)
+    }
+
+    /// Truncation of queries and keys. The pair is corrected together with the mask of the product that follows,
+    /// which is also returned.
+    fn rotated(&self, layer: usize) -> (TruncationCorrection, Vec<u64>) {
+        let shape = &self.dealer.shape;
+        let len = self.step.tokens * shape.rotated();
+        let openings = self.both(Draw::ROTATED_OPENING, layer, len);
+        let masks = self.both(Draw::ROTATED_MASK, layer, len);
+        let drops = self.dealer.public.rotated_drop(layer);
+        let drop = |i: usize| drops[usize::from(i % shape.rotated() >= shape.query())];
+        let pairs = openings.iter().enumerate().map(|(i, &opening)| truncation::pair(opening, drop(i)));
+        let (mut top, mut pair): (Vec<u64>, Vec<u64>) = pairs.unzip();
+        add_assign(&mut pair, &masks);
+        sub_assign(&mut top, &self.user.words(Draw::ROTATED_TOP, layer, len));
+        sub_assign(&mut pair, &self.user.words(Draw::ROTATED_PAIR, layer, len));
+        (TruncationCorrection { top, pair }, masks)
+    }
+
+    /// Truncation of mixed values.
+    fn mix(&self, layer: usize) -> TruncationCorrection {
+        let len = self.step.tokens * self.dealer.shape.query();
+        let drop = self.dealer.public.mix_drop(layer);
+        let openings = self.both(Draw::MIX_OPENING, layer, len);
+        let (mut top, mut pair): (Vec<u64>, Vec<u64>) =
+            openings.iter().map(|&opening| truncation::pair(opening, drop)).unzip();
+        sub_assign(&mut top, &self.user.words(Draw::MIX_TOP, layer, len));
+        sub_assign(&mut pair, &self.user.words(Draw::MIX_PAIR, layer, len));
+        TruncationCorrection { top, pair }
+    }
+}

@@ -1,0 +1,185 @@
+//! Flights: what one party sends in one go, as numbers. `undertone-protocol` turns them into bytes.
+//!
+//! A step is `prepare` (ahead, independent of the prompt), `embed`, then per layer six questions of the provider and
+//! their answers, then the final norm, the logits and the look-up. One flight up and one down make a round.
+
+use crate::error::{Error, Result, expect_len};
+use crate::shape::{Shape, Site, Step};
+
+macro_rules! flight_kinds {
+    ($($(#[$doc:meta])* $name:ident = $byte:literal, $text:literal;)*) => {
+        /// What a flight carries.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum FlightKind { $($(#[$doc])* $name = $byte,)* }
+
+        impl FlightKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The kind of a byte.
+            pub fn from_byte(byte: u8) -> Option<Self> {
+                match byte { $($byte => Some(Self::$name),)* _ => None }
+            }
+
+            /// The name used in errors and ledgers.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+flight_kinds! {
+    /// User to provider, ahead: the user's prompt-independent shares under fresh masks.
+    Prepare = 0, "prepare";
+    /// User to provider: one-hot tokens, masked.
+    Embed = 1, "embed";
+    /// Provider to user: the residual stream, permuted.
+    AttentionNorm = 2, "attention_norm";
+    /// User to provider: its norm, masked, still permuted.
+    AttentionNormed = 3, "attention_normed";
+    /// Provider to user: its part of opened queries and keys, opened values, top bits.
+    Rotated = 4, "rotated";
+    /// User to provider: its part of opened queries and keys, its masked share of scores.
+    Scores = 5, "scores";
+    /// Provider to user: scores, permuted.
+    Softmax = 6, "softmax";
+    /// User to provider: probabilities, masked, still permuted.
+    Probabilities = 7, "probabilities";
+    /// Provider to user: opened probabilities, its part of opened mixed values.
+    Mix = 8, "mix";
+    /// User to provider: truncated mixed values, masked, with top bits.
+    Mixed = 9, "mixed";
+    /// Provider to user: the residual stream, permuted.
+    MlpNorm = 10, "mlp_norm";
+    /// User to provider: its norm, masked, still permuted.
+    MlpNormed = 11, "mlp_normed";
+    /// Provider to user: gate and up, under one permutation.
+    Gate = 12, "gate";
+    /// User to provider: their activation, masked, still permuted.
+    Activated = 13, "activated";
+    /// Provider to user: the last token's residual stream, permuted.
+    FinalNorm = 14, "final_norm";
+    /// User to provider: its norm, masked, still permuted.
+    FinalNormed = 15, "final_normed";
+    /// Provider to user: logits, permuted.
+    Logits = 16, "logits";
+    /// User to provider: the shifted place of the chosen token.
+    Select = 17, "select";
+    /// Provider to user: the shifted, masked table of token ids.
+    Selected = 18, "selected";
+}
+
+impl FlightKind {
+    /// Whether the user sends it.
+    pub fn from_user(self) -> bool {
+        self == Self::Prepare || self as u8 % 2 == 1
+    }
+
+    /// Whether it belongs to one layer.
+    pub fn in_layer(self) -> bool {
+        (Self::AttentionNorm..=Self::Activated).contains(&self)
+    }
+
+    /// Counts of what it carries.
+    pub fn extent(self, shape: &Shape, step: &Step) -> Extent {
+        let n = step.tokens;
+        let (rotated, key, query) = (n * shape.rotated(), n * shape.key(), n * shape.query());
+        let input = |site| Extent::words(step.site_input(shape, site));
+        let output = |site| Extent::words(step.site_output(shape, site));
+        match self {
+            Self::Prepare => {
+                let layer = 2 * n * shape.hidden + rotated + key + 2 * n * shape.intermediate;
+                Extent::words(shape.layers * layer + shape.hidden + shape.vocab)
+            }
+            Self::Embed => Extent::words(n * shape.vocab),
+            Self::AttentionNorm => input(Site::AttentionNorm),
+            Self::AttentionNormed => output(Site::AttentionNorm),
+            Self::Rotated => Extent { words: rotated + key, bits: rotated, entries: 0 },
+            Self::Scores => Extent::words(rotated + step.scores(shape)),
+            Self::Softmax => input(Site::Softmax),
+            Self::Probabilities => output(Site::Softmax),
+            Self::Mix => Extent::words(step.scores(shape) + query),
+            Self::Mixed => Extent { words: query, bits: query, entries: 0 },
+            Self::MlpNorm => input(Site::MlpNorm),
+            Self::MlpNormed => output(Site::MlpNorm),
+            Self::Gate => input(Site::Activation),
+            Self::Activated => output(Site::Activation),
+            Self::FinalNorm => input(Site::FinalNorm),
+            Self::FinalNormed => output(Site::FinalNorm),
+            Self::Logits => input(Site::Logits),
+            Self::Select => Extent { words: 0, bits: 0, entries: 1 },
+            Self::Selected => Extent { words: 0, bits: 0, entries: shape.vocab },
+        }
+    }
+}
+
+/// Counts of a flight's contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Words of 64 bits.
+    pub words: usize,
+    /// Single bits, packed eight to a byte.
+    pub bits: usize,
+    /// Numbers of 32 bits.
+    pub entries: usize,
+}
+
+impl Extent {
+    fn words(words: usize) -> Self {
+        Self { words, bits: 0, entries: 0 }
+    }
+
+    /// Bytes of the contents.
+    pub fn size_bytes(&self) -> usize {
+        8 * self.words + self.bits.div_ceil(8) + 4 * self.entries
+    }
+}
+
+/// What one party sends in one go.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Flight {
+    /// What it is.
+    pub kind: FlightKind,
+    /// The layer, 0 for kinds outside layers.
+    pub layer: u32,
+    /// Number of the step in its session.
+    pub step: u64,
+    /// Words of shares.
+    pub words: Vec<u64>,
+    /// Packed bits.
+    pub bits: Vec<u8>,
+    /// 32-bit numbers.
+    pub entries: Vec<u32>,
+}
+
+impl std::fmt::Debug for Flight {
+    /// The kind alone: contents are shares.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Flight({} {})", self.kind.name(), self.layer)
+    }
+}
+
+impl Flight {
+    pub(crate) fn words(kind: FlightKind, layer: usize, step: &Step, words: Vec<u64>) -> Self {
+        Self { kind, layer: layer as u32, step: step.number, words, bits: Vec::new(), entries: Vec::new() }
+    }
+
+    /// Checks that this is the flight that is due, with the counts that are due.
+    ///
+    /// # Errors
+    /// Another kind, layer or step, other counts, bits set beyond the last.
+    pub(crate) fn expect(&self, kind: FlightKind, layer: usize, shape: &Shape, step: &Step) -> Result<()> {
+        if self.kind != kind || self.layer as usize != layer || self.step != step.number {
+            return Err(Error::OutOfTurn { have: self.kind.name(), need: kind.name() });
+        }
+        let extent = kind.extent(shape, step);
+        expect_len("a flight's list of words", self.words.len(), extent.words)?;
+        expect_len("a flight's list of bits", self.bits.len(), extent.bits.div_ceil(8))?;
+        if !extent.bits.is_multiple_of(8) && self.bits.last().is_some_and(|last| last >> (extent.bits % 8) != 0) {
+            return Err(Error::Malformed { what: "a flight", cause: "bits are set beyond the last" });
+        }
+        expect_len("a flight's list of entries", self.entries.len(), extent.entries)
+    }
+}

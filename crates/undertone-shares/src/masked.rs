@@ -1,0 +1,38 @@
+//! The masked model `X - U`, which the user stores: uniform words to whoever does not know U.
+
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+
+/// Every weight matrix under its mask, in the order of [`Shape::matrices`].
+pub struct MaskedModel {
+    pub(crate) matrices: Vec<Vec<u64>>,
+}
+
+impl MaskedModel {
+    pub(crate) fn new(matrices: Vec<Vec<u64>>) -> Self {
+        Self { matrices }
+    }
+
+    /// Bytes of the encoding: eight for every weight.
+    pub fn size_bytes(shape: &Shape) -> u64 {
+        shape.matrices().iter().map(|&(rows, cols)| 8 * rows as u64 * cols as u64).sum()
+    }
+
+    /// Its encoding: the words of all matrices, little endian, nothing else.
+    pub fn encode(&self) -> Vec<u8> {
+        self.matrices.iter().flatten().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// Reads an encoding.
+    ///
+    /// # Errors
+    /// Another length than [`MaskedModel::size_bytes`].
+    pub fn decode(bytes: &[u8], shape: &Shape) -> Result<Self> {
+        if bytes.len() as u64 != Self::size_bytes(shape) {
+            return Err(Error::Malformed { what: "the masked model", cause: "its length is not that of the model" });
+        }
+        let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let matrices = shape.matrices().iter().map(|(rows, cols)| words.by_ref().take(rows * cols).collect()).collect();
+        Ok(Self { matrices })
+    }
+}

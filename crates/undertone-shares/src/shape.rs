@@ -1,0 +1,186 @@
+//! Counts that both parties and the dealer compute alike: of a model, of one step, of every flight.
+
+use undertone_model::LlamaConfig;
+
+use crate::error::{Error, Result};
+
+/// Most score entries of one step: more need more memory than one step should take.
+const MAX_SCORES: usize = 1 << 28;
+
+/// The dimensions of a model that determine what travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// `D`.
+    pub hidden: usize,
+    /// `F`.
+    pub intermediate: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads `H`.
+    pub heads: usize,
+    /// Key heads `K`.
+    pub key_heads: usize,
+    /// Head size `d`.
+    pub head_dim: usize,
+    /// Vocabulary `V`.
+    pub vocab: usize,
+}
+
+impl Shape {
+    /// The dimensions of a configuration.
+    pub fn new(config: &LlamaConfig) -> Self {
+        Self {
+            hidden: config.hidden_size,
+            intermediate: config.intermediate_size,
+            layers: config.num_hidden_layers,
+            heads: config.num_attention_heads,
+            key_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            vocab: config.vocab_size,
+        }
+    }
+
+    /// Width `H d` of the queries of a token.
+    pub fn query(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width `K d` of the keys, and of the values, of a token.
+    pub fn key(&self) -> usize {
+        self.key_heads * self.head_dim
+    }
+
+    /// Width of queries and keys together, which are rotated and truncated alike.
+    pub fn rotated(&self) -> usize {
+        self.query() + self.key()
+    }
+
+    /// Rows and columns of every fixed weight matrix, in the order of [`Matrix::index`].
+    pub fn matrices(&self) -> Vec<(usize, usize)> {
+        let mut all = vec![(self.hidden, self.vocab), (self.vocab, self.hidden)];
+        for _ in 0..self.layers {
+            all.extend([
+                (self.query() + 2 * self.key(), self.hidden),
+                (self.hidden, self.query()),
+                (2 * self.intermediate, self.hidden),
+                (self.hidden, self.intermediate),
+            ]);
+        }
+        all
+    }
+}
+
+/// A fixed weight matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matrix {
+    /// The embedding, `[D, V]`.
+    Embed,
+    /// The output head with the final gains, `[V, D]`.
+    Head,
+    /// Queries, keys and values with the gains before them, `[(H + 2 K) d, D]`.
+    Qkv(usize),
+    /// The output of attention, `[D, H d]`.
+    O(usize),
+    /// Gate and up with the gains before them, `[2 F, D]`.
+    GateUp(usize),
+    /// Down, `[D, F]`.
+    Down(usize),
+}
+
+impl Matrix {
+    /// The place of the matrix in [`Shape::matrices`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::Embed => 0,
+            Self::Head => 1,
+            Self::Qkv(layer) => 2 + 4 * layer,
+            Self::O(layer) => 3 + 4 * layer,
+            Self::GateUp(layer) => 4 + 4 * layer,
+            Self::Down(layer) => 5 + 4 * layer,
+        }
+    }
+}
+
+/// A place where the user evaluates a nonlinear function on permuted values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Site {
+    /// The norm before attention.
+    AttentionNorm = 0,
+    /// Softmax over visible scores.
+    Softmax,
+    /// The norm before the feed-forward network.
+    MlpNorm,
+    /// SiLU of the gate times up.
+    Activation,
+    /// The norm before the head, of the last token.
+    FinalNorm,
+    /// Logits of the last token, which the user chooses from.
+    Logits,
+}
+
+/// One pass: the tokens that enter together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Number of the step in its session, from 0.
+    pub number: u64,
+    /// Position of the first token.
+    pub position: usize,
+    /// Tokens `n`.
+    pub tokens: usize,
+}
+
+impl Step {
+    /// Checks a step against a model before anything is allocated for it.
+    ///
+    /// # Errors
+    /// No tokens, more positions than the model has, more scores than a step may have.
+    pub fn check(&self, shape: &Shape, max_positions: usize) -> Result<()> {
+        let refuse = |what, have: usize, need: String| Err(Error::OutOfRange { what, have: have as u64, need });
+        let end = self.position.saturating_add(self.tokens);
+        if self.tokens == 0 || end > max_positions {
+            return refuse("the last position of a step", end, format!("from 1 to {max_positions}, with a token"));
+        }
+        // Positions are at most 2^24 and heads 2^10, so this product cannot overflow.
+        let scores = self.tokens.saturating_mul(end).saturating_mul(shape.heads);
+        let widest = shape.hidden.max(2 * shape.intermediate).max(shape.vocab);
+        if scores > MAX_SCORES || self.tokens.saturating_mul(widest) > MAX_SCORES {
+            return refuse(
+                "the number of values of a step",
+                scores,
+                format!("at most {MAX_SCORES}; use shorter chunks"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Positions that token `i` of the step sees, itself included.
+    pub fn visible(&self, i: usize) -> usize {
+        self.position + i + 1
+    }
+
+    /// Entries of the visible scores of all tokens and heads: `H (n t + n (n + 1) / 2)` with `t` positions before.
+    pub fn scores(&self, shape: &Shape) -> usize {
+        shape.heads * (self.tokens * self.position + self.tokens * (self.tokens + 1) / 2)
+    }
+
+    /// Entries that go into a site; gate and up count both.
+    pub fn site_input(&self, shape: &Shape, site: Site) -> usize {
+        match site {
+            Site::Activation => 2 * self.tokens * shape.intermediate,
+            Site::Logits => shape.vocab,
+            _ => self.site_output(shape, site),
+        }
+    }
+
+    /// Entries that come out of a site; the logits return none.
+    pub fn site_output(&self, shape: &Shape, site: Site) -> usize {
+        match site {
+            Site::AttentionNorm | Site::MlpNorm => self.tokens * shape.hidden,
+            Site::Softmax => self.scores(shape),
+            Site::Activation => self.tokens * shape.intermediate,
+            Site::FinalNorm => shape.hidden,
+            Site::Logits => 0,
+        }
+    }
+}

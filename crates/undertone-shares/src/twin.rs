@@ -1,0 +1,202 @@
+//! The clear twin: the same integers as the protocol, without shares, masks or permutations.
+//!
+//! Everything the protocol does is exact on the ring except the dealer's truncation, which rounds up or down by the
+//! low bits of its masks. A twin that replays them ([`Replay`]) gives the protocol's integers bit for bit; one that
+//! rounds to nearest ([`Nearest`]) is the same model without that noise.
+//! `clear_id` of a step is the largest of these logits.
+
+use std::sync::Arc;
+
+use undertone_ring::WordKernels;
+use undertone_ring::words::product_i16;
+
+use crate::attention::{HeadRows, add_mixed, add_scores};
+use crate::columns::{columns, halves};
+use crate::error::{Error, Result};
+use crate::fixed::{ACTIVATION_BITS, add_shifted, power, sum};
+use crate::nonlinear::{rms_norm, silu_product, softmax_rows};
+use crate::random::{Draw, Role, Seed};
+use crate::rotary::RotaryTable;
+use crate::shape::{Matrix, Shape, Step};
+use crate::truncation;
+use crate::weights::QuantizedModel;
+
+/// A truncation of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Truncation {
+    /// Queries and keys after the rotary embedding, `[n, (H + K) d]`.
+    Rotated,
+    /// Mixed values, `[n, H d]`.
+    Mix,
+}
+
+/// How a twin rounds.
+pub trait Rounding {
+    /// The masks of a truncation of `len` values, of which the low bits count; none for rounding to nearest.
+    fn masks(&self, truncation: Truncation, step: u64, layer: usize, len: usize) -> Option<Vec<u64>>;
+}
+
+/// To nearest, ties up.
+pub struct Nearest;
+
+impl Rounding for Nearest {
+    fn masks(&self, _: Truncation, _: u64, _: usize, _: usize) -> Option<Vec<u64>> {
+        None
+    }
+}
+
+/// As a dealer's session does.
+pub struct Replay {
+    root: Seed,
+}
+
+impl Replay {
+    pub(crate) fn new(root: Seed) -> Self {
+        Self { root }
+    }
+}
+
+impl Rounding for Replay {
+    fn masks(&self, truncation: Truncation, step: u64, layer: usize, len: usize) -> Option<Vec<u64>> {
+        let draw = match truncation {
+            Truncation::Rotated => Draw::ROTATED_OPENING,
+            Truncation::Mix => Draw::MIX_OPENING,
+        };
+        let half = |role| self.root.child(role, step).words(draw, layer, len);
+        Some(sum(&half(Role::User), &half(Role::Provider)))
+    }
+}
+
+/// A conversation in the clear.
+pub struct Twin<R> {
+    model: Arc<QuantizedModel>,
+    shape: Shape,
+    rotary: Arc<RotaryTable>,
+    kernels: Arc<dyn WordKernels>,
+    rounding: R,
+    next: u64,
+    position: usize,
+    caches: Vec<(HeadRows, HeadRows)>,
+}
+
+impl<R: Rounding> Twin<R> {
+    /// A conversation at position 0.
+    pub fn new(
+        model: Arc<QuantizedModel>,
+        rotary: Arc<RotaryTable>,
+        kernels: Arc<dyn WordKernels>,
+        rounding: R,
+    ) -> Self {
+        let shape = model.public().shape();
+        let caches = (0..shape.layers).map(|_| (HeadRows::new(&shape), HeadRows::new(&shape))).collect();
+        Self { model, shape, rotary, kernels, rounding, next: 0, position: 0, caches }
+    }
+
+    /// Runs the next tokens and returns the residual stream after the last layer, `[n, D]`.
+    ///
+    /// # Errors
+    /// What [`Step::check`] refuses, tokens outside the vocabulary.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<u64>> {
+        let step = Step { number: self.next, position: self.position, tokens: tokens.len() };
+        step.check(&self.shape, self.rotary.positions())?;
+        let vocab = self.shape.vocab;
+        if tokens.iter().any(|&token| token as usize >= vocab) {
+            return Err(Error::OutOfRange { what: "a token", have: 0, need: format!("below {vocab}") });
+        }
+        let table = &self.model.matrix(Matrix::Embed).values;
+        let shift = self.model.public().shift(Matrix::Embed);
+        let entry = |token: u32, row: usize| (i64::from(table[row * vocab + token as usize]) as u64) << shift;
+        let mut stream: Vec<u64> =
+            tokens.iter().flat_map(|&token| (0..self.shape.hidden).map(move |row| entry(token, row))).collect();
+        for layer in 0..self.shape.layers {
+            self.attention(&step, layer, &mut stream);
+            self.mlp(layer, &mut stream);
+        }
+        self.next += 1;
+        self.position += tokens.len();
+        Ok(stream)
+    }
+
+    /// Logits of rows of the residual stream, `[rows, V]`, as integers.
+    pub fn logits(&self, stream: &[u64]) -> Vec<u64> {
+        self.product(Matrix::Head, &self.norm(stream))
+    }
+
+    /// One unit of a logit.
+    pub fn logit_unit(&self) -> f64 {
+        power(-((ACTIVATION_BITS + self.model.public().head) as i32))
+    }
+
+    /// Runs the next tokens and returns the integer logits of the last, `[V]`.
+    ///
+    /// # Errors
+    /// As [`Twin::forward`].
+    pub fn forward_last(&mut self, tokens: &[u32]) -> Result<Vec<u64>> {
+        let stream = self.forward(tokens)?;
+        Ok(self.logits(&stream[stream.len() - self.shape.hidden..]))
+    }
+
+    fn attention(&mut self, step: &Step, layer: usize, stream: &mut [u64]) {
+        let (shape, kernels) = (self.shape, Arc::clone(&self.kernels));
+        let public = self.model.public();
+        let width = shape.rotated() + shape.key();
+        let qkv = self.product(Matrix::Qkv(layer), &self.norm(stream));
+        let mut rotated = columns(&qkv, width, 0..shape.rotated());
+        self.rotary.rotate(&mut rotated, shape.rotated(), step.position);
+        let drops = public.rotated_drop(layer);
+        let drop = |i: usize| drops[usize::from(i % shape.rotated() >= shape.query())];
+        self.truncate(Truncation::Rotated, step, layer, &mut rotated, drop);
+        let drop = public.mix_drop(layer);
+
+        let (keys, values) = &mut self.caches[layer];
+        keys.push(&shape, &columns(&rotated, shape.rotated(), shape.query()..shape.rotated()));
+        values.push(&shape, &columns(&qkv, width, shape.rotated()..width));
+        let mut scores = vec![0; step.scores(&shape)];
+        let queries = columns(&rotated, shape.rotated(), 0..shape.query());
+        add_scores(&*kernels, (&shape, step), &mut scores, &queries, keys);
+        let probabilities = softmax_rows(&shape, step, &scores);
+        let mut mixed = vec![0; step.tokens * shape.query()];
+        add_mixed(&*kernels, (&shape, step), &mut mixed, &probabilities, values);
+        self.truncate(Truncation::Mix, step, layer, &mut mixed, |_| drop);
+        self.add_to_stream(stream, Matrix::O(layer), &mixed);
+    }
+
+    fn mlp(&self, layer: usize, stream: &mut [u64]) {
+        let both = self.product(Matrix::GateUp(layer), &self.norm(stream));
+        let scales = &self.model.public().layers[layer];
+        let bits = [scales.gate, scales.up].map(|bits| ACTIVATION_BITS + bits);
+        let activated = silu_product(&halves(&both, 2 * self.shape.intermediate), bits);
+        self.add_to_stream(stream, Matrix::Down(layer), &activated);
+    }
+
+    fn truncate(
+        &self,
+        truncation: Truncation,
+        step: &Step,
+        layer: usize,
+        values: &mut [u64],
+        drop: impl Fn(usize) -> u32,
+    ) {
+        let masks = self.rounding.masks(truncation, step.number, layer, values.len());
+        for (i, value) in values.iter_mut().enumerate() {
+            let bits = drop(i);
+            // Half of what is dropped carries exactly when the rest is at least the other half.
+            let mask = masks.as_ref().map_or(1 << (bits - 1), |masks| masks[i]);
+            *value = truncation::clear(*value, mask, bits);
+        }
+    }
+
+    fn norm(&self, stream: &[u64]) -> Vec<u64> {
+        let public = self.model.public();
+        rms_norm(stream, self.shape.hidden, public.residual_bits(), public.config.rms_norm_eps)
+    }
+
+    fn product(&self, matrix: Matrix, input: &[u64]) -> Vec<u64> {
+        let weights = self.model.matrix(matrix);
+        product_i16(&*self.kernels, &weights.values, input, weights.cols)
+    }
+
+    fn add_to_stream(&self, stream: &mut [u64], matrix: Matrix, input: &[u64]) {
+        add_shifted(stream, &self.product(matrix, input), self.model.public().shift(matrix));
+    }
+}

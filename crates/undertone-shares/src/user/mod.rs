@@ -1,0 +1,243 @@
+//! The user: holds the prompt and a masked model, evaluates nonlinear functions on permuted values.
+//!
+//! Its shares are functions of its seed and of the masked model, known before the prompt is: [`User::begin`] computes
+//! them and sends them ahead under fresh masks. Online it multiplies nothing but queries with cached masks.
+//! It opens permuted values only; the permutations, which it does not know, obfuscate the model and hide nothing
+//! cryptographically. No type of the module `provider` is used here.
+
+mod answer;
+mod prepare;
+
+use std::sync::Arc;
+
+use undertone_ring::WordKernels;
+use zeroize::Zeroizing;
+
+use crate::attention::HeadRows;
+use crate::bundle::{SessionId, UserBundle};
+use crate::dealer::lookup_place;
+use crate::error::{Error, Result};
+use crate::flight::{Flight, FlightKind};
+use crate::masked::MaskedModel;
+use crate::provider::check_place;
+use crate::random::Draw;
+use crate::rotary::RotaryTable;
+use crate::shape::{Shape, Step};
+use crate::weights::PublicModel;
+
+/// What the user stores of a model, shared by sessions.
+pub struct UserModel {
+    public: PublicModel,
+    shape: Shape,
+    masked: MaskedModel,
+    rotary: RotaryTable,
+    kernels: Arc<dyn WordKernels>,
+}
+
+impl UserModel {
+    /// A model for sessions of at most `positions` positions.
+    ///
+    /// # Errors
+    /// A public model that contradicts itself.
+    pub fn new(
+        public: PublicModel,
+        masked: MaskedModel,
+        positions: usize,
+        kernels: Arc<dyn WordKernels>,
+    ) -> Result<Self> {
+        public.check()?;
+        let shape = public.shape();
+        let rotary = RotaryTable::new(&public.config, positions.min(public.config.max_position_embeddings));
+        Ok(Self { public, shape, masked, rotary, kernels })
+    }
+
+    /// The rotary table, to be compared with the provider's.
+    pub fn rotary(&self) -> &RotaryTable {
+        &self.rotary
+    }
+}
+
+/// What a flight led to.
+pub enum Reply {
+    /// An answer to send.
+    Send(Flight),
+    /// Logits under a permutation: choose one by [`User::select`].
+    Choose,
+    /// The chosen token. The step is complete.
+    Token(u32),
+}
+
+/// Masks of cached keys and values, and the opened rows themselves.
+struct LayerCache {
+    keys: HeadRows,
+    key_masks: HeadRows,
+    values: HeadRows,
+    value_masks: HeadRows,
+}
+
+/// The step in progress.
+struct Active {
+    step: Step,
+    bundle: UserBundle,
+    due: Due,
+    /// Opened logits, under the step's permutation.
+    logits: Zeroizing<Vec<u64>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Tokens,
+    Peer(FlightKind, usize),
+    Choice,
+}
+
+/// The user's side of one session.
+pub struct User {
+    model: Arc<UserModel>,
+    session: Option<SessionId>,
+    next: u64,
+    position: usize,
+    caches: Vec<LayerCache>,
+    active: Option<Active>,
+    failed: bool,
+}
+
+impl User {
+    /// A session at position 0.
+    pub fn new(model: Arc<UserModel>) -> Self {
+        let rows = || HeadRows::new(&model.shape);
+        let cache = |_| LayerCache { keys: rows(), key_masks: rows(), values: rows(), value_masks: rows() };
+        let caches = (0..model.shape.layers).map(cache).collect();
+        Self { model, session: None, next: 0, position: 0, caches, active: None, failed: false }
+    }
+
+    /// Begins a step with its bundle, which the store has marked as taken, and computes the flight to send ahead.
+    /// The prompt is not needed yet.
+    ///
+    /// # Errors
+    /// A step in progress, a session that failed, a bundle for another step or session.
+    pub fn begin(&mut self, bundle: UserBundle) -> Result<Flight> {
+        if self.failed || self.active.is_some() {
+            return Err(Error::OutOfTurn { have: "a new step", need: "the end of the step in progress" });
+        }
+        let step = bundle.step;
+        step.check(&self.model.shape, self.model.rotary.positions())?;
+        check_place(&mut self.session, bundle.session, &step, self.next, self.position)?;
+        let flight = prepare::flight(&self.model, &bundle);
+        self.active = Some(Active { step, bundle, due: Due::Tokens, logits: Zeroizing::default() });
+        Ok(flight)
+    }
+
+    /// The step in progress.
+    pub fn step(&self) -> Option<Step> {
+        self.active.as_ref().map(|active| active.step)
+    }
+
+    /// The flight that is due from the provider.
+    pub fn due(&self) -> Option<FlightKind> {
+        match self.active.as_ref()?.due {
+            Due::Peer(kind, _) => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Sends the tokens of the step, as masked one-hot words.
+    ///
+    /// # Errors
+    /// Another number of tokens than the step has, tokens outside the vocabulary, another state.
+    pub fn embed(&mut self, tokens: &[u32]) -> Result<Flight> {
+        let vocab = self.model.shape.vocab;
+        let Some(active) = self.active.as_mut().filter(|active| active.due == Due::Tokens && !self.failed) else {
+            return Err(Error::OutOfTurn { have: "tokens", need: "the beginning of a step" });
+        };
+        crate::error::expect_len("the list of tokens", tokens.len(), active.step.tokens)?;
+        if tokens.iter().any(|&token| token as usize >= vocab) {
+            return Err(Error::OutOfRange { what: "a token", have: 0, need: format!("below {vocab}") });
+        }
+        let mut words = active.bundle.seed.words(Draw::EMBED_INPUT, 0, tokens.len() * vocab);
+        words.iter_mut().for_each(|word| *word = word.wrapping_neg());
+        for (row, &token) in words.chunks_exact_mut(vocab).zip(tokens) {
+            // Every entry is touched, so that the addresses do not depend on the token.
+            let hot = |id: usize| u64::from(id as u32 == token);
+            row.iter_mut().enumerate().for_each(|(id, word)| *word = word.wrapping_add(hot(id)));
+        }
+        active.due = Due::Peer(FlightKind::AttentionNorm, 0);
+        Ok(Flight::words(FlightKind::Embed, 0, &active.step, words))
+    }
+
+    /// Takes a flight of the provider.
+    ///
+    /// # Errors
+    /// A flight that is not due or has other counts, a token outside the vocabulary. The session has failed then.
+    pub fn receive(&mut self, flight: Flight) -> Result<Reply> {
+        let Some(mut active) = self.active.take().filter(|_| !self.failed) else {
+            return Err(Error::OutOfTurn { have: flight.kind.name(), need: "a bundle" });
+        };
+        // Until the answer is complete the session counts as failed, and then its masks are spent.
+        self.failed = true;
+        let Due::Peer(kind, layer) = active.due else {
+            return Err(Error::OutOfTurn { have: flight.kind.name(), need: "tokens or a choice" });
+        };
+        flight.expect(kind, layer, &self.model.shape, &active.step)?;
+        let reply = match kind {
+            FlightKind::Logits => {
+                active.logits = active.opened(crate::Site::Logits, 0, &flight.words);
+                active.due = Due::Choice;
+                Reply::Choose
+            }
+            FlightKind::Selected => Reply::Token(self.token(&active, &flight.entries)?),
+            _ => Reply::Send(active.answer(&self.model, &mut self.caches, layer, &flight)),
+        };
+        self.failed = false;
+        if kind == FlightKind::Selected {
+            self.next += 1;
+            self.position += active.step.tokens;
+        } else {
+            self.active = Some(active);
+        }
+        Ok(reply)
+    }
+
+    /// The logits of the last token under a permutation that the user does not know, as fixed-point integers.
+    pub fn logits(&self) -> Option<(&[u64], u32)> {
+        let active = self.active.as_ref().filter(|active| active.due == Due::Choice)?;
+        Some((&active.logits, crate::fixed::ACTIVATION_BITS + self.model.public.head))
+    }
+
+    /// Asks which token stands at `place` of the permuted logits.
+    ///
+    /// # Errors
+    /// A place outside the vocabulary, another state.
+    pub fn select(&mut self, place: usize) -> Result<Flight> {
+        let vocab = self.model.shape.vocab;
+        let Some(active) = self.active.as_mut().filter(|active| active.due == Due::Choice && !self.failed) else {
+            return Err(Error::OutOfTurn { have: "a choice", need: "logits" });
+        };
+        if place >= vocab {
+            return Err(Error::OutOfRange {
+                what: "the chosen place",
+                have: place as u64,
+                need: format!("below {vocab}"),
+            });
+        }
+        let known = lookup_place(&active.bundle.seed, &self.model.shape) as usize;
+        active.due = Due::Peer(FlightKind::Selected, 0);
+        let entries = vec![((place + vocab - known) % vocab) as u32];
+        Ok(Flight { entries, ..Flight::words(FlightKind::Select, 0, &active.step, Vec::new()) })
+    }
+
+    fn token(&self, active: &Active, entries: &[u32]) -> Result<u32> {
+        let known = lookup_place(&active.bundle.seed, &self.model.shape) as usize;
+        let token = entries[known].wrapping_sub(active.bundle.table_mask);
+        if token as usize >= self.model.shape.vocab {
+            return Err(Error::Malformed { what: "the look-up table", cause: "it holds no token" });
+        }
+        Ok(token)
+    }
+}
+
+/// The place of the largest logit, the lowest place among equals.
+pub fn greedy_place(logits: &[u64]) -> usize {
+    let largest = logits.iter().map(|&word| word as i64).max();
+    logits.iter().position(|&word| Some(word as i64) == largest).unwrap_or(0)
+}
