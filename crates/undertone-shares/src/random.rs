@@ -73,7 +73,7 @@ impl Seed {
         let mut nonce = [0u8; 12];
         nonce[..4].copy_from_slice(&(draw.0).to_le_bytes());
         nonce[4..].copy_from_slice(&(layer as u64).to_le_bytes());
-        WordStream(ChaCha20::new((&self.0).into(), (&nonce).into()))
+        WordStream::new(ChaCha20::new((&self.0).into(), (&nonce).into()))
     }
 }
 
@@ -133,37 +133,59 @@ impl Draw {
     pub(crate) fn output(site: Site) -> Self { Self(192 + site as u32) }
 }
 
+/// Words that a stream draws ahead.
+const AHEAD: usize = 512;
+
 /// Uniform words in order.
-pub(crate) struct WordStream(ChaCha20);
+pub(crate) struct WordStream {
+    cipher: ChaCha20,
+    ahead: Zeroizing<[u64; AHEAD]>,
+    /// Words of `ahead` that are used up.
+    used: usize,
+}
 
 impl WordStream {
-    /// Overwrites `out`.
-    pub(crate) fn fill(&mut self, out: &mut [u64]) {
-        let mut bytes = Zeroizing::new([0u8; 4096]);
-        for words in out.chunks_mut(512) {
-            let bytes = &mut bytes[..8 * words.len()];
-            bytes.fill(0);
-            self.0.apply_keystream(bytes);
-            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-                *word = u64::from_le_bytes(*bytes);
+    fn new(cipher: ChaCha20) -> Self {
+        Self { cipher, ahead: Zeroizing::new([0; AHEAD]), used: AHEAD }
+    }
+
+    /// Overwrites `out`; drawn before any single word.
+    fn fill(&mut self, out: &mut [u64]) {
+        debug_assert_eq!(self.used, AHEAD);
+        fill(&mut self.cipher, out);
+    }
+
+    fn next(&mut self) -> u64 {
+        if self.used == AHEAD {
+            fill(&mut self.cipher, &mut self.ahead[..]);
+            self.used = 0;
+        }
+        self.used += 1;
+        self.ahead[self.used - 1]
+    }
+
+    /// A uniform number below `bound`, without bias.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        // The product of a uniform word and the bound is uniform in its upper half, once the words that would make
+        // some results likelier by one are drawn again; they lie below the bound, which spares most divisions.
+        loop {
+            let product = u128::from(self.next()) * u128::from(bound);
+            let low = product as u64;
+            if low >= bound || low >= bound.wrapping_neg() % bound {
+                return (product >> 64) as u64;
             }
         }
     }
 }
 
-impl WordStream {
-    /// A uniform number below `bound`, without bias.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        // The product of a uniform word and the bound is uniform in its upper half, once the words that would make
-        // some results likelier by one are drawn again.
-        let threshold = bound.wrapping_neg() % bound;
-        loop {
-            let mut word = [0u64; 1];
-            self.fill(&mut word);
-            let product = u128::from(word[0]) * u128::from(bound);
-            if product as u64 >= threshold {
-                return (product >> 64) as u64;
-            }
+fn fill(cipher: &mut ChaCha20, out: &mut [u64]) {
+    let mut bytes = Zeroizing::new([0u8; 4096]);
+    for words in out.chunks_mut(512) {
+        let bytes = &mut bytes[..8 * words.len()];
+        bytes.fill(0);
+        cipher.apply_keystream(bytes);
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
         }
     }
 }

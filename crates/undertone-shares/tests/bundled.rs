@@ -82,22 +82,29 @@ fn perplexity_is_that_of_float() {
     let nearest = || Twin::new(Arc::clone(&model), Arc::clone(&rotary), Arc::clone(&kernels), Nearest);
     let dealer =
         Arc::new(Dealer::with_seed(model.public().clone(), Arc::clone(&kernels), Seed::from_bytes([0; 32])).unwrap());
-    let (mut float, mut fixed, mut drawn, mut count) = (0.0, 0.0, 0.0, 0);
+    // Sums over all tokens, and over the tokens of the answers, which are what the model was trained to predict.
+    let mut sums = [[0.0; 3]; 2];
+    let mut counts = [0; 2];
     for (number, (prompt, answer)) in prompts().into_iter().enumerate() {
+        let starts = [1, prompt.len()];
         let tokens = [prompt, answer].concat();
         let rows = forward(&llama, &mut KvCache::new(&llama.config), &tokens).unwrap();
         let rows: Vec<f64> = rows.concat().into_iter().map(f64::from).collect();
-        float += surprise(&rows, &tokens);
-        fixed += surprise(&clear_rows(nearest(), &tokens), &tokens);
         let replay = dealer.session_with_seed(Seed::from_bytes([number as u8; 32])).replay();
         let twin = Twin::new(Arc::clone(&model), Arc::clone(&rotary), Arc::clone(&kernels), replay);
-        drawn += surprise(&clear_rows(twin, &tokens), &tokens);
-        count += tokens.len() - 1;
+        let all =
+            [rows, clear_rows(nearest(), &tokens), clear_rows(twin, &tokens)].map(|rows| surprises(&rows, &tokens));
+        for (part, &start) in starts.iter().enumerate() {
+            (0..3).for_each(|way| sums[part][way] += all[way][start - 1..].iter().sum::<f64>());
+            counts[part] += tokens.len() - start;
+        }
     }
-    let [float, fixed, drawn] = [float, fixed, drawn].map(|sum: f64| (sum / count as f64).exp());
-    println!("perplexity over {count} tokens: float {float:.5}, nearest {fixed:.5}, drawn {drawn:.5}");
-    for perplexity in [fixed, drawn] {
-        assert!((perplexity / float - 1.0).abs() < 0.005, "{perplexity} for {float}");
+    for (part, name) in ["all tokens", "tokens of answers"].into_iter().enumerate() {
+        let [float, fixed, drawn] = sums[part].map(|sum| (sum / counts[part] as f64).exp());
+        println!("perplexity of {} {name}: float {float:.6}, nearest {fixed:.6}, drawn {drawn:.6}", counts[part]);
+        for perplexity in [fixed, drawn] {
+            assert!((perplexity / float - 1.0).abs() < 0.005, "{perplexity} for {float}");
+        }
     }
 }
 
@@ -108,13 +115,13 @@ fn clear_rows<R: Rounding>(mut twin: Twin<R>, tokens: &[u32]) -> Vec<f64> {
     twin.logits(&stream).into_iter().map(|word| word as i64 as f64 * unit).collect()
 }
 
-/// The sum of -log p of every token but the first.
-fn surprise(rows: &[f64], tokens: &[u32]) -> f64 {
+/// -log p of every token but the first.
+fn surprises(rows: &[f64], tokens: &[u32]) -> Vec<f64> {
     let vocab = rows.len() / tokens.len();
     let of_token = |(row, &token): (&[f64], &u32)| {
         let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
         largest + sum.ln() - row[token as usize]
     };
-    rows.chunks_exact(vocab).zip(&tokens[1..]).map(of_token).sum()
+    rows.chunks_exact(vocab).zip(&tokens[1..]).map(of_token).collect()
 }
