@@ -224,6 +224,21 @@ impl From<undertone_infer::Error> for Error {
     }
 }
 
+impl From<undertone_shares::Error> for Error {
+    fn from(error: undertone_shares::Error) -> Self {
+        use undertone_shares::Error as Shares;
+        match error {
+            Shares::Length { what, have, need } => {
+                Self::Unexpected { field: what, have: have as u64, need: need as u64 }
+            }
+            Shares::OutOfTurn { have, need } => Self::OutOfTurn { message: have, state: need },
+            Shares::Malformed { what, cause } => Self::Malformed { message: what, cause },
+            // These sentences name counts, steps and causes, nothing of a client or a weight.
+            error => Self::Compute { cause: error.to_string() },
+        }
+    }
+}
+
 impl Error {
     /// The class under which a peer hears of this error.
     pub fn class(&self) -> ErrorClass {

@@ -14,6 +14,7 @@ pub mod frame;
 pub mod ledger;
 pub mod message;
 pub mod modes;
+mod operations;
 pub mod process;
 pub mod session;
 mod stream;

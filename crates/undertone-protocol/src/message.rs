@@ -7,6 +7,8 @@
 use crate::Error;
 use crate::frame::{self, MAX_PAYLOAD};
 use crate::modes::fhe::message::{KeyBegin, KeyEnd};
+use crate::modes::permuted::message::{FlightBegin, StepBegin};
+pub use crate::operations::Operations;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Most public tokens of a session.
@@ -80,6 +82,10 @@ message_types! {
     KeyEnd = 33, "key_end", 32;
     /// All keys are complete (mode fhe).
     KeysDone = 34, "keys_done", 0;
+    /// A step begins (mode permuted).
+    StepBegin = 48, "step_begin", 64;
+    /// A flight follows (mode permuted).
+    FlightBegin = 49, "flight_begin", 32;
 }
 
 /// The protocol variant of a session.
@@ -89,6 +95,8 @@ pub enum Mode {
     Fhe,
     /// No secrecy at all: the same program on clear slots, for tests.
     Clear,
+    /// Secret shares with a dealer, nonlinear steps on permuted values.
+    Permuted,
 }
 
 impl Mode {
@@ -97,6 +105,7 @@ impl Mode {
         match self {
             Self::Fhe => "fhe",
             Self::Clear => "clear",
+            Self::Permuted => "permuted",
         }
     }
 }
@@ -113,13 +122,22 @@ pub struct WireShape {
 }
 
 impl WireShape {
-    /// Checks the caps of the protocol.
+    /// Checks the caps of the modes that run one program for the whole prompt.
     ///
     /// # Errors
     /// `Cap` names the field.
     pub fn check(&self) -> Result<(), Error> {
+        self.check_for(Mode::Fhe)
+    }
+
+    /// Checks the caps of a mode: in mode permuted every token may be private.
+    ///
+    /// # Errors
+    /// `Cap` names the field.
+    pub fn check_for(&self, mode: Mode) -> Result<(), Error> {
+        let most_private = if mode == Mode::Permuted { MAX_PUBLIC_TOKENS } else { MAX_PRIVATE_TOKENS };
         cap("public_tokens", self.public_tokens, MAX_PUBLIC_TOKENS)?;
-        cap("private_tokens", self.private_tokens, MAX_PRIVATE_TOKENS)?;
+        cap("private_tokens", self.private_tokens, most_private)?;
         cap("max_new_tokens", self.max_new_tokens, MAX_NEW_TOKENS)?;
         if self.private_tokens == 0 || self.max_new_tokens == 0 {
             return Err(Error::Malformed { message: "hello", cause: "a token count is zero" });
@@ -274,42 +292,6 @@ pub struct Blobs {
     pub blobs: Vec<u32>,
 }
 
-/// What a server counted while it computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operations {
-    /// Half-bootstraps.
-    pub bootstraps: u64,
-    /// Key switches, those inside bootstraps included.
-    pub key_switches: u64,
-}
-
-impl Operations {
-    /// The sum of both, bounded by the largest number.
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            bootstraps: self.bootstraps.saturating_add(other.bootstraps),
-            key_switches: self.key_switches.saturating_add(other.key_switches),
-        }
-    }
-
-    /// What came after `before`.
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            bootstraps: self.bootstraps.saturating_sub(before.bootstraps),
-            key_switches: self.key_switches.saturating_sub(before.key_switches),
-        }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        for (field, have) in [("bootstraps", self.bootstraps), ("key_switches", self.key_switches)] {
-            if have > MAX_OPERATIONS {
-                return Err(Error::Cap { field, have, need: MAX_OPERATIONS });
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The result of a step: lengths in bytes of the blobs that follow, and what it took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepResult {
@@ -335,6 +317,8 @@ pub enum Message {
     KeyBegin(KeyBegin),
     KeyEnd(KeyEnd),
     KeysDone,
+    StepBegin(StepBegin),
+    FlightBegin(FlightBegin),
 }
 
 impl std::fmt::Debug for Message {
@@ -360,6 +344,8 @@ impl Message {
             Self::KeyBegin(_) => MessageType::KeyBegin,
             Self::KeyEnd(_) => MessageType::KeyEnd,
             Self::KeysDone => MessageType::KeysDone,
+            Self::StepBegin(_) => MessageType::StepBegin,
+            Self::FlightBegin(_) => MessageType::FlightBegin,
         }
     }
 
@@ -399,6 +385,8 @@ impl Message {
             MessageType::KeyBegin => Self::KeyBegin(parse(message, payload)?),
             MessageType::KeyEnd => Self::KeyEnd(parse(message, payload)?),
             MessageType::KeysDone => Self::KeysDone,
+            MessageType::StepBegin => Self::StepBegin(parse(message, payload)?),
+            MessageType::FlightBegin => Self::FlightBegin(parse(message, payload)?),
         };
         decoded.check()?;
         if !matches!(decoded, Self::Chunk(_)) && decoded.payload()? != payload {
@@ -418,6 +406,8 @@ impl Message {
             Self::Result(m) => write(m),
             Self::KeyBegin(m) => write(m),
             Self::KeyEnd(m) => write(m),
+            Self::StepBegin(m) => write(m),
+            Self::FlightBegin(m) => write(m),
             Self::Chunk(bytes) => Ok(bytes.clone()),
             Self::Bye | Self::KeysDone => Ok(Vec::new()),
         }
@@ -425,7 +415,7 @@ impl Message {
 
     fn check(&self) -> Result<(), Error> {
         match self {
-            Self::Hello(hello) => hello.shape.check(),
+            Self::Hello(hello) => hello.shape.check_for(hello.mode),
             Self::Progress(report) => report.check(),
             Self::Error(report) => cap("sentence length", report.sentence.len() as u32, MAX_SENTENCE as u32),
             Self::Prefill(prefill) => {
@@ -440,6 +430,8 @@ impl Message {
             }
             Self::Chunk(bytes) if bytes.is_empty() => Err(Error::Malformed { message: "chunk", cause: "it is empty" }),
             Self::KeyBegin(begin) => begin.check(),
+            Self::StepBegin(begin) => begin.check(),
+            Self::FlightBegin(begin) => begin.check(),
             Self::Welcome(_) | Self::Bye | Self::Chunk(_) | Self::KeyEnd(_) | Self::KeysDone => Ok(()),
         }
     }

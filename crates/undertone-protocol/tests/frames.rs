@@ -6,6 +6,7 @@ use undertone_protocol::message::{
     Welcome, WireShape,
 };
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
+use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::{
     Error, FrameDecoder, Message, MessageType, Mode, Wire, decode_frame, decode_message, encode_frame,
 };
@@ -50,6 +51,10 @@ fn sample(message_type: MessageType) -> Message {
         }
         MessageType::KeyEnd => Message::KeyEnd(KeyEnd { digest: [3; 32] }),
         MessageType::KeysDone => Message::KeysDone,
+        MessageType::StepBegin => {
+            Message::StepBegin(StepBegin { session: [5; 16], number: 3, position: 70_000, tokens: 128 })
+        }
+        MessageType::FlightBegin => Message::FlightBegin(FlightBegin { kind: 4, layer: 21, step: 3, len: 90_000_000 }),
     }
 }
 

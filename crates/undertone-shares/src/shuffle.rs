@@ -110,4 +110,26 @@ mod tests {
         // Five standard deviations of a count of mean 1000: 5 sqrt(1000 * 5/6) = 144.
         assert!(counts.len() == 6 && counts.values().all(|count| count.abs_diff(1000) < 144), "{counts:?}");
     }
+
+    #[test]
+    fn no_permutation_is_used_twice() {
+        let shape = Shape { hidden: 24, intermediate: 40, layers: 3, heads: 4, key_heads: 2, head_dim: 8, vocab: 50 };
+        let mut seen = std::collections::BTreeSet::new();
+        let mut drawn = 0;
+        for session in 0..2 {
+            let root = Seed::from_bytes([session; 32]);
+            for number in 0..20 {
+                let step = Step { number, position: 30 + number as usize, tokens: 1 };
+                let seed = root.child(crate::random::Role::Provider, number);
+                let layers = [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation];
+                let sites = (0..shape.layers).flat_map(|layer| layers.map(|site| (site, layer)));
+                for (site, layer) in sites.chain([(Site::FinalNorm, 0), (Site::Logits, 0)]) {
+                    // At 24 entries and more, two of these meet by chance with probability below 10^-17.
+                    drawn += 1;
+                    seen.insert(Shuffle::of_site(&seed, &shape, &step, site, layer).sources);
+                }
+            }
+        }
+        assert_eq!((drawn, seen.len()), (2 * 20 * 14, 2 * 20 * 14));
+    }
 }

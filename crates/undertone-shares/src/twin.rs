@@ -200,3 +200,6 @@ impl<R: Rounding> Twin<R> {
         add_shifted(stream, &self.product(matrix, input), self.model.public().shift(matrix));
     }
 }
+
+#[cfg(test)]
+mod recovery;

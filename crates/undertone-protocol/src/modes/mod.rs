@@ -5,3 +5,4 @@
 pub mod clear;
 mod engine;
 pub mod fhe;
+pub mod permuted;

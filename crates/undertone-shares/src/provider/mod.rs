@@ -103,7 +103,10 @@ impl Provider {
     /// A step in progress, a session that failed, a bundle for another step or session.
     pub fn begin(&mut self, bundle: ProviderBundle) -> Result<()> {
         if self.failed || self.active.is_some() {
-            return Err(Error::OutOfTurn { have: "a new step", need: self.due().map_or("none", FlightKind::name) });
+            return Err(Error::OutOfTurn {
+                have: "a new step",
+                need: self.due().map_or("none", |(kind, _)| kind.name()),
+            });
         }
         let step = bundle.step;
         step.check(&self.model.shape, self.model.rotary.positions())?;
@@ -113,9 +116,9 @@ impl Provider {
         Ok(())
     }
 
-    /// The kind of the flight that is due.
-    pub fn due(&self) -> Option<FlightKind> {
-        self.active.as_ref().map(|active| active.due.0)
+    /// The flight that is due, and its layer.
+    pub fn due(&self) -> Option<(FlightKind, usize)> {
+        self.active.as_ref().map(|active| active.due)
     }
 
     /// The step in progress.

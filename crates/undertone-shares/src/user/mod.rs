@@ -133,10 +133,10 @@ impl User {
         self.active.as_ref().map(|active| active.step)
     }
 
-    /// The flight that is due from the provider.
-    pub fn due(&self) -> Option<FlightKind> {
+    /// The flight that is due from the provider, and its layer.
+    pub fn due(&self) -> Option<(FlightKind, usize)> {
         match self.active.as_ref()?.due {
-            Due::Peer(kind, _) => Some(kind),
+            Due::Peer(kind, layer) => Some((kind, layer)),
             _ => None,
         }
     }

@@ -1,0 +1,205 @@
+//! The user's session: a bundle, tokens and a choice from the application, flights from and to the provider.
+//!
+//! Turn of the application, in order: [`Client::begin`] with a bundle, [`Client::tokens`], [`Client::select`] once
+//! [`Client::logits`] are there, then [`Client::take_token`], and the next bundle or [`Client::close`].
+
+use super::message::{FlightReceiver, StepBegin, push_flight};
+use super::plan::FlightLedger;
+use crate::Error;
+use crate::blob::Outbox;
+use crate::exchange::peer_error;
+use crate::message::{Hello, Message, Mode};
+use crate::session::{Session, Turn};
+use undertone_infer::Progress;
+use undertone_shares::{Bundle, Flight, Reply, Shape, Step, User, UserBundle};
+
+enum State {
+    AwaitWelcome,
+    /// Waits for a bundle.
+    Idle,
+    Preparing(Box<UserBundle>),
+    AwaitTokens,
+    AwaitFlight,
+    Receiving(Box<FlightReceiver>),
+    Ready(Box<Flight>),
+    AwaitChoice,
+    Closed,
+}
+
+/// The user's side of one session.
+pub struct Client {
+    user: User,
+    shape: Shape,
+    state: State,
+    outbox: Outbox,
+    ledger: FlightLedger,
+    token: Option<u32>,
+}
+
+impl Client {
+    /// A session that begins with `hello`, over a model of this shape.
+    pub fn new(hello: Hello, shape: Shape, user: User) -> Self {
+        let mut outbox = Outbox::default();
+        outbox.push(Message::Hello(hello));
+        Self { user, shape, state: State::AwaitWelcome, outbox, ledger: FlightLedger::default(), token: None }
+    }
+
+    /// Begins a step; its bundle comes from a store, which has marked it as taken.
+    ///
+    /// # Errors
+    /// `OutOfTurn`.
+    pub fn begin(&mut self, bundle: UserBundle) -> Result<(), Error> {
+        self.require(matches!(self.state, State::Idle), "a bundle")?;
+        self.outbox.push(Message::StepBegin(StepBegin::new(bundle.session(), &bundle.step())));
+        self.state = State::Preparing(Box::new(bundle));
+        Ok(())
+    }
+
+    /// Queues the tokens of the step, masked.
+    ///
+    /// # Errors
+    /// `OutOfTurn`, or tokens that the step or the model does not have.
+    pub fn tokens(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.require(matches!(self.state, State::AwaitTokens), "tokens")?;
+        let (step, flight) = (self.step()?, self.user.embed(tokens)?);
+        self.send(&flight, &step)?;
+        self.state = State::AwaitFlight;
+        Ok(())
+    }
+
+    /// The logits in an order that the user does not know, and their fractional bits, when a choice is due.
+    pub fn logits(&self) -> Option<(&[u64], u32)> {
+        self.user.logits()
+    }
+
+    /// Asks for the token at a place of the logits.
+    ///
+    /// # Errors
+    /// `OutOfTurn`, or a place outside the vocabulary.
+    pub fn select(&mut self, place: usize) -> Result<(), Error> {
+        self.require(matches!(self.state, State::AwaitChoice), "a choice")?;
+        let (step, flight) = (self.step()?, self.user.select(place)?);
+        self.send(&flight, &step)?;
+        self.state = State::AwaitFlight;
+        Ok(())
+    }
+
+    /// The token of the step that is complete, once.
+    pub fn take_token(&mut self) -> Option<u32> {
+        self.token.take()
+    }
+
+    /// Queues the end of the session.
+    pub fn close(&mut self) {
+        self.outbox.push(Message::Bye);
+        self.state = State::Closed;
+    }
+
+    /// What travelled so far.
+    pub fn ledger(&self) -> &FlightLedger {
+        &self.ledger
+    }
+
+    fn require(&self, allowed: bool, message: &'static str) -> Result<(), Error> {
+        if allowed { Ok(()) } else { Err(Error::OutOfTurn { message, state: self.state.name() }) }
+    }
+
+    fn step(&self) -> Result<Step, Error> {
+        self.user.step().ok_or(Error::OutOfTurn { message: "a flight", state: "no step is in progress" })
+    }
+
+    fn send(&mut self, flight: &Flight, step: &Step) -> Result<(), Error> {
+        let bytes = push_flight(&mut self.outbox, flight, &self.shape, step)?;
+        self.ledger.record(flight.kind, bytes);
+        Ok(())
+    }
+
+    fn accept(&mut self, message: Message) -> Result<State, Error> {
+        match (std::mem::replace(&mut self.state, State::Closed), message) {
+            (_, Message::Error(report)) => Err(peer_error(report)),
+            (State::AwaitWelcome, Message::Welcome(_)) => Ok(State::Idle),
+            (State::AwaitFlight, Message::FlightBegin(begin)) => {
+                let step = self.step()?;
+                let receiver = FlightReceiver::new(&begin, self.user.due(), &self.shape, &step)?;
+                Ok(State::Receiving(Box::new(receiver)))
+            }
+            (State::Receiving(mut receiver), Message::Chunk(bytes)) => match receiver.push(&bytes)? {
+                Some(flight) => Ok(State::Ready(Box::new(flight))),
+                None => Ok(State::Receiving(receiver)),
+            },
+            (state, message) => Err(Error::OutOfTurn { message: message.message_type().name(), state: state.name() }),
+        }
+    }
+
+    fn prepare(&mut self, bundle: UserBundle) -> Result<State, Error> {
+        let step = bundle.step();
+        let flight = self.user.begin(bundle)?;
+        self.send(&flight, &step)?;
+        Ok(State::AwaitTokens)
+    }
+
+    fn answer(&mut self, flight: Flight) -> Result<State, Error> {
+        let step = self.step()?;
+        self.ledger.record(flight.kind, flight.kind.extent(&self.shape, &step).size_bytes());
+        match self.user.receive(flight)? {
+            Reply::Send(flight) => {
+                self.send(&flight, &step)?;
+                Ok(State::AwaitFlight)
+            }
+            Reply::Choose => Ok(State::AwaitChoice),
+            Reply::Token(token) => {
+                self.token = Some(token);
+                Ok(State::Idle)
+            }
+        }
+    }
+}
+
+impl State {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::AwaitWelcome => "waiting for the welcome",
+            Self::Idle => "waiting for a bundle",
+            Self::Preparing(_) | Self::Ready(_) => "computing",
+            Self::AwaitTokens => "waiting for tokens",
+            Self::AwaitFlight => "waiting for a flight",
+            Self::Receiving(_) => "receiving a flight",
+            Self::AwaitChoice => "waiting for a choice",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl Session for Client {
+    fn mode(&self) -> Mode {
+        Mode::Permuted
+    }
+
+    fn turn(&self) -> Turn {
+        match self.state {
+            State::AwaitWelcome | State::AwaitFlight | State::Receiving(_) => Turn::Peer,
+            State::Preparing(_) | State::Ready(_) => Turn::Work,
+            State::Idle | State::AwaitTokens | State::AwaitChoice => Turn::Application,
+            State::Closed => Turn::Closed,
+        }
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), Error> {
+        // An error leaves the session closed.
+        self.state = self.accept(message)?;
+        Ok(())
+    }
+
+    fn next_message(&mut self) -> Option<Message> {
+        self.outbox.pop()
+    }
+
+    fn work(&mut self, _: &dyn Progress) -> Result<(), Error> {
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Preparing(bundle) => self.prepare(*bundle)?,
+            State::Ready(flight) => self.answer(*flight)?,
+            other => other,
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Messages of mode permuted: the beginning of a step, and flights as bytes.
+//!
+//! A flight travels as [`FlightBegin`] and the chunks of one blob: words, then packed bits, then 32-bit numbers, all
+//! little endian. Its length follows from model and step, so a length in a message is compared, never believed.
+
+use crate::Error;
+use crate::blob::{BlobReceiver, Outbox};
+use crate::message::{MAX_BLOB, MAX_PUBLIC_TOKENS, Message};
+use serde::{Deserialize, Serialize};
+use undertone_shares::{Flight, FlightKind, SessionId, Shape, Step};
+
+/// A step of a dealer's session begins; the provider takes the bundle of this step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepBegin {
+    /// The dealer's name of the session.
+    pub session: SessionId,
+    /// Number of the step.
+    pub number: u64,
+    /// Position of its first token.
+    pub position: u32,
+    /// Tokens of the step.
+    pub tokens: u32,
+}
+
+impl StepBegin {
+    /// The beginning of a step.
+    pub(crate) fn new(session: SessionId, step: &Step) -> Self {
+        // A step was checked against its model, whose positions fit 24 bits.
+        Self { session, number: step.number, position: step.position as u32, tokens: step.tokens as u32 }
+    }
+
+    /// The step.
+    pub fn step(&self) -> Step {
+        Step { number: self.number, position: self.position as usize, tokens: self.tokens as usize }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (field, have) in [("step position", self.position), ("step tokens", self.tokens)] {
+            if have > MAX_PUBLIC_TOKENS {
+                return Err(Error::Cap { field, have: have.into(), need: MAX_PUBLIC_TOKENS.into() });
+            }
+        }
+        if self.tokens == 0 {
+            return Err(Error::Malformed { message: "step_begin", cause: "it has no tokens" });
+        }
+        Ok(())
+    }
+}
+
+/// A flight follows in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlightBegin {
+    /// The byte of its [`FlightKind`].
+    pub kind: u8,
+    /// The layer, 0 for kinds outside layers.
+    pub layer: u32,
+    /// Number of the step.
+    pub step: u64,
+    /// Bytes that follow.
+    pub len: u32,
+}
+
+impl FlightBegin {
+    fn new(kind: FlightKind, layer: usize, shape: &Shape, step: &Step) -> Result<Self, Error> {
+        let len = kind.extent(shape, step).size_bytes();
+        let too_long = Error::Cap { field: "flight length", have: len as u64, need: MAX_BLOB.into() };
+        let len = u32::try_from(len).ok().filter(|&len| len <= MAX_BLOB).ok_or(too_long)?;
+        Ok(Self { kind: kind as u8, layer: layer as u32, step: step.number, len })
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if FlightKind::from_byte(self.kind).is_none() {
+            return Err(Error::Malformed { message: "flight_begin", cause: "its kind is unknown" });
+        }
+        if self.len == 0 || self.len > MAX_BLOB {
+            return Err(Error::Cap { field: "flight length", have: self.len.into(), need: MAX_BLOB.into() });
+        }
+        Ok(())
+    }
+}
+
+/// Queues a flight; returns its kind and the bytes of its contents.
+pub(super) fn push_flight(outbox: &mut Outbox, flight: &Flight, shape: &Shape, step: &Step) -> Result<usize, Error> {
+    let begin = FlightBegin::new(flight.kind, flight.layer as usize, shape, step)?;
+    let bytes = contents(flight);
+    if bytes.len() != begin.len as usize {
+        let (have, need) = (bytes.len() as u64, begin.len.into());
+        return Err(Error::Unexpected { field: "flight length", have, need });
+    }
+    outbox.push(Message::FlightBegin(begin));
+    outbox.push_blob(bytes);
+    Ok(begin.len as usize)
+}
+
+/// The bytes of a flight.
+fn contents(flight: &Flight) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 * flight.words.len() + flight.bits.len() + 4 * flight.entries.len());
+    out.extend(flight.words.iter().flat_map(|word| word.to_le_bytes()));
+    out.extend(&flight.bits);
+    out.extend(flight.entries.iter().flat_map(|entry| entry.to_le_bytes()));
+    out
+}
+
+/// Puts one flight together from chunks.
+pub(super) struct FlightReceiver {
+    kind: FlightKind,
+    layer: u32,
+    step: u64,
+    extent: undertone_shares::Extent,
+    blob: BlobReceiver,
+}
+
+impl FlightReceiver {
+    /// Expects the contents that `begin` announces, if it is the flight that is due.
+    pub(super) fn new(
+        begin: &FlightBegin,
+        due: Option<(FlightKind, usize)>,
+        shape: &Shape,
+        step: &Step,
+    ) -> Result<Self, Error> {
+        let Some((kind, layer)) = due else {
+            return Err(Error::OutOfTurn { message: "flight_begin", state: "no flight is due" });
+        };
+        let need = FlightBegin::new(kind, layer, shape, step)?;
+        if begin.len != need.len {
+            return Err(Error::Unexpected { field: "flight length", have: begin.len.into(), need: need.len.into() });
+        }
+        if *begin != need {
+            return Err(Error::OutOfTurn { message: "flight_begin", state: "another flight is due" });
+        }
+        let extent = kind.extent(shape, step);
+        let blob = BlobReceiver::new("a flight", [need.len as usize]);
+        Ok(Self { kind, layer: need.layer, step: need.step, extent, blob })
+    }
+
+    /// Takes a chunk and returns the flight when it is complete.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<Option<Flight>, Error> {
+        self.blob.push(chunk)?;
+        if !self.blob.complete() {
+            return Ok(None);
+        }
+        let blob = std::mem::replace(&mut self.blob, BlobReceiver::new("a flight", []));
+        let bytes = blob.into_blobs().pop().unwrap_or_default();
+        let (words, rest) = bytes.split_at(8 * self.extent.words);
+        let (bits, entries) = rest.split_at(self.extent.bits.div_ceil(8));
+        Ok(Some(Flight {
+            kind: self.kind,
+            layer: self.layer,
+            step: self.step,
+            words: words.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect(),
+            bits: bits.to_vec(),
+            entries: entries.as_chunks::<4>().0.iter().map(|entry| u32::from_le_bytes(*entry)).collect(),
+        }))
+    }
+}

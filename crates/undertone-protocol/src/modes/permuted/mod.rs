@@ -1,0 +1,48 @@
+//! Mode `permuted`: two parties with secret shares, nonlinear steps on permuted values, a dealer who works ahead.
+//!
+//! After hello and welcome, every step is: `step_begin` and the flight `prepare` from the user, before the prompt is
+//! needed; then flights to and fro in the fixed order of `undertone-shares`, one up and one down a round, each as
+//! `flight_begin` and chunks. Drivers take bundles from their stores, which never give one out twice.
+//!
+//! Absent: the masked model and the bundles themselves, which reach the parties outside sessions.
+
+pub mod client;
+pub mod message;
+pub mod plan;
+pub mod server;
+
+use crate::session::Leak;
+
+pub use client::Client;
+pub use plan::{FlightLedger, FlightTraffic};
+pub use server::Server;
+
+/// What each party learns in this mode, and what the mode does not protect.
+pub fn leakage() -> Vec<Leak> {
+    let sentences = [
+        (
+            "hidden",
+            "The provider cannot read the text, the activations, the logits or the generated text: cryptographic shares hide them.",
+        ),
+        ("length", "The provider sees exactly how many tokens the prompt has and how many are generated."),
+        ("timing", "The provider sees when each token is asked for, and from which network address."),
+        (
+            "model_identity",
+            "The user learns the configuration and the largest weight of every matrix, to a factor of two.",
+        ),
+        (
+            "weights",
+            "The user sees activations in a secret order. That is obfuscation, not encryption: many of them can reveal weights.",
+        ),
+        (
+            "dealer",
+            "The dealer and the provider together can read the text; the dealer and the user together can read the weights.",
+        ),
+        ("unverified", "Results are not verified: a dishonest provider can return wrong results."),
+        (
+            "lookup",
+            "A dishonest user learns one token id per step for a place of its choice in the permuted logits, no more.",
+        ),
+    ];
+    sentences.into_iter().map(|(key, sentence)| Leak { key, sentence: sentence.to_owned() }).collect()
+}
