@@ -63,6 +63,7 @@ fn main() -> Result<()> {
         ..small_config()
     };
     let (prompt, steps) = (argument(6, 32), argument(7, 8).max(1));
+    // The float model is dropped before anything else is made.
     let model = Arc::new(QuantizedModel::new(&synthetic(config.clone(), 1))?);
     let shape = Shape::new(&config);
     println!(
@@ -74,10 +75,19 @@ fn main() -> Result<()> {
     println!("{:.1} MB of masked weights at the user", MaskedModel::size_bytes(&shape) as f64 / 1e6);
 
     let start = Instant::now();
-    let setup = PairModel::new(model, 2048, detect_word_kernels(), Seed::from_os()?)?;
+    let kernels = detect_word_kernels();
+    let public = model.public().clone();
+    // Above a billion weights the dealer's masks and the user's masked weights do not both fit most machines.
+    let (held, seed) = (config.parameter_count() < 1 << 30, Seed::from_os()?);
+    let dealer = if held { Dealer::with_seed } else { Dealer::drawing };
+    let dealer = Arc::new(dealer(public.clone(), Arc::clone(&kernels), seed)?);
+    let at_provider = Arc::new(ProviderModel::new(model, 2048, Arc::clone(&kernels)));
+    let masked = at_provider.masked(&dealer.weight_seed());
+    let at_user = Arc::new(UserModel::new(public, masked, 2048, kernels)?);
+    println!("the dealer {} its masks", if held { "holds" } else { "draws" });
     println!("set-up of dealer and masked model {:.2} s", start.elapsed().as_secs_f64());
-    let mut session = setup.dealer.session()?;
-    let (mut user, mut provider) = (User::new(Arc::clone(&setup.user)), Provider::new(Arc::clone(&setup.provider)));
+    let mut session = dealer.session()?;
+    let (mut user, mut provider) = (User::new(at_user), Provider::new(at_provider));
     let report = |name: &str, times: Times, traffic: Traffic| {
         println!(
             "{name:<16} ahead: dealer {:.3} s, user {:.3} s; online: provider {:.3} s, user {:.3} s; {:.2} MB online, \

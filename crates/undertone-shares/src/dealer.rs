@@ -31,9 +31,12 @@ pub struct Dealer {
     shape: Shape,
     kernels: Arc<dyn WordKernels>,
     weights: Seed,
-    /// U of every matrix, `[rows, cols]`.
-    masks: Vec<Vec<u64>>,
+    /// U of every matrix, `[rows, cols]`; without them, U is drawn again for every product.
+    masks: Option<Vec<Vec<u64>>>,
 }
+
+/// Rows of U that are drawn at a time when U is not held.
+const DRAWN_ROWS: usize = 16;
 
 impl Dealer {
     /// A dealer with fresh masks for the weights of a model.
@@ -44,15 +47,26 @@ impl Dealer {
         Self::with_seed(public, kernels, Seed::from_os()?)
     }
 
-    /// A dealer whose weight masks follow from `weights`, which was drawn before.
+    /// A dealer whose weight masks follow from `weights`, which was drawn before. They take eight bytes for every
+    /// weight of the model.
     ///
     /// # Errors
     /// A public model that contradicts itself.
     pub fn with_seed(public: PublicModel, kernels: Arc<dyn WordKernels>, weights: Seed) -> Result<Self> {
+        let dealer = Self::drawing(public, kernels, weights)?;
+        let masks = Some(weight_masks(&dealer.shape, &dealer.weights));
+        Ok(Self { masks, ..dealer })
+    }
+
+    /// As [`Dealer::with_seed`], with next to no memory: masks are drawn again for every step, which takes longer, and
+    /// less so the more tokens a step has.
+    ///
+    /// # Errors
+    /// A public model that contradicts itself.
+    pub fn drawing(public: PublicModel, kernels: Arc<dyn WordKernels>, weights: Seed) -> Result<Self> {
         public.check()?;
         let shape = public.shape();
-        let masks = weight_masks(&shape, &weights);
-        Ok(Self { public, shape, kernels, weights, masks })
+        Ok(Self { public, shape, kernels, weights, masks: None })
     }
 
     /// The seed of the weight masks, for the provider alone.
@@ -85,9 +99,26 @@ impl Dealer {
     /// U v - w1.
     fn product(&self, matrix: Matrix, input: &[u64], output: &[u64]) -> Vec<u64> {
         let (_, cols) = self.shape.matrices()[matrix.index()];
-        let mut out = product_u64(&*self.kernels, &self.masks[matrix.index()], input, cols);
+        let mut out = match &self.masks {
+            Some(masks) => product_u64(&*self.kernels, &masks[matrix.index()], input, cols),
+            None => self.drawn_product(matrix, input),
+        };
         sub_assign(&mut out, output);
         out
+    }
+
+    /// U v with a few rows of U at a time.
+    fn drawn_product(&self, matrix: Matrix, input: &[u64]) -> Vec<u64> {
+        let (rows, cols) = self.shape.matrices()[matrix.index()];
+        let tokens = input.len() / cols;
+        let mut by_row = vec![0u64; rows * tokens];
+        by_row.par_chunks_mut(DRAWN_ROWS * tokens).enumerate().for_each(|(block, out)| {
+            let first = block * DRAWN_ROWS * cols;
+            let mask = self.weights.words_from(Draw::WEIGHTS, matrix.index(), first, out.len() / tokens * cols);
+            self.kernels.product_u64(out, &mask, input, cols);
+        });
+        let token = |token| by_row.iter().skip(token).step_by(tokens).copied();
+        (0..tokens).flat_map(token).collect()
     }
 }
 
@@ -264,5 +295,31 @@ impl Dealing<'_> {
         sub_assign(&mut top, &self.user.words(Draw::MIX_TOP, layer, len));
         sub_assign(&mut pair, &self.user.words(Draw::MIX_PAIR, layer, len));
         TruncationCorrection { top, pair }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::QuantizedModel;
+    use undertone_model::synthetic::{small_config, synthetic};
+    use undertone_ring::scalar_word_kernels;
+
+    #[test]
+    fn drawing_masks_gives_what_holding_them_gives() {
+        let public = QuantizedModel::new(&synthetic(small_config(), 1)).unwrap().public().clone();
+        let seed = || Seed::from_bytes([7; 32]);
+        let held = Arc::new(Dealer::with_seed(public.clone(), scalar_word_kernels(), seed()).unwrap());
+        let drawn = Arc::new(Dealer::drawing(public, scalar_word_kernels(), seed()).unwrap());
+        let [mut held, mut drawn] = [held, drawn].map(|dealer| dealer.session_with_seed(Seed::from_bytes([8; 32])));
+        for tokens in [3, 1] {
+            let encoded = |session: &mut DealerSession| {
+                use crate::bundle::Bundle;
+                let (mut user, mut provider) = session.deal(tokens).unwrap();
+                let shape = session.dealer.shape;
+                (user.encode(&shape), provider.encode(&shape))
+            };
+            assert!(encoded(&mut held) == encoded(&mut drawn));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! weight masks of one model. Seeds come from the operating system or from another seed that stays at the dealer.
 
 use chacha20::ChaCha20;
-use chacha20::cipher::{KeyIvInit, StreamCipher};
+use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, Result};
@@ -55,6 +55,15 @@ impl Seed {
     pub(crate) fn words(&self, draw: Draw, layer: usize, len: usize) -> Vec<u64> {
         let mut words = vec![0u64; len];
         self.stream(draw, layer).fill(&mut words);
+        words
+    }
+
+    /// Words `first..first + len` of [`Seed::words`].
+    pub(crate) fn words_from(&self, draw: Draw, layer: usize, first: usize, len: usize) -> Vec<u64> {
+        let mut words = vec![0u64; len];
+        let mut stream = self.stream(draw, layer);
+        stream.cipher.seek(8 * first as u64);
+        stream.fill(&mut words);
         words
     }
 
@@ -199,6 +208,7 @@ mod tests {
         let seed = Seed::from_bytes([3; 32]);
         let words = seed.words(Draw::QKV, 5, 1000);
         assert_eq!(words[..700], seed.words(Draw::QKV, 5, 700));
+        assert_eq!(words[333..900], seed.words_from(Draw::QKV, 5, 333, 567));
         assert_ne!(words[..8], seed.words(Draw::QKV, 6, 8));
         assert_ne!(words[..8], seed.words(Draw::O, 5, 8));
         let children = [seed.child(Role::User, 1), seed.child(Role::User, 2), seed.child(Role::Provider, 1)];
