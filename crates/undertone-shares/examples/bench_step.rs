@@ -1,5 +1,6 @@
-//! Times of one token by party: `bench_step [hidden] [intermediate] [layers] [heads] [key_heads] [vocab] [prompt] [steps]`.
+//! Times of one token by party.
 //!
+//! `bench_step [hidden] [intermediate] [layers] [heads] [key_heads] [vocab] [prompt] [steps]`
 //! The model is synthetic. Both parties and the dealer take turns on the same threads, so times do not overlap.
 
 use std::sync::Arc;

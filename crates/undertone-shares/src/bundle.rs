@@ -247,3 +247,25 @@ impl Bundle for ProviderBundle {
         Ok(Self { session, step, seed, corrections })
     }
 }
+
+/// Checks that a bundle is the next of its session; the first bundle names the session.
+pub(crate) fn check_place(
+    session: &mut Option<SessionId>,
+    of_bundle: SessionId,
+    step: &Step,
+    next: u64,
+    position: usize,
+) -> Result<()> {
+    let wrong = |what, have, need| Err(Error::WrongBundle { what, have, need });
+    if step.number != next {
+        return wrong("step", step.number, next);
+    }
+    if step.position != position {
+        return wrong("position", step.position as u64, position as u64);
+    }
+    if *session.get_or_insert(of_bundle) != of_bundle {
+        let number = |id: &SessionId| u64::from_le_bytes(std::array::from_fn(|i| id[i]));
+        return wrong("session", number(&of_bundle), session.as_ref().map_or(0, number));
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@
 use crate::fixed::{ACTIVATION_BITS, PROBABILITY_BITS, SCORE_BITS, power, rounded};
 use crate::shape::{Shape, Step};
 
-/// Fractional bits of exponentials before they are summed; 2^20 of them stay below 2^61.
+/// Fractional bits of exponentials before they are summed.
 const EXPONENTIAL_BITS: i32 = 40;
 
 /// RMSNorm of rows, without gains.
@@ -43,10 +43,10 @@ pub(crate) fn softmax(scores: &[u64], head_dim: usize, out: &mut Vec<u64>) {
         rounded(exponential(below as f64 * scale) * power(EXPONENTIAL_BITS))
     }));
     // The largest entry is 2^40, so the sum is not zero.
-    let sum: u64 = out[first..].iter().sum();
+    let sum: u128 = out[first..].iter().map(|&word| u128::from(word)).sum();
     for word in &mut out[first..] {
-        let scaled = (u128::from(*word) << PROBABILITY_BITS) + u128::from(sum / 2);
-        *word = (scaled / u128::from(sum.max(1))) as u64;
+        let scaled = (u128::from(*word) << PROBABILITY_BITS) + sum / 2;
+        *word = (scaled / sum.max(1)) as u64;
     }
 }
 

@@ -27,7 +27,8 @@ pub trait WordKernels: Send + Sync {
     /// A short name for reports.
     fn name(&self) -> &'static str;
 
-    /// Words as [`WordKernels::product_i16`] takes them: cut into digits where the kernels want that, once for all rows.
+    /// Words as [`WordKernels::product_i16`] takes them: cut into digits where the kernels want that, once for all
+    /// rows.
     fn operand<'a>(&self, words: &'a [u64], cols: usize) -> Operand<'a>;
 
     /// `out[r][t]` = sum over c of `weights[r][c] * words[t][c]`, with signed weights; the operand is one of these

@@ -13,7 +13,7 @@ use undertone_ring::WordKernels;
 use undertone_ring::words::product_i16;
 use zeroize::Zeroizing;
 
-use crate::bundle::{ProviderBundle, SessionId};
+use crate::bundle::{ProviderBundle, SessionId, check_place};
 use crate::dealer::{table_masks, weight_masks};
 use crate::error::{Error, Result};
 use crate::fixed::{add_assign, add_shifted};
@@ -249,26 +249,4 @@ impl Active {
         let entries = shifted.zip(masks).map(|(id, mask)| id.wrapping_add(mask)).collect();
         Ok(Flight { entries, ..Flight::words(FlightKind::Selected, 0, &self.step, Vec::new()) })
     }
-}
-
-/// Checks that a bundle is the next of its session; the first bundle names the session.
-pub(crate) fn check_place(
-    session: &mut Option<SessionId>,
-    of_bundle: SessionId,
-    step: &Step,
-    next: u64,
-    position: usize,
-) -> Result<()> {
-    let wrong = |what, have, need| Err(Error::WrongBundle { what, have, need });
-    if step.number != next {
-        return wrong("step", step.number, next);
-    }
-    if step.position != position {
-        return wrong("position", step.position as u64, position as u64);
-    }
-    if *session.get_or_insert(of_bundle) != of_bundle {
-        let number = |id: &SessionId| u64::from_le_bytes(std::array::from_fn(|i| id[i]));
-        return wrong("session", number(&of_bundle), session.as_ref().map_or(0, number));
-    }
-    Ok(())
 }

@@ -14,12 +14,11 @@ use undertone_ring::WordKernels;
 use zeroize::Zeroizing;
 
 use crate::attention::HeadRows;
-use crate::bundle::{SessionId, UserBundle};
+use crate::bundle::{SessionId, UserBundle, check_place};
 use crate::dealer::lookup_place;
 use crate::error::{Error, Result};
 use crate::flight::{Flight, FlightKind};
 use crate::masked::MaskedModel;
-use crate::provider::check_place;
 use crate::random::Draw;
 use crate::rotary::RotaryTable;
 use crate::shape::{Shape, Step};

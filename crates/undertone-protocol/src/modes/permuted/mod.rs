@@ -22,7 +22,8 @@ pub fn leakage() -> Vec<Leak> {
     let sentences = [
         (
             "hidden",
-            "The provider cannot read the text, the activations, the logits or the generated text: cryptographic shares hide them.",
+            "The provider cannot read the text, the activations, the logits or the generated text: cryptographic shares \
+             hide them.",
         ),
         ("length", "The provider sees exactly how many tokens the prompt has and how many are generated."),
         ("timing", "The provider sees when each token is asked for, and from which network address."),
@@ -32,11 +33,13 @@ pub fn leakage() -> Vec<Leak> {
         ),
         (
             "weights",
-            "The user sees activations in a secret order. That is obfuscation, not encryption: many of them can reveal weights.",
+            "The user sees activations in a secret order. That is obfuscation, not encryption: many of them can reveal \
+             weights.",
         ),
         (
             "dealer",
-            "The dealer and the provider together can read the text; the dealer and the user together can read the weights.",
+            "The dealer and the provider together can read the text; the dealer and the user together can read the \
+             weights.",
         ),
         ("unverified", "Results are not verified: a dishonest provider can return wrong results."),
         (
