@@ -91,14 +91,15 @@ fn main() -> Result<()> {
     let (mut user, mut provider) = (User::new(at_user), Provider::new(at_provider));
     let report = |name: &str, times: Times, traffic: Traffic| {
         println!(
-            "{name:<16} ahead: dealer {:.3} s, user {:.3} s; online: provider {:.3} s, user {:.3} s; {:.2} MB online, \
-             {:.2} MB ahead, {:.2} MB offline, {} rounds",
+            "{name:<16} ahead: dealer {:.3} s, user {:.3} s; online: provider {:.3} s, user {:.3} s; {:.2} MB online + \
+             {:.2} MB ahead = {:.2} MB a step, {:.2} MB offline, {} rounds",
             times.deal,
             times.prepare,
             times.provider,
             times.user,
             traffic.online_bytes as f64 / 1e6,
             traffic.ahead_bytes as f64 / 1e6,
+            traffic.token_bytes() as f64 / 1e6,
             traffic.offline_bytes as f64 / 1e6,
             traffic.rounds(),
         );

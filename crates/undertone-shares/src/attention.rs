@@ -35,7 +35,7 @@ impl HeadRows {
     }
 }
 
-/// Masked or shared rows are not left behind in memory.
+/// The buffers that hold the rows are cleared; those that growing left behind are not.
 impl Drop for HeadRows {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.heads);

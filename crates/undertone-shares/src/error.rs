@@ -29,6 +29,12 @@ pub enum Error {
         /// The range.
         need: String,
     },
+    /// A token that the model does not have; which one is not said.
+    #[error("a token is outside the vocabulary of {vocab}; use the tokenizer of this model")]
+    OutsideVocabulary {
+        /// Tokens of the model.
+        vocab: usize,
+    },
     /// A flight came that is not due.
     #[error("the flight {have} arrived where {need} is due; the peer breaks the protocol, so end the session")]
     OutOfTurn {

@@ -5,7 +5,7 @@
 //! have as many bits as their matrix allows (see `weights`), so products have the sum of both. Nothing is rounded on
 //! shares except by the dealer's pairs (see `truncation`); all else is rounded where the user opens a value.
 //!
-//! Range: a value of `b` fractional bits must stay below 2^(62-b). The largest sum is 48 bits, for mixed values.
+//! Range: a value of `b` fractional bits must stay below 2^(62-b). The largest sum is 46 bits, for mixed values.
 
 /// Fractional bits of activations.
 pub const ACTIVATION_BITS: u32 = 12;

@@ -6,6 +6,9 @@
 use crate::error::{Error, Result, expect_len};
 use crate::shape::{Shape, Site, Step};
 
+/// Most bytes of contents of one flight: what a wire carries in one go.
+pub const MAX_FLIGHT_BYTES: usize = 1 << 30;
+
 macro_rules! flight_kinds {
     ($($(#[$doc:meta])* $name:ident = $byte:literal, $text:literal;)*) => {
         /// What a flight carries.
@@ -131,7 +134,7 @@ impl Extent {
         Self { words, bits: 0, entries: 0 }
     }
 
-    /// Bytes of the contents.
+    /// Bytes of the contents. A step that was checked has no flight above [`MAX_FLIGHT_BYTES`].
     pub fn size_bytes(&self) -> usize {
         8 * self.words + self.bits.div_ceil(8) + 4 * self.entries
     }

@@ -36,7 +36,7 @@ pub use bundle::{Bundle, ProviderBundle, SessionId, UserBundle};
 pub use dealer::{Dealer, DealerSession};
 pub use error::{Error, Result};
 pub use fixed::{ACTIVATION_BITS, MAX_WEIGHT_BITS, PROBABILITY_BITS, ROTARY_BITS, SCORE_BITS};
-pub use flight::{Extent, Flight, FlightKind};
+pub use flight::{Extent, Flight, FlightKind, MAX_FLIGHT_BYTES};
 pub use masked::MaskedModel;
 pub use pair::{Pair, PairModel};
 pub use provider::{Provider, ProviderModel};

@@ -1,6 +1,6 @@
 //! The masked model `X - U`, which the user stores: uniform words to whoever does not know U.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, expect_len};
 use crate::shape::Shape;
 
 /// Every weight matrix under its mask, in the order of [`Shape::matrices`].
@@ -11,6 +11,14 @@ pub struct MaskedModel {
 impl MaskedModel {
     pub(crate) fn new(matrices: Vec<Vec<u64>>) -> Self {
         Self { matrices }
+    }
+
+    /// Checks the sizes of all matrices.
+    pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
+        let sizes = shape.matrices();
+        expect_len("the list of masked matrices", self.matrices.len(), sizes.len())?;
+        let mut sizes = self.matrices.iter().zip(sizes);
+        sizes.try_for_each(|(words, (rows, cols))| expect_len("a masked matrix", words.len(), rows * cols))
     }
 
     /// Bytes of the encoding: eight for every weight.

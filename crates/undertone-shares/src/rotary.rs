@@ -1,7 +1,7 @@
 //! The rotary embedding on words: a public linear map, so each party applies it to its own share.
 //!
 //! Both parties must use the same integers: one unit of difference in a cosine would multiply a share, which is as
-//! large as the ring. [`RotaryTable::fingerprint`] is compared before a session.
+//! large as the ring. [`RotaryTable::fingerprint`] is there to be compared before a session; no message carries it yet.
 
 use undertone_model::{LlamaConfig, rope_cos_sin};
 

@@ -3,6 +3,7 @@
 use undertone_model::LlamaConfig;
 
 use crate::error::{Error, Result};
+use crate::flight::{FlightKind, MAX_FLIGHT_BYTES};
 
 /// Most score entries of one step: more need more memory than one step should take.
 const MAX_SCORES: usize = 1 << 28;
@@ -134,7 +135,8 @@ impl Step {
     /// Checks a step against a model before anything is allocated for it.
     ///
     /// # Errors
-    /// No tokens, more positions than the model has, more scores than a step may have.
+    /// No tokens, more positions than the model has, more scores than a step may have, a flight above
+    /// [`MAX_FLIGHT_BYTES`].
     pub fn check(&self, shape: &Shape, max_positions: usize) -> Result<()> {
         let refuse = |what, have: usize, need: String| Err(Error::OutOfRange { what, have: have as u64, need });
         let end = self.position.saturating_add(self.tokens);
@@ -151,7 +153,16 @@ impl Step {
                 format!("at most {MAX_SCORES}; use shorter chunks"),
             );
         }
-        Ok(())
+        // Every product above is below 2^28 now and layers are at most 2^10, so no extent overflows.
+        let size = |kind: &FlightKind| kind.extent(shape, self).size_bytes();
+        match FlightKind::ALL.iter().find(|kind| size(kind) > MAX_FLIGHT_BYTES) {
+            None => Ok(()),
+            Some(kind) => refuse(
+                "the number of bytes of a flight",
+                size(kind),
+                format!("at most {MAX_FLIGHT_BYTES} ({}); use shorter chunks", kind.name()),
+            ),
+        }
     }
 
     /// Positions that token `i` of the step sees, itself included.
@@ -182,5 +193,33 @@ impl Step {
             Site::FinalNorm => shape.hidden,
             Site::Logits => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_whose_flights_no_wire_carries_are_refused_before_they_are_dealt() {
+        let shape = Shape {
+            hidden: 2048,
+            intermediate: 5632,
+            layers: 22,
+            heads: 32,
+            key_heads: 4,
+            head_dim: 64,
+            vocab: 32_000,
+        };
+        let check = |tokens| Step { number: 0, position: 0, tokens }.check(&shape, 2048);
+        let fits = |tokens| {
+            let step = Step { number: 0, position: 0, tokens };
+            FlightKind::ALL.iter().all(|kind| kind.extent(&shape, &step).size_bytes() <= MAX_FLIGHT_BYTES)
+        };
+        let most = (1..2048).find(|&tokens| !fits(tokens)).unwrap() - 1;
+        assert!(check(most).is_ok());
+        let error = check(most + 1).unwrap_err().to_string();
+        assert!(error.contains("prepare") && error.contains("shorter chunks"), "{error}");
+        assert!(check(0).is_err() && check(2049).is_err() && check(usize::MAX).is_err());
     }
 }

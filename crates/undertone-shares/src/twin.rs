@@ -101,7 +101,7 @@ impl<R: Rounding> Twin<R> {
         step.check(&self.shape, self.rotary.positions())?;
         let vocab = self.shape.vocab;
         if tokens.iter().any(|&token| token as usize >= vocab) {
-            return Err(Error::OutOfRange { what: "a token", have: 0, need: format!("below {vocab}") });
+            return Err(Error::OutsideVocabulary { vocab });
         }
         let table = &self.model.matrix(Matrix::Embed).values;
         let shift = self.model.public().shift(Matrix::Embed);

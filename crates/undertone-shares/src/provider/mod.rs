@@ -44,7 +44,7 @@ impl ProviderModel {
         Self { model, shape, rotary, kernels }
     }
 
-    /// The rotary table, to be compared with the user's.
+    /// The rotary table. It must equal the user's; nothing compares them yet.
     pub fn rotary(&self) -> &RotaryTable {
         &self.rotary
     }

@@ -80,13 +80,17 @@ impl BundleStore for DirectoryStore {
         if self.path(step, "bundle").exists() {
             return Err(Error::Duplicate { step });
         }
-        let part = self.path(step, "part");
-        let written = create_new(&part).and_then(|mut file| {
+        let (part, path) = (self.path(step, "part"), self.path(step, "bundle"));
+        let written = remove(&part).and_then(|()| create_new(&part)).and_then(|mut file| {
             file.write_all(&bundle)?;
             file.sync_all()?;
-            fs::rename(&part, self.path(step, "bundle"))?;
+            fs::rename(&part, &path)?;
             self.synchronise()
         });
+        if written.is_err() {
+            // What did not become durable must not be there when it is stored once more. The first error is reported.
+            let _ = remove(&part).and_then(|()| remove(&path));
+        }
         written.map_err(failed("write"))
     }
 
@@ -127,12 +131,20 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A directory that only its owner may enter.
+/// A directory that only its owner may enter, whose name is durable: marks in a directory that a crash removes would
+/// be lost with it.
 fn create_private(directory: &Path) -> std::io::Result<()> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(directory)
+    builder.recursive(true).create(directory)?;
+    // The directory's own name too, when an earlier opening may have ended before this line.
+    let created = missing.into_iter().chain([directory]);
+    created.filter_map(Path::parent).try_for_each(|parent| {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()
+    })
 }
 
 /// A new file that only its owner may read.
@@ -197,6 +209,23 @@ mod tests {
         let mut store = DirectoryStore::open(&folder.0).unwrap();
         assert!(matches!(store.take(3), Err(Error::NoBundle { step: 3 })));
         store.put(3, vec![9]).unwrap();
+        assert_eq!(store.take(3).unwrap(), [9]);
+    }
+
+    #[test]
+    fn a_put_that_failed_can_be_repeated() {
+        let folder = Folder::new("repeated");
+        let mut store = DirectoryStore::open(&folder.0.join("deep/er")).unwrap();
+        // What a put leaves behind that failed where it could not clean up.
+        fs::write(store.path(3, "part"), [1, 2, 3]).unwrap();
+        store.put(3, vec![9]).unwrap();
+        // A directory in the place of the part makes a put fail.
+        fs::create_dir(store.path(4, "part")).unwrap();
+        assert!(matches!(store.put(4, vec![8]), Err(Error::Store { .. })));
+        assert_eq!(store.stock(), 1);
+        fs::remove_dir(store.path(4, "part")).unwrap();
+        store.put(4, vec![8]).unwrap();
+        assert_eq!(store.take(4).unwrap(), [8]);
         assert_eq!(store.take(3).unwrap(), [9]);
     }
 }

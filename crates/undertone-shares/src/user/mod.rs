@@ -37,7 +37,7 @@ impl UserModel {
     /// A model for sessions of at most `positions` positions.
     ///
     /// # Errors
-    /// A public model that contradicts itself.
+    /// A public model that contradicts itself, a masked model of other sizes.
     pub fn new(
         public: PublicModel,
         masked: MaskedModel,
@@ -46,11 +46,12 @@ impl UserModel {
     ) -> Result<Self> {
         public.check()?;
         let shape = public.shape();
+        masked.check(&shape)?;
         let rotary = RotaryTable::new(&public.config, positions.min(public.config.max_position_embeddings));
         Ok(Self { public, shape, masked, rotary, kernels })
     }
 
-    /// The rotary table, to be compared with the provider's.
+    /// The rotary table. It must equal the provider's; nothing compares them yet.
     pub fn rotary(&self) -> &RotaryTable {
         &self.rotary
     }
@@ -151,7 +152,7 @@ impl User {
         };
         crate::error::expect_len("the list of tokens", tokens.len(), active.step.tokens)?;
         if tokens.iter().any(|&token| token as usize >= vocab) {
-            return Err(Error::OutOfRange { what: "a token", have: 0, need: format!("below {vocab}") });
+            return Err(Error::OutsideVocabulary { vocab });
         }
         let mut words = active.bundle.seed.words(Draw::EMBED_INPUT, 0, tokens.len() * vocab);
         words.iter_mut().for_each(|word| *word = word.wrapping_neg());

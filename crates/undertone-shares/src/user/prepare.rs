@@ -13,7 +13,9 @@ use crate::shape::{Matrix, Site, Step};
 /// The shares that the provider needs, each under a mask used nowhere else, in the order of their use.
 pub(super) fn flight(model: &UserModel, bundle: &UserBundle) -> Flight {
     let (shape, step) = (&model.shape, bundle.step);
+    // The step was checked, so this is at most `MAX_FLIGHT_BYTES`.
     let extent = FlightKind::Prepare.extent(shape, &step);
+    debug_assert!(extent.size_bytes() <= crate::MAX_FLIGHT_BYTES);
     let mut preparing = Preparing { model, step, seed: &bundle.seed, words: Vec::with_capacity(extent.words) };
     preparing.all();
     debug_assert_eq!(preparing.words.len(), extent.words);

@@ -9,6 +9,9 @@ use crate::message::{MAX_BLOB, MAX_PUBLIC_TOKENS, Message};
 use serde::{Deserialize, Serialize};
 use undertone_shares::{Flight, FlightKind, SessionId, Shape, Step};
 
+/// What a step may make as long as it is, a frame must carry.
+const _: () = assert!(undertone_shares::MAX_FLIGHT_BYTES <= MAX_BLOB as usize);
+
 /// A step of a dealer's session begins; the provider takes the bundle of this step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepBegin {

@@ -37,6 +37,11 @@ pub fn leakage() -> Vec<Leak> {
              weights.",
         ),
         (
+            "dishonest_user",
+            "A user who departs from the protocol obtains the weights exactly, within about a third as many tokens as \
+             the hidden size.",
+        ),
+        (
             "dealer",
             "The dealer and the provider together can read the text; the dealer and the user together can read the \
              weights.",
