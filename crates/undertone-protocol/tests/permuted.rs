@@ -88,7 +88,7 @@ impl Connection {
     }
 
     fn deal(&mut self, tokens: usize) -> UserBundle {
-        let (mut for_user, mut for_provider) = self.dealer.deal(tokens).unwrap();
+        let (for_user, for_provider) = self.dealer.deal(tokens).unwrap();
         // Through bytes, as stores keep them.
         let (user, provider) = (for_user.encode(&self.shape), for_provider.encode(&self.shape));
         self.provider_bundle = Some(ProviderBundle::decode(&provider, &self.shape, POSITIONS).unwrap());
@@ -151,6 +151,7 @@ fn what_travels_is_what_the_formulas_say() {
             // What the frames carried, counted by the wires and not by the sessions.
             for wire in &connection.wires {
                 assert_eq!(chunk_bytes(wire), need.0 + need.1);
+                assert_eq!(chunk_bytes(wire), connection.client.ledger().total_bytes());
             }
             // What the dealer gave: the bundle without its header.
             assert_eq!(ProviderBundle::size_bytes(&shape, &step) as u64 - 80, traffic.offline_bytes);
@@ -249,7 +250,7 @@ fn damaged_messages_give_errors_and_no_panic() {
 
     let shape = Shape::new(&small_config());
     let mut connection = Connection::new(&small_config(), 61);
-    let (mut user, mut provider) = connection.dealer.deal(3).unwrap();
+    let (user, provider) = connection.dealer.deal(3).unwrap();
     let (user, provider) = (user.encode(&shape), provider.encode(&shape));
     for cut in [0, 4, 79, 80, user.len() - 1] {
         assert!(UserBundle::decode(&user[..cut], &shape, POSITIONS).is_err());

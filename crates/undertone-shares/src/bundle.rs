@@ -5,6 +5,8 @@
 //! tokens 8, seed 32, then the contents, whose length follows from model and step alone and is checked before
 //! anything is allocated.
 
+use zeroize::Zeroizing;
+
 use crate::error::{Error, Result};
 use crate::random::Seed;
 use crate::shape::{Shape, Site, Step};
@@ -137,8 +139,8 @@ pub trait Bundle: Sized {
     /// Bytes of its encoding.
     fn size_bytes(shape: &Shape, step: &Step) -> usize;
 
-    /// Its encoding.
-    fn encode(&mut self, shape: &Shape) -> Vec<u8>;
+    /// Its encoding. The bundle is used up, so that it is not used beside it.
+    fn encode(self, shape: &Shape) -> Zeroizing<Vec<u8>>;
 
     /// Reads an encoding.
     ///
@@ -153,8 +155,9 @@ struct Header {
     seed: Seed,
 }
 
-fn header(party: u8, session: &SessionId, step: &Step, seed: &Seed, capacity: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(capacity);
+fn header(party: u8, session: &SessionId, step: &Step, seed: &Seed, capacity: usize) -> Zeroizing<Vec<u8>> {
+    // The whole size at once: growing would leave copies behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(capacity));
     out.extend(MAGIC);
     out.extend([1, party, 0, 0]);
     out.extend(session);
@@ -199,7 +202,7 @@ impl Bundle for UserBundle {
         HEADER_LEN + 4
     }
 
-    fn encode(&mut self, shape: &Shape) -> Vec<u8> {
+    fn encode(self, shape: &Shape) -> Zeroizing<Vec<u8>> {
         let mut out = header(1, &self.session, &self.step, &self.seed, Self::size_bytes(shape, &self.step));
         out.extend(self.table_mask.to_le_bytes());
         out
@@ -227,7 +230,7 @@ impl Bundle for ProviderBundle {
         HEADER_LEN + 8 * Corrections::words(shape, step)
     }
 
-    fn encode(&mut self, shape: &Shape) -> Vec<u8> {
+    fn encode(mut self, shape: &Shape) -> Zeroizing<Vec<u8>> {
         let step = self.step;
         let mut out = header(2, &self.session, &step, &self.seed, Self::size_bytes(shape, &step));
         for (list, len) in self.corrections.lists(shape, &step) {

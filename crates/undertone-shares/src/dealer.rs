@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use undertone_ring::WordKernels;
 use undertone_ring::words::product_u64;
+use zeroize::Zeroizing;
 
 use crate::attention::{HeadRows, add_mixed, add_scores};
 use crate::bundle::{
@@ -22,7 +23,6 @@ use crate::random::{Draw, Role, Seed};
 use crate::shape::{Matrix, Shape, Site, Step};
 use crate::shuffle::Shuffle;
 use crate::truncation;
-use crate::twin::Replay;
 use crate::weights::PublicModel;
 
 /// The masks of the weights of one model, for one provider and one user.
@@ -32,7 +32,7 @@ pub struct Dealer {
     kernels: Arc<dyn WordKernels>,
     weights: Seed,
     /// U of every matrix, `[rows, cols]`; without them, U is drawn again for every product.
-    masks: Option<Vec<Vec<u64>>>,
+    masks: Option<Vec<Zeroizing<Vec<u64>>>>,
 }
 
 /// Rows of U that are drawn at a time when U is not held.
@@ -123,7 +123,7 @@ impl Dealer {
 }
 
 /// U of every matrix from its seed.
-pub(crate) fn weight_masks(shape: &Shape, seed: &Seed) -> Vec<Vec<u64>> {
+pub(crate) fn weight_masks(shape: &Shape, seed: &Seed) -> Vec<Zeroizing<Vec<u64>>> {
     let matrices = shape.matrices();
     matrices.par_iter().enumerate().map(|(i, (rows, cols))| seed.words(Draw::WEIGHTS, i, rows * cols)).collect()
 }
@@ -145,10 +145,11 @@ impl DealerSession {
         self.id
     }
 
-    /// The rounding of every truncation of this session, for a twin. It gives low bits of masks away, so it is for
-    /// tests and for demonstrations in one process.
-    pub fn replay(&self) -> Replay {
-        Replay::new(self.root.duplicate())
+    /// The rounding of every truncation of this session, for a twin. It gives the low bits of masks away, so it is for
+    /// tests and for demonstrations in one process, and only there with the feature `replay`.
+    #[cfg(any(test, feature = "replay"))]
+    pub fn replay(&self) -> crate::twin::Replay {
+        crate::twin::Replay::new(self.root.duplicate())
     }
 
     /// The bundles of the next step of `tokens` tokens.
@@ -159,8 +160,8 @@ impl DealerSession {
         let step = Step { number: self.next, position: self.position, tokens };
         let dealer = Arc::clone(&self.dealer);
         step.check(&dealer.shape, dealer.public.config.max_position_embeddings)?;
-        let user = self.root.child(Role::User, step.number);
-        let provider = self.root.child(Role::Provider, step.number);
+        let user = self.root.of_step(Role::User, &step);
+        let provider = self.root.of_step(Role::Provider, &step);
         let mut dealing = Dealing { dealer: &dealer, step, user: &user, provider: &provider };
         let corrections = dealing.corrections(&mut self.caches);
         let place = lookup_place(&user, &dealer.shape);
@@ -179,7 +180,7 @@ pub(crate) fn lookup_place(user: &Seed, shape: &Shape) -> u32 {
 
 /// The masks of the table.
 pub(crate) fn table_masks(provider: &Seed, shape: &Shape) -> Vec<u32> {
-    provider.words(Draw::LOOKUP_TABLE, 0, shape.vocab).into_iter().map(|word| word as u32).collect()
+    provider.words(Draw::LOOKUP_TABLE, 0, shape.vocab).iter().map(|&word| word as u32).collect()
 }
 
 /// The making of one step's corrections.
@@ -252,12 +253,12 @@ impl Dealing<'_> {
     }
 
     /// The sum of both parties' halves.
-    fn both(&self, draw: Draw, layer: usize, len: usize) -> Vec<u64> {
-        sum(&self.user.words(draw, layer, len), &self.provider.words(draw, layer, len))
+    fn both(&self, draw: Draw, layer: usize, len: usize) -> Zeroizing<Vec<u64>> {
+        Zeroizing::new(sum(&self.user.words(draw, layer, len), &self.provider.words(draw, layer, len)))
     }
 
     /// The corrections of a site, and the user's share of what it returns.
-    fn site(&self, site: Site, layer: usize) -> (SiteCorrection, Vec<u64>) {
+    fn site(&self, site: Site, layer: usize) -> (SiteCorrection, Zeroizing<Vec<u64>>) {
         let shape = &self.dealer.shape;
         let shuffle = Shuffle::of_site(self.provider, shape, &self.step, site, layer);
         let (into, out) = (self.step.site_input(shape, site), self.step.site_output(shape, site));
@@ -270,7 +271,7 @@ impl Dealing<'_> {
 
     /// Truncation of queries and keys. The pair is corrected together with the mask of the product that follows,
     /// which is also returned.
-    fn rotated(&self, layer: usize) -> (TruncationCorrection, Vec<u64>) {
+    fn rotated(&self, layer: usize) -> (TruncationCorrection, Zeroizing<Vec<u64>>) {
         let shape = &self.dealer.shape;
         let len = self.step.tokens * shape.rotated();
         let openings = self.both(Draw::ROTATED_OPENING, layer, len);
@@ -315,7 +316,7 @@ mod tests {
         for tokens in [3, 1] {
             let encoded = |session: &mut DealerSession| {
                 use crate::bundle::Bundle;
-                let (mut user, mut provider) = session.deal(tokens).unwrap();
+                let (user, provider) = session.deal(tokens).unwrap();
                 let shape = session.dealer.shape;
                 (user.encode(&shape), provider.encode(&shape))
             };

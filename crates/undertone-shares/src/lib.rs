@@ -44,6 +44,8 @@ pub use random::Seed;
 pub use rotary::RotaryTable;
 pub use shape::{Matrix, Shape, Site, Step};
 pub use store::{BundleStore, DirectoryStore, MemoryStore};
-pub use twin::{Nearest, Replay, Rounding, Truncation, Twin};
+#[cfg(any(test, feature = "replay"))]
+pub use twin::Replay;
+pub use twin::{Nearest, Rounding, Truncation, Twin};
 pub use user::{Reply, User, UserModel, greedy_place};
 pub use weights::{LayerScales, PublicModel, QuantizedModel};

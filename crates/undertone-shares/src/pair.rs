@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::flight::Flight;
 use crate::provider::{Provider, ProviderModel};
 use crate::random::Seed;
-use crate::twin::Replay;
 use crate::user::{Reply, User, UserModel};
 use crate::weights::QuantizedModel;
 
@@ -61,7 +60,8 @@ impl Pair {
     }
 
     /// The rounding of this conversation, for a twin.
-    pub fn replay(&self) -> Replay {
+    #[cfg(any(test, feature = "replay"))]
+    pub fn replay(&self) -> crate::twin::Replay {
         self.dealer.replay()
     }
 

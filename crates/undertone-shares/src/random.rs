@@ -9,7 +9,7 @@ use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, Result};
-use crate::shape::Site;
+use crate::shape::{Site, Step};
 
 /// 32 secret bytes.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -36,11 +36,21 @@ impl Seed {
         &self.0
     }
 
-    /// The seed of `role` in `step`; nothing about this seed follows from it.
-    pub(crate) fn child(&self, role: Role, step: u64) -> Self {
+    /// The seed of `role` in a step; nothing about this seed follows from it. A step that is dealt once more at
+    /// another position or with another number of tokens gets another seed.
+    pub(crate) fn of_step(&self, role: Role, step: &Step) -> Self {
+        let mut extent = [0u8; 8];
+        // A step was checked, so both fit 24 bits.
+        extent[..4].copy_from_slice(&(step.position as u32).to_le_bytes());
+        extent[4..].copy_from_slice(&(step.tokens as u32).to_le_bytes());
+        self.child(role, step.number).child(Role::Extent, u64::from_le_bytes(extent))
+    }
+
+    /// The seed of `role` and a number.
+    pub(crate) fn child(&self, role: Role, number: u64) -> Self {
         let mut nonce = [0u8; 12];
         nonce[..4].copy_from_slice(&(role as u32).to_le_bytes());
-        nonce[4..].copy_from_slice(&step.to_le_bytes());
+        nonce[4..].copy_from_slice(&number.to_le_bytes());
         let mut child = Self([0; 32]);
         ChaCha20::new((&self.0).into(), (&nonce).into()).apply_keystream(&mut child.0);
         child
@@ -52,15 +62,15 @@ impl Seed {
     }
 
     /// `len` uniform words.
-    pub(crate) fn words(&self, draw: Draw, layer: usize, len: usize) -> Vec<u64> {
-        let mut words = vec![0u64; len];
+    pub(crate) fn words(&self, draw: Draw, layer: usize, len: usize) -> Zeroizing<Vec<u64>> {
+        let mut words = Zeroizing::new(vec![0u64; len]);
         self.stream(draw, layer).fill(&mut words);
         words
     }
 
     /// Words `first..first + len` of [`Seed::words`].
-    pub(crate) fn words_from(&self, draw: Draw, layer: usize, first: usize, len: usize) -> Vec<u64> {
-        let mut words = vec![0u64; len];
+    pub(crate) fn words_from(&self, draw: Draw, layer: usize, first: usize, len: usize) -> Zeroizing<Vec<u64>> {
+        let mut words = Zeroizing::new(vec![0u64; len]);
         let mut stream = self.stream(draw, layer);
         stream.cipher.seek(8 * first as u64);
         stream.fill(&mut words);
@@ -86,13 +96,18 @@ impl Seed {
     }
 }
 
+/// Added to every role and above every draw, so that a seed's children never meet its words, whatever it serves.
+const ROLES: u32 = 1 << 31;
+
 /// What a child seed is for.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(crate) enum Role {
-    Provider = 1,
-    User = 2,
-    Session = 3,
+    Provider = ROLES + 1,
+    User = ROLES + 2,
+    Session = ROLES + 3,
+    /// Position and tokens of a step, below the seed of its number.
+    Extent = ROLES + 4,
 }
 
 /// What is drawn. The user's draws come from the user's seed of a step, the provider's from the provider's.
@@ -207,14 +222,30 @@ mod tests {
     fn a_name_determines_the_words_and_names_differ() {
         let seed = Seed::from_bytes([3; 32]);
         let words = seed.words(Draw::QKV, 5, 1000);
-        assert_eq!(words[..700], seed.words(Draw::QKV, 5, 700));
-        assert_eq!(words[333..900], seed.words_from(Draw::QKV, 5, 333, 567));
-        assert_ne!(words[..8], seed.words(Draw::QKV, 6, 8));
-        assert_ne!(words[..8], seed.words(Draw::O, 5, 8));
+        assert_eq!(words[..700], seed.words(Draw::QKV, 5, 700)[..]);
+        assert_eq!(words[333..900], seed.words_from(Draw::QKV, 5, 333, 567)[..]);
+        assert_ne!(words[..8], seed.words(Draw::QKV, 6, 8)[..]);
+        assert_ne!(words[..8], seed.words(Draw::O, 5, 8)[..]);
         let children = [seed.child(Role::User, 1), seed.child(Role::User, 2), seed.child(Role::Provider, 1)];
         let firsts: std::collections::BTreeSet<u64> =
             children.iter().chain([&seed]).map(|child| child.words(Draw::QKV, 5, 1)[0]).collect();
         assert_eq!(firsts.len(), 4);
+    }
+
+    #[test]
+    fn children_meet_no_words_and_steps_of_other_extents_have_other_seeds() {
+        let seed = Seed::from_bytes([3; 32]);
+        let word = |seed: &Seed| u64::from_le_bytes(std::array::from_fn(|i| seed.0[i]));
+        let step = |number, position, tokens| seed.of_step(Role::User, &Step { number, position, tokens });
+        let seeds = [step(1, 5, 2), step(1, 5, 3), step(1, 6, 2), step(2, 5, 2), seed.child(Role::Provider, 1)];
+        let mut firsts: std::collections::BTreeSet<u64> = seeds.iter().map(word).collect();
+        // What the weight masks begin with; 1 was the tag of both.
+        firsts.insert(seed.words(Draw::WEIGHTS, 1, 1)[0]);
+        assert_eq!(firsts.len(), 6);
+        assert_eq!(word(&step(1, 5, 2)), word(&seeds[0]));
+        let sites =
+            [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation, Site::FinalNorm, Site::Logits];
+        assert!(sites.iter().all(|&site| Draw::output(site).0 < ROLES));
     }
 
     #[test]

@@ -120,7 +120,7 @@ mod tests {
             let root = Seed::from_bytes([session; 32]);
             for number in 0..20 {
                 let step = Step { number, position: 30 + number as usize, tokens: 1 };
-                let seed = root.child(crate::random::Role::Provider, number);
+                let seed = root.of_step(crate::random::Role::Provider, &step);
                 let layers = [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation];
                 let sites = (0..shape.layers).flat_map(|layer| layers.map(|site| (site, layer)));
                 for (site, layer) in sites.chain([(Site::FinalNorm, 0), (Site::Logits, 0)]) {

@@ -30,7 +30,7 @@ pub(crate) fn signed(top: bool, share: u64) -> u64 {
     if top { share.wrapping_neg() } else { share }
 }
 
-/// What the protocol computes, in the clear, from the mask: the twin's side.
+/// What the protocol computes, in the clear, from the low `bits` bits of the mask: the twin's side.
 pub(crate) fn clear(value: u64, mask: u64, bits: u32) -> u64 {
     let low = (1u64 << bits) - 1;
     let shifted = value.wrapping_add(OFFSET);

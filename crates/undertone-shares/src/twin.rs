@@ -1,7 +1,7 @@
 //! The clear twin: the same integers as the protocol, without shares, masks or permutations.
 //!
 //! Everything the protocol does is exact on the ring except the dealer's truncation, which rounds up or down by the
-//! low bits of its masks. A twin that replays them ([`Replay`]) gives the protocol's integers bit for bit; one that
+//! low bits of its masks. A twin that replays them (`Replay`) gives the protocol's integers bit for bit; one that
 //! rounds to nearest ([`Nearest`]) is the same model without that noise.
 //! `clear_id` of a step is the largest of these logits.
 
@@ -9,17 +9,20 @@ use std::sync::Arc;
 
 use undertone_ring::WordKernels;
 use undertone_ring::words::product_i16;
+use zeroize::Zeroizing;
 
 use crate::attention::{HeadRows, add_mixed, add_scores};
 use crate::columns::{columns, halves};
 use crate::error::{Error, Result};
-use crate::fixed::{ACTIVATION_BITS, add_shifted, power, sum};
+use crate::fixed::{ACTIVATION_BITS, add_shifted, power};
 use crate::nonlinear::{rms_norm, silu_product, softmax_rows};
-use crate::random::{Draw, Role, Seed};
 use crate::rotary::RotaryTable;
 use crate::shape::{Matrix, Shape, Step};
 use crate::truncation;
 use crate::weights::QuantizedModel;
+
+#[cfg(any(test, feature = "replay"))]
+pub use replay::Replay;
 
 /// A truncation of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,38 +35,18 @@ pub enum Truncation {
 
 /// How a twin rounds.
 pub trait Rounding {
-    /// The masks of a truncation of `len` values, of which the low bits count; none for rounding to nearest.
-    fn masks(&self, truncation: Truncation, step: u64, layer: usize, len: usize) -> Option<Vec<u64>>;
+    /// Of the mask of every value of a truncation, the low bits: as many as `drops` says of this value. They decide
+    /// which way it is rounded. None for rounding to nearest.
+    fn low_bits(&self, truncation: Truncation, step: &Step, layer: usize, drops: &[u32])
+    -> Option<Zeroizing<Vec<u64>>>;
 }
 
 /// To nearest, ties up.
 pub struct Nearest;
 
 impl Rounding for Nearest {
-    fn masks(&self, _: Truncation, _: u64, _: usize, _: usize) -> Option<Vec<u64>> {
+    fn low_bits(&self, _: Truncation, _: &Step, _: usize, _: &[u32]) -> Option<Zeroizing<Vec<u64>>> {
         None
-    }
-}
-
-/// As a dealer's session does.
-pub struct Replay {
-    root: Seed,
-}
-
-impl Replay {
-    pub(crate) fn new(root: Seed) -> Self {
-        Self { root }
-    }
-}
-
-impl Rounding for Replay {
-    fn masks(&self, truncation: Truncation, step: u64, layer: usize, len: usize) -> Option<Vec<u64>> {
-        let draw = match truncation {
-            Truncation::Rotated => Draw::ROTATED_OPENING,
-            Truncation::Mix => Draw::MIX_OPENING,
-        };
-        let half = |role| self.root.child(role, step).words(draw, layer, len);
-        Some(sum(&half(Role::User), &half(Role::Provider)))
     }
 }
 
@@ -177,12 +160,12 @@ impl<R: Rounding> Twin<R> {
         values: &mut [u64],
         drop: impl Fn(usize) -> u32,
     ) {
-        let masks = self.rounding.masks(truncation, step.number, layer, values.len());
-        for (i, value) in values.iter_mut().enumerate() {
-            let bits = drop(i);
+        let drops: Vec<u32> = (0..values.len()).map(drop).collect();
+        let low_bits = self.rounding.low_bits(truncation, step, layer, &drops);
+        for (i, (value, bits)) in values.iter_mut().zip(drops).enumerate() {
             // Half of what is dropped carries exactly when the rest is at least the other half.
-            let mask = masks.as_ref().map_or(1 << (bits - 1), |masks| masks[i]);
-            *value = truncation::clear(*value, mask, bits);
+            let low = low_bits.as_ref().map_or(1 << (bits - 1), |low| low[i]);
+            *value = truncation::clear(*value, low, bits);
         }
     }
 
@@ -203,3 +186,5 @@ impl<R: Rounding> Twin<R> {
 
 #[cfg(test)]
 mod recovery;
+#[cfg(any(test, feature = "replay"))]
+mod replay;

@@ -31,7 +31,7 @@ fn no_bundle_is_given_out_twice_whenever_the_process_is_killed() {
     let directory = std::env::temp_dir().join(format!("undertone-killed-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     let mut store = DirectoryStore::open(&directory).unwrap();
-    (0..BUNDLES).for_each(|step| store.put(step, step.to_le_bytes().to_vec()).unwrap());
+    (0..BUNDLES).for_each(|step| store.put(step, step.to_le_bytes().to_vec().into()).unwrap());
     drop(store);
 
     let mut given = BTreeSet::new();

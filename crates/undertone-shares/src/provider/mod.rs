@@ -56,7 +56,8 @@ impl ProviderModel {
             let words = mask.iter_mut().zip(&weights.values);
             words.for_each(|(word, &weight)| *word = (i64::from(weight) as u64).wrapping_sub(*word));
         }
-        MaskedModel::new(masks)
+        // The masks are gone now, so what is left needs no clearing.
+        MaskedModel::new(masks.iter_mut().map(|words| std::mem::take(&mut **words)).collect())
     }
 
     /// X (y - v) + w0.

@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::BundleStore;
 use crate::error::{Error, Result};
 
@@ -73,7 +75,7 @@ impl DirectoryStore {
 }
 
 impl BundleStore for DirectoryStore {
-    fn put(&mut self, step: u64, bundle: Vec<u8>) -> Result<()> {
+    fn put(&mut self, step: u64, bundle: Zeroizing<Vec<u8>>) -> Result<()> {
         if self.path(step, "taken").exists() {
             return Err(Error::AlreadyTaken { step });
         }
@@ -94,7 +96,7 @@ impl BundleStore for DirectoryStore {
         written.map_err(failed("write"))
     }
 
-    fn take(&mut self, step: u64) -> Result<Vec<u8>> {
+    fn take(&mut self, step: u64) -> Result<Zeroizing<Vec<u8>>> {
         let path = self.path(step, "bundle");
         if self.path(step, "taken").exists() {
             return Err(Error::AlreadyTaken { step });
@@ -108,7 +110,7 @@ impl BundleStore for DirectoryStore {
         if len > FILE_CAP {
             return Err(Error::Malformed { what: "a stored bundle", cause: "it is larger than any bundle" });
         }
-        let mut bundle = Vec::with_capacity(len as usize);
+        let mut bundle = Zeroizing::new(Vec::with_capacity(len as usize));
         file.take(len).read_to_end(&mut bundle).map_err(failed("read"))?;
         self.mark(step)?;
         remove(&path).map_err(failed("clean"))?;
@@ -181,22 +183,22 @@ mod tests {
         crate::store::tests::conformance(&mut DirectoryStore::open(&folder.0).unwrap());
         let mut again = DirectoryStore::open(&folder.0).unwrap();
         assert!(matches!(again.take(2), Err(Error::AlreadyTaken { step: 2 })));
-        assert!(matches!(again.put(0, vec![1]), Err(Error::AlreadyTaken { step: 0 })));
+        assert!(matches!(again.put(0, vec![1].into()), Err(Error::AlreadyTaken { step: 0 })));
     }
 
     #[test]
     fn a_crash_between_mark_and_use_loses_the_bundle_and_never_repeats_it() {
         let folder = Folder::new("between");
         let mut store = DirectoryStore::open(&folder.0).unwrap();
-        store.put(4, vec![4; 100]).unwrap();
-        store.put(5, vec![5; 100]).unwrap();
+        store.put(4, vec![4; 100].into()).unwrap();
+        store.put(5, vec![5; 100].into()).unwrap();
         // The process ends after the mark: neither returned nor removed.
         store.mark(4).unwrap();
         drop(store);
         let mut store = DirectoryStore::open(&folder.0).unwrap();
         assert_eq!(store.stock(), 1);
         assert!(matches!(store.take(4), Err(Error::AlreadyTaken { step: 4 })));
-        assert_eq!(store.take(5).unwrap(), [5; 100]);
+        assert_eq!(store.take(5).unwrap()[..], [5; 100]);
     }
 
     #[test]
@@ -208,8 +210,8 @@ mod tests {
         drop(store);
         let mut store = DirectoryStore::open(&folder.0).unwrap();
         assert!(matches!(store.take(3), Err(Error::NoBundle { step: 3 })));
-        store.put(3, vec![9]).unwrap();
-        assert_eq!(store.take(3).unwrap(), [9]);
+        store.put(3, vec![9].into()).unwrap();
+        assert_eq!(store.take(3).unwrap()[..], [9]);
     }
 
     #[test]
@@ -218,14 +220,14 @@ mod tests {
         let mut store = DirectoryStore::open(&folder.0.join("deep/er")).unwrap();
         // What a put leaves behind that failed where it could not clean up.
         fs::write(store.path(3, "part"), [1, 2, 3]).unwrap();
-        store.put(3, vec![9]).unwrap();
+        store.put(3, vec![9].into()).unwrap();
         // A directory in the place of the part makes a put fail.
         fs::create_dir(store.path(4, "part")).unwrap();
-        assert!(matches!(store.put(4, vec![8]), Err(Error::Store { .. })));
+        assert!(matches!(store.put(4, vec![8].into()), Err(Error::Store { .. })));
         assert_eq!(store.stock(), 1);
         fs::remove_dir(store.path(4, "part")).unwrap();
-        store.put(4, vec![8]).unwrap();
-        assert_eq!(store.take(4).unwrap(), [8]);
-        assert_eq!(store.take(3).unwrap(), [9]);
+        store.put(4, vec![8].into()).unwrap();
+        assert_eq!(store.take(4).unwrap()[..], [8]);
+        assert_eq!(store.take(3).unwrap()[..], [9]);
     }
 }

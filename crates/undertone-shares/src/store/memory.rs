@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::BundleStore;
 use crate::error::{Error, Result};
@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 /// Bundles of a process that keeps none.
 #[derive(Default)]
 pub struct MemoryStore {
-    bundles: BTreeMap<u64, Vec<u8>>,
+    bundles: BTreeMap<u64, Zeroizing<Vec<u8>>>,
     taken: BTreeSet<u64>,
 }
 
 impl BundleStore for MemoryStore {
-    fn put(&mut self, step: u64, bundle: Vec<u8>) -> Result<()> {
+    fn put(&mut self, step: u64, bundle: Zeroizing<Vec<u8>>) -> Result<()> {
         if self.taken.contains(&step) {
             return Err(Error::AlreadyTaken { step });
         }
@@ -26,7 +26,7 @@ impl BundleStore for MemoryStore {
         Ok(())
     }
 
-    fn take(&mut self, step: u64) -> Result<Vec<u8>> {
+    fn take(&mut self, step: u64) -> Result<Zeroizing<Vec<u8>>> {
         if self.taken.contains(&step) {
             return Err(Error::AlreadyTaken { step });
         }
@@ -37,12 +37,6 @@ impl BundleStore for MemoryStore {
 
     fn stock(&self) -> usize {
         self.bundles.len()
-    }
-}
-
-impl Drop for MemoryStore {
-    fn drop(&mut self) {
-        self.bundles.values_mut().for_each(Zeroize::zeroize);
     }
 }
 

@@ -7,6 +7,8 @@
 mod directory;
 mod memory;
 
+use zeroize::Zeroizing;
+
 use crate::error::Result;
 
 pub use directory::DirectoryStore;
@@ -18,13 +20,13 @@ pub trait BundleStore: Send {
     ///
     /// # Errors
     /// A step that was stored or taken before, a store that fails.
-    fn put(&mut self, step: u64, bundle: Vec<u8>) -> Result<()>;
+    fn put(&mut self, step: u64, bundle: Zeroizing<Vec<u8>>) -> Result<()>;
 
     /// Marks the bundle of a step as taken, then returns it.
     ///
     /// # Errors
     /// A step that was taken before or never stored, a store that fails.
-    fn take(&mut self, step: u64) -> Result<Vec<u8>>;
+    fn take(&mut self, step: u64) -> Result<Zeroizing<Vec<u8>>>;
 
     /// Number of bundles that can be taken.
     fn stock(&self) -> usize;
@@ -38,17 +40,17 @@ pub(super) mod tests {
     /// What every store does.
     pub(crate) fn conformance(store: &mut dyn BundleStore) {
         for step in 0..3 {
-            store.put(step, vec![step as u8; 10]).unwrap();
+            store.put(step, vec![step as u8; 10].into()).unwrap();
         }
         assert_eq!(store.stock(), 3);
-        assert!(matches!(store.put(1, vec![7]), Err(Error::Duplicate { step: 1 })));
-        assert_eq!(store.take(1).unwrap(), [1; 10]);
+        assert!(matches!(store.put(1, vec![7].into()), Err(Error::Duplicate { step: 1 })));
+        assert_eq!(store.take(1).unwrap()[..], [1; 10]);
         assert!(matches!(store.take(1), Err(Error::AlreadyTaken { step: 1 })));
-        assert!(matches!(store.put(1, vec![7]), Err(Error::AlreadyTaken { step: 1 })));
+        assert!(matches!(store.put(1, vec![7].into()), Err(Error::AlreadyTaken { step: 1 })));
         assert!(matches!(store.take(9), Err(Error::NoBundle { step: 9 })));
         assert_eq!(store.stock(), 2);
-        assert_eq!(store.take(0).unwrap(), [0; 10]);
-        assert_eq!(store.take(2).unwrap(), [2; 10]);
+        assert_eq!(store.take(0).unwrap()[..], [0; 10]);
+        assert_eq!(store.take(2).unwrap()[..], [2; 10]);
         assert_eq!(store.stock(), 0);
     }
 }

@@ -9,6 +9,7 @@
 
 use super::*;
 use crate::fixed::power;
+use crate::random::Seed;
 use crate::weights::QuantizedModel;
 use undertone_model::Llama;
 use undertone_ring::detect_word_kernels;

@@ -96,7 +96,7 @@ impl Active {
         add_scores(kernels, (shape, &step), &mut scores, &queries(&mask), &cache.keys);
         seed.subtract_from(Draw::input(Site::Softmax), layer, &mut scores);
         self.due = Due::Peer(FlightKind::Softmax, layer);
-        Flight::words(FlightKind::Scores, layer, &step, [ours, scores].concat())
+        Flight::words(FlightKind::Scores, layer, &step, [&ours[..], &scores].concat())
     }
 
     /// Completes the opening of the mixed values, E' B1' + A1' F' and a share of A' B', and sends its part of their

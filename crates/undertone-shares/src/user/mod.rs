@@ -162,7 +162,7 @@ impl User {
             row.iter_mut().enumerate().for_each(|(id, word)| *word = word.wrapping_add(hot(id)));
         }
         active.due = Due::Peer(FlightKind::AttentionNorm, 0);
-        Ok(Flight::words(FlightKind::Embed, 0, &active.step, words))
+        Ok(Flight::words(FlightKind::Embed, 0, &active.step, std::mem::take(&mut *words)))
     }
 
     /// Takes a flight of the provider.

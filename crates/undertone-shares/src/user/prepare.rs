@@ -1,6 +1,7 @@
 //! What the user computes before a step: its share of every value, from its seed and the masked model.
 
 use undertone_ring::words::product_u64;
+use zeroize::Zeroizing;
 
 use super::UserModel;
 use crate::bundle::UserBundle;
@@ -64,7 +65,7 @@ impl Preparing<'_> {
     }
 
     /// The user's share of what a site returns.
-    fn output(&self, site: Site, layer: usize) -> Vec<u64> {
+    fn output(&self, site: Site, layer: usize) -> Zeroizing<Vec<u64>> {
         self.seed.words(Draw::output(site), layer, self.step.site_output(&self.model.shape, site))
     }
 

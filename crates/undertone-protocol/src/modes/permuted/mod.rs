@@ -4,7 +4,10 @@
 //! needed; then flights to and fro in the fixed order of `undertone-shares`, one up and one down a round, each as
 //! `flight_begin` and chunks. Drivers take bundles from their stores, which never give one out twice.
 //!
-//! Absent: the masked model and the bundles themselves, which reach the parties outside sessions.
+//! A step begins when the one before is complete, so `prepare` travels between two tokens too.
+//!
+//! Absent: the masked model and the bundles themselves, which reach the parties outside sessions; a comparison of the two
+//! parties' rotary tables and public models, which must agree.
 
 pub mod client;
 pub mod message;

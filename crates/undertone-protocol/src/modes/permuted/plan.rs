@@ -29,7 +29,8 @@ impl FlightLedger {
         let traffic = self.kinds.entry(kind).or_default();
         traffic.flights += 1;
         traffic.bytes += bytes as u64;
-        // What is sent ahead waits for nothing, and nothing but the first answer waits for it.
+        // What is sent ahead needs no token, and nothing but the first answer waits for it. Its bytes take their time
+        // all the same: a step begins only when the one before is complete.
         if kind != FlightKind::Prepare && self.last_from_user != Some(kind.from_user()) {
             self.depth += 1;
             self.last_from_user = Some(kind.from_user());
@@ -51,9 +52,14 @@ impl FlightLedger {
         online.map(|(_, traffic)| traffic.bytes).sum()
     }
 
-    /// Bytes of contents that the user sent ahead.
+    /// Bytes of contents that the user sent ahead of tokens. Between two tokens these travel as well as the others.
     pub fn ahead_bytes(&self) -> u64 {
         self.kinds.get(&FlightKind::Prepare).map_or(0, |traffic| traffic.bytes)
+    }
+
+    /// Bytes of contents of all flights: what lies between tokens, to set beside published counts.
+    pub fn total_bytes(&self) -> u64 {
+        self.online_bytes() + self.ahead_bytes()
     }
 
     /// Flights of which each waited for the one before; two make a round.
