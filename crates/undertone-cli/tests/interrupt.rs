@@ -109,15 +109,20 @@ fn an_interrupted_run_leaves_no_server() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// Copies an executable. Another process writes it, because a program that this one had open for writing while another
+/// test started a process could not be run until that process is past its start.
+fn install(from: &Path, to: &Path) {
+    assert!(Command::new("install").args(["-m", "755"]).args([from, to]).status().unwrap().success());
+}
+
 /// A folder with a copy of the program, a model, a private text, and `script` in the place of the server.
 fn scene_with_server(name: &str, script: &str) -> (PathBuf, Command) {
-    use std::os::unix::fs::PermissionsExt;
     let folder = scratch(name);
     let program = folder.join("undertone");
-    std::fs::copy(env!("CARGO_BIN_EXE_undertone"), &program).unwrap();
-    let server = folder.join("undertone-server");
-    std::fs::write(&server, script).unwrap();
-    std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    install(Path::new(env!("CARGO_BIN_EXE_undertone")), &program);
+    let source = folder.join("server.sh");
+    std::fs::write(&source, script).unwrap();
+    install(&source, &folder.join("undertone-server"));
     std::fs::write(folder.join("private.txt"), "A note.").unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let mut command = Command::new(program);
