@@ -225,7 +225,8 @@ fn calibrate_reports_what_a_prefix_and_a_rotation_change_and_clear_reads_the_pre
         "max_position_embeddings": 512, "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 1,
     });
     std::fs::write(&shape, config.to_string()).unwrap();
-    object(&["model", "synth", "--like", shape.to_str().unwrap(), "--outliers", "--out", out, "--json"]);
+    // Of seeds 0 to 6 only 0 gives a layer whose range is too wide for any polynomial even with the prefix.
+    object(&["model", "synth", "--like", shape.to_str().unwrap(), "--outliers", "--seed", "1", "--out", out, "--json"]);
     std::fs::remove_file(&shape).unwrap();
     let text = folder.join("prompts.jsonl");
     // In every other prompt the first full stop is a private one.
