@@ -7,7 +7,7 @@
 
 use crate::{Chain, Error, KeySet, Parameters, SecretKind};
 use std::collections::BTreeMap;
-use undertone_ring::{GadgetKey, PackedPoly, Permutation, Ring, Seed, UniformHalf, expand_uniform};
+use undertone_ring::{GadgetKey, PackedPoly, Permutation, Ring, Seed, Step, UniformHalf, expand_uniform};
 
 /// Which evaluation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,6 +153,13 @@ impl KeySwitchingKey {
 pub(crate) struct GaloisKey {
     pub(crate) key: KeySwitchingKey,
     pub(crate) permutation: Permutation,
+}
+
+impl GaloisKey {
+    /// The key switch and the automorphism after it, as the ring takes them.
+    pub(crate) fn step(&self) -> Step<'_> {
+        Step { key: self.key.gadget(), permutation: &self.permutation }
+    }
 }
 
 /// All keys of one client, as the evaluator uses them.

@@ -3,6 +3,7 @@
 //! Diagonals whose entries repeat are stored in their sub-ring.
 
 use super::dft::{DiagonalMatrix, GroupShape};
+use crate::keys::GaloisKey;
 use crate::{Ciphertext, CkksEvaluator, Error, Parameters};
 use num_complex::Complex64;
 use std::borrow::Cow;
@@ -150,7 +151,7 @@ impl EncodedGroup {
     /// The key and the permutation of a rotation by `steps` strides; none for the identity.
     fn step<'a>(&self, ev: &'a CkksEvaluator, steps: i64) -> Result<Option<Step<'a>>, Error> {
         let key = ev.rotation_key((steps * self.stride) as i32, self.level)?;
-        Ok(key.map(|key| Step { key: key.key.gadget(), permutation: &key.permutation }))
+        Ok(key.map(GaloisKey::step))
     }
 }
 

@@ -1,6 +1,6 @@
 //! ModRaise under an ephemeral sparse secret, the trace to a sub-ring, and the split into real and imaginary parts.
 
-use crate::keys::conjugation_element;
+use crate::keys::{GaloisKey, conjugation_element};
 use crate::{Ciphertext, CkksEvaluator, Error, Evaluator};
 use undertone_ring::{Basis, Ntt, Poly, Step};
 
@@ -49,11 +49,7 @@ impl CkksEvaluator {
         for rotations in trace_rotations(period, self.chain().slot_count()) {
             let level = sum.level();
             let keys = rotations.iter().map(|&by| self.rotation_key(by, level)).collect::<Result<Vec<_>, Error>>()?;
-            let steps: Vec<Step<'_>> = keys
-                .into_iter()
-                .flatten()
-                .map(|key| Step { key: key.key.gadget(), permutation: &key.permutation })
-                .collect();
+            let steps: Vec<Step<'_>> = keys.into_iter().flatten().map(GaloisKey::step).collect();
             self.count(|c| {
                 c.rotations += steps.len() as u64;
                 c.key_switch(level, steps.len() as u64);

@@ -86,16 +86,29 @@ impl Ring {
                 let q = self.table(basis, limb).modulus;
                 self.times_special(c, (basis, limb), [&mut *b, &mut *a]);
                 for step in steps {
-                    self.key_products(basis, limb, lifted, step.key, [&mut *k_b, &mut *k_a]);
-                    if limb < basis.q {
-                        self.backend().mul_scalar_add(q, k_b, c[0].limb(limb), self.special_product(basis.p, q));
-                    }
+                    self.switched(c[0], (basis, limb), lifted, step.key, [&mut *k_b, &mut *k_a]);
                     self.backend().permute_add(q, b, k_b, step.permutation);
                     self.backend().permute_add(q, a, k_a, step.permutation);
                 }
             }
         });
         total.map(|sum| self.mod_down(sum))
+    }
+
+    /// One limb of P times the input under the key's target, before its automorphism.
+    fn switched(
+        &self,
+        c0: &Poly<Ntt>,
+        (basis, limb): (Basis, usize),
+        lifted: &[&[u64]],
+        key: GadgetKey<'_>,
+        [b, a]: Pair<'_>,
+    ) {
+        let q = self.table(basis, limb).modulus;
+        self.key_products(basis, limb, lifted, key, [&mut *b, a]);
+        if limb < basis.q {
+            self.backend().mul_scalar_add(q, b, c0.limb(limb), self.special_product(basis.p, q));
+        }
     }
 
     /// One limb of P times both halves.
@@ -152,13 +165,8 @@ impl Ring {
         out: Pair<'_>,
         [b, a]: Pair<'_>,
     ) {
-        let q = self.table(basis, limb).modulus;
-        let special = self.special_product(basis.p, q);
         let Some(step) = baby else { return self.times_special(c, (basis, limb), out) };
-        self.key_products(basis, limb, lifted, step.key, [&mut *b, &mut *a]);
-        if limb < basis.q {
-            self.backend().mul_scalar_add(q, b, c[0].limb(limb), special);
-        }
+        self.switched(c[0], (basis, limb), lifted, step.key, [&mut *b, &mut *a]);
         let [out_b, out_a] = out;
         self.backend().permute(out_b, b, step.permutation);
         self.backend().permute(out_a, a, step.permutation);
