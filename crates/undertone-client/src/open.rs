@@ -105,7 +105,8 @@ fn upload(
     let generator = KeyGenerator::new(parameters, secret);
     let mut sent_bytes = 0;
     while let Some(request) = session.wanted_key() {
-        let bytes = generator.generate(&request, rng)?.to_bytes(parameters);
+        let mut bytes = session.key_memory();
+        generator.generate(&request, rng)?.write_bytes(parameters, &mut bytes);
         sent_bytes += bytes.len() as u64;
         session.send_key(bytes)?;
         connection.flush(session)?;

@@ -4,7 +4,7 @@
 //! chunks of a blob but the last are full, so that there is one way to send it, and memory grows with what arrived.
 
 use crate::Error;
-use crate::frame::MAX_PAYLOAD;
+use crate::frame::CHUNK_LEN;
 use crate::message::Message;
 use std::collections::VecDeque;
 
@@ -23,6 +23,12 @@ impl BlobReceiver {
         Self { what, lengths: lengths.into_iter().collect(), current: Vec::new(), done: Vec::new() }
     }
 
+    /// Expects one blob, to be put together in memory that an earlier one of its kind left behind.
+    pub fn reusing(what: &'static str, len: usize, mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        Self { current: memory, ..Self::new(what, [len]) }
+    }
+
     /// Takes a chunk.
     ///
     /// # Errors
@@ -31,7 +37,7 @@ impl BlobReceiver {
         let Some(&len) = self.lengths.front() else {
             return Err(Error::Trailing { what: self.what, have: chunk.len() });
         };
-        let due = (len - self.current.len()).min(MAX_PAYLOAD);
+        let due = (len - self.current.len()).min(CHUNK_LEN);
         if chunk.len() != due {
             return Err(Error::Unexpected { field: "chunk length", have: chunk.len() as u64, need: due as u64 });
         }
@@ -61,6 +67,8 @@ impl BlobReceiver {
 #[derive(Default)]
 pub struct Outbox {
     queue: VecDeque<Item>,
+    /// What the last blob lay in.
+    spent: Vec<u8>,
 }
 
 enum Item {
@@ -85,10 +93,11 @@ impl Outbox {
     pub fn pop(&mut self) -> Option<Message> {
         match self.queue.front_mut()? {
             Item::Blob { bytes, sent } => {
-                let end = (*sent + MAX_PAYLOAD).min(bytes.len());
+                let end = (*sent + CHUNK_LEN).min(bytes.len());
                 let chunk = Message::Chunk(bytes[*sent..end].to_vec());
                 *sent = end;
                 if end == bytes.len() {
+                    self.spent = std::mem::take(bytes);
                     self.queue.pop_front();
                 }
                 Some(chunk)
@@ -98,6 +107,11 @@ impl Outbox {
                 _ => None,
             },
         }
+    }
+
+    /// The memory of the last blob that left, with stale contents, for the next one: fresh memory is dear.
+    pub fn take_spent(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spent)
     }
 
     /// Whether nothing waits.
@@ -125,7 +139,7 @@ mod tests {
 
     #[test]
     fn blobs_of_all_sizes_survive_cutting() {
-        for lengths in [vec![1], vec![MAX_PAYLOAD], vec![MAX_PAYLOAD + 1, 3], vec![3 * MAX_PAYLOAD - 1, MAX_PAYLOAD]] {
+        for lengths in [vec![1], vec![CHUNK_LEN], vec![CHUNK_LEN + 1, 3], vec![3 * CHUNK_LEN - 1, CHUNK_LEN]] {
             let blobs: Vec<Vec<u8>> =
                 lengths.iter().map(|&len| (0..len).map(|i| (i * 31 % 251) as u8).collect()).collect();
             let mut receiver = BlobReceiver::new("a blob", lengths);
@@ -140,9 +154,9 @@ mod tests {
 
     #[test]
     fn short_long_and_surplus_chunks_are_refused() {
-        let mut receiver = BlobReceiver::new("a blob", [MAX_PAYLOAD + 5]);
+        let mut receiver = BlobReceiver::new("a blob", [CHUNK_LEN + 5]);
         assert!(matches!(receiver.push(&[0; 5]), Err(Error::Unexpected { have: 5, .. })));
-        receiver.push(&vec![0; MAX_PAYLOAD]).unwrap();
+        receiver.push(&vec![0; CHUNK_LEN]).unwrap();
         assert!(matches!(receiver.push(&[0; 6]), Err(Error::Unexpected { have: 6, need: 5, .. })));
         receiver.push(&[0; 5]).unwrap();
         assert!(matches!(receiver.push(&[0; 5]), Err(Error::Trailing { have: 5, .. })));

@@ -15,6 +15,9 @@ pub const PROTOCOL_VERSION: u8 = 1;
 pub const HEADER_LEN: usize = 40;
 /// Most bytes that one frame carries.
 pub const MAX_PAYLOAD: usize = 1 << 20;
+/// Bytes of a full chunk of a blob: few enough that allocators keep its memory, because fresh pages cost more than the
+/// copies.
+pub const CHUNK_LEN: usize = 64 << 10;
 
 const MAGIC_SECURE: [u8; 4] = *b"UTN\x01";
 const MAGIC_INSECURE: [u8; 4] = *b"UTX\x01";

@@ -5,7 +5,7 @@
 //! In-memory types never travel: the types here are the wire types, and conversions check.
 
 use crate::Error;
-use crate::frame::{self, MAX_PAYLOAD};
+use crate::frame::{self, CHUNK_LEN, MAX_PAYLOAD};
 use crate::modes::fhe::message::{KeyBegin, KeyEnd};
 use crate::modes::permuted::message::{FlightBegin, StepBegin};
 pub use crate::operations::Operations;
@@ -69,7 +69,7 @@ message_types! {
     /// Either side gives up, with a reason.
     Error = 5, "error", MAX_SENTENCE + 8;
     /// A piece of a blob.
-    Chunk = 6, "chunk", MAX_PAYLOAD;
+    Chunk = 6, "chunk", CHUNK_LEN;
     /// The prompt follows.
     Prefill = 16, "prefill", MAX_PAYLOAD;
     /// The next token follows.

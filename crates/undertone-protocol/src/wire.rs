@@ -27,7 +27,7 @@ impl Wire {
     pub fn encode(&mut self, message: &Message) -> Result<Vec<u8>, Error> {
         let message_type = message.message_type();
         let frame = match message {
-            // A chunk is its own payload; copying a megabyte twice would be waste.
+            // A chunk is its own payload; copying it twice would be waste.
             Message::Chunk(bytes) if !bytes.is_empty() => {
                 encode_frame(message_type, self.session, self.sequence, bytes)?
             }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use undertone_he::{KeyId, KeyRequest};
 use undertone_infer::Progress;
+use undertone_protocol::frame::CHUNK_LEN;
 use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, Operations, Prefill, StepResult, Welcome, WireShape,
 };
@@ -242,7 +243,7 @@ fn keys_out_of_order_at_other_levels_or_twice_are_refused() {
 fn send_key(server: &mut fhe::Server, index: usize) -> Result<(), Error> {
     server.receive(Message::KeyBegin(begin(index)))?;
     let bytes = vec![5u8; plan().keys[index].len];
-    for chunk in bytes.chunks(1 << 20) {
+    for chunk in bytes.chunks(CHUNK_LEN) {
         server.receive(Message::Chunk(chunk.to_vec()))?;
     }
     server.receive(Message::KeyEnd(KeyEnd { digest: *blake3::hash(&bytes).as_bytes() }))
@@ -252,7 +253,7 @@ fn send_key(server: &mut fhe::Server, index: usize) -> Result<(), Error> {
 fn incomplete_damaged_and_surplus_keys_are_refused() {
     let mut server = fhe_server();
     server.receive(Message::KeyBegin(begin(0))).unwrap();
-    server.receive(Message::Chunk(vec![0; 1 << 20])).unwrap();
+    server.receive(Message::Chunk(vec![0; CHUNK_LEN])).unwrap();
     let early = server.receive(Message::KeyEnd(KeyEnd { digest: [0; 32] }));
     assert!(matches!(early, Err(Error::OutOfTurn { message: "key_end", .. })));
 
@@ -311,8 +312,8 @@ fn cancelled_work_closes_the_session() {
     server
         .receive(Message::Prefill(Prefill { public_tokens: vec![1, 2, 3], private_tokens: 2, blobs: vec![3 << 20, 5] }))
         .unwrap();
-    for _ in 0..3 {
-        server.receive(Message::Chunk(vec![0; 1 << 20])).unwrap();
+    for _ in 0..(3 << 20) / CHUNK_LEN {
+        server.receive(Message::Chunk(vec![0; CHUNK_LEN])).unwrap();
     }
     server.receive(Message::Chunk(vec![0; 5])).unwrap();
     assert_eq!(server.turn(), Turn::Work);

@@ -135,12 +135,24 @@ impl Ring {
         (0..basis.limb_count()).map(|limb| residue_bits(self.modulus(basis, limb))).collect()
     }
 
-    /// Packs a polynomial.
+    /// Packs a polynomial that stays, into memory of its own.
     ///
     /// # Panics
     /// When it is of another degree than the ring.
     pub fn pack(&self, poly: &Poly<Ntt>) -> PackedPoly {
-        let mut packed = self.packed_zero(poly.basis());
+        self.packed_into(poly, Buffer::zeroed(self.packed_bytes(poly.basis()).div_ceil(8)))
+    }
+
+    /// Packs a polynomial that is soon forgotten, into memory that the ring hands out again.
+    ///
+    /// # Panics
+    /// When it is of another degree than the ring.
+    pub fn pack_briefly(&self, poly: &Poly<Ntt>) -> PackedPoly {
+        self.packed_into(poly, self.scratch(self.packed_bytes(poly.basis()).div_ceil(8)))
+    }
+
+    fn packed_into(&self, poly: &Poly<Ntt>, words: Buffer) -> PackedPoly {
+        let mut packed = self.packed(poly.basis(), words);
         self.pack_to(poly, &mut bytemuck::cast_slice_mut(&mut packed.words)[..packed.len]);
         packed
     }
@@ -170,7 +182,7 @@ impl Ring {
         if bytes.len() != self.packed_bytes(basis) {
             return None;
         }
-        let mut packed = self.packed_zero(basis);
+        let mut packed = self.packed(basis, Buffer::zeroed(bytes.len().div_ceil(8)));
         bytemuck::cast_slice_mut(&mut packed.words)[..bytes.len()].copy_from_slice(bytes);
         let in_range = |limb: usize| {
             let mut room = self.scratch(self.degree());
@@ -213,9 +225,8 @@ impl Ring {
         poly
     }
 
-    fn packed_zero(&self, basis: Basis) -> PackedPoly {
+    fn packed(&self, basis: Basis, words: Buffer) -> PackedPoly {
         let len = self.packed_bytes(basis);
-        let words = Buffer::zeroed(len.div_ceil(8));
         PackedPoly { degree: self.degree(), basis, bits: self.packed_bits(basis), words, len }
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn encrypt_digits<S: Borrow<SecretPoly>>(
         let factor = |limb: usize| if own.contains(&limb) { special(ring.modulus(basis, limb)) } else { 0 };
         let residues: Vec<u64> = (0..limbs).map(factor).collect();
         ring.mul_scalar_add_assign(&mut b, &from.borrow().0, &residues);
-        ring.pack(&b)
+        ring.pack_briefly(&b)
     };
     (0..count).map(&mut one).collect()
 }

@@ -29,12 +29,19 @@ impl SeededKey {
 
     /// The canonical encoding.
     pub fn to_bytes(&self, parameters: &Parameters) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_bytes(parameters, &mut out);
+        out
+    }
+
+    /// The canonical encoding in place of what `out` held.
+    pub fn write_bytes(&self, parameters: &Parameters, out: &mut Vec<u8>) {
         let digits: usize = self.b.iter().map(|b| b.bytes().len()).sum();
-        let mut out = Vec::with_capacity(KEY_PREFIX_BYTES + digits);
-        header::write(parameters, Kind::Key(self.id), self.level, &mut out);
+        out.clear();
+        out.reserve_exact(KEY_PREFIX_BYTES + digits);
+        header::write(parameters, Kind::Key(self.id), self.level, out);
         out.extend_from_slice(&self.seed.0);
         self.b.iter().for_each(|b| out.extend_from_slice(b.bytes()));
-        out
     }
 
     /// Decodes and validates.

@@ -39,6 +39,11 @@ impl Client {
         (self.keys_sent, self.plan.keys.len())
     }
 
+    /// Memory for the bytes of the wanted key: that of the key before it, with stale contents.
+    pub fn key_memory(&mut self) -> Vec<u8> {
+        self.exchange.outbox().take_spent()
+    }
+
     /// Queues the wanted key. Send it before the next one is made, so that one key at a time is in memory.
     ///
     /// # Errors

@@ -49,6 +49,8 @@ enum Setup {
 pub struct Server {
     keys: Vec<PlannedKey>,
     setup: Setup,
+    /// What the last key arrived in, for the next one.
+    key_memory: Vec<u8>,
     exchange: ServerExchange,
 }
 
@@ -58,6 +60,7 @@ impl Server {
         Self {
             keys: plan.keys,
             setup: Setup::Keys { sink, next: 0 },
+            key_memory: Vec::new(),
             exchange: ServerExchange::new(Mode::Fhe, shape, vocab_size, plan.lengths, welcome),
         }
     }
@@ -67,7 +70,7 @@ impl Server {
         match (setup, message) {
             (Setup::Keys { sink, next }, Message::KeyBegin(begin)) => {
                 let len = self.check_key(next, &begin)?;
-                let blob = BlobReceiver::new("a key", [len]);
+                let blob = BlobReceiver::reusing("a key", len, std::mem::take(&mut self.key_memory));
                 Ok(Setup::Receiving { sink, next, begin, blob })
             }
             (Setup::Receiving { sink, next, begin, mut blob }, Message::Chunk(bytes)) => {
@@ -77,9 +80,11 @@ impl Server {
             (Setup::Receiving { mut sink, next, begin, blob }, Message::KeyEnd(end)) => {
                 let bytes = complete_key(&begin, blob, &end)?;
                 sink.insert(self.keys[next].request, &bytes)?;
+                self.key_memory = bytes;
                 Ok(Setup::Keys { sink, next: next + 1 })
             }
             (Setup::Keys { sink, next }, Message::KeysDone) if next == self.keys.len() => {
+                self.key_memory = Vec::new();
                 self.exchange.set_engine(sink.finish()?);
                 Ok(Setup::Done)
             }
