@@ -109,9 +109,12 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
     let eval_mod_level = literal.eval_mod_input();
     let raised = eval_mod_level + shapes.len();
     let mut tally = Tally::default();
-    tally.counts.bootstraps = 1;
     for (index, &shape) in shapes.iter().enumerate() {
         tally.transform(shape, shapes.len() - index, slot_count);
+    }
+    let to_coefficients = std::mem::take(&mut tally.counts);
+    tally.counts.bootstraps = 1;
+    for (index, &shape) in shapes.iter().enumerate() {
         tally.transform(shape, eval_mod_level + 1 + index, slot_count);
     }
     tally.counts.key_switch(0, 1);
@@ -139,7 +142,8 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
     }
     tally.counts.merge(&inner.counts());
     Ok(BootstrapCost {
-        counts: tally.counts,
+        to_coefficients,
+        to_slots: tally.counts,
         rotations: tally.rotations.into_iter().collect(),
         relinearization_level: eval_mod_level,
         conjugation_level: eval_mod_level,

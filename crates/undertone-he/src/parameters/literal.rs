@@ -91,7 +91,7 @@ impl ParametersLiteral {
         let boot_level = self.slots_to_coeffs_levels;
         let top_level = boot_level + self.application_levels;
         let max_level = self.eval_mod_input() + self.coeffs_to_slots_levels;
-        Chain { log_n: self.log_n, top_level, boot_level, max_level }
+        Chain { log_n: self.log_n, top_level, boot_level, max_level, product_prime: None }
     }
 
     /// The level at which the sine comes out of EvalMod, before the arcsine correction.
