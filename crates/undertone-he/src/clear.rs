@@ -226,15 +226,18 @@ impl Evaluator for ClearEvaluator {
         by.iter().map(|&by| self.rotate(a, by)).collect()
     }
 
-    fn linear_transform(
+    fn linear_transform_each(
         &self,
         inputs: &[ClearValue],
         transform: &LinearTransform<'_>,
-    ) -> Result<Vec<ClearValue>, Error> {
+        visit: &mut dyn FnMut(ClearValue) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let levels: Vec<_> = inputs.iter().map(|a| a.cost).collect();
         let costs = self.cost.linear_transform(&levels, transform)?;
-        let outputs = costs.into_iter().enumerate();
-        Ok(outputs.map(|(o, cost)| ClearValue { slots: Arc::new(self.output(inputs, transform, o)), cost }).collect())
+        costs
+            .into_iter()
+            .enumerate()
+            .try_for_each(|(o, cost)| visit(ClearValue { slots: Arc::new(self.output(inputs, transform, o)), cost }))
     }
 
     fn half_bootstrap(

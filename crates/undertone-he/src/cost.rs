@@ -289,7 +289,12 @@ impl Evaluator for CostEvaluator {
         by.iter().map(|&by| self.rotate(a, by)).collect()
     }
 
-    fn linear_transform(&self, inputs: &[CostValue], transform: &LinearTransform<'_>) -> Result<Vec<CostValue>, Error> {
+    fn linear_transform_each(
+        &self,
+        inputs: &[CostValue],
+        transform: &LinearTransform<'_>,
+        visit: &mut dyn FnMut(CostValue) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if inputs.len() != transform.inputs {
             return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs });
         }
@@ -299,7 +304,7 @@ impl Evaluator for CostEvaluator {
         let level = lowest("linear_transform", inputs.iter().map(|a| a.level))?;
         let output = one_below("linear_transform", level)?;
         self.count_transform(level, transform);
-        Ok(vec![output; transform.outputs])
+        (0..transform.outputs).try_for_each(|_| visit(output))
     }
 
     fn half_bootstrap(

@@ -61,12 +61,28 @@ pub trait Evaluator: Sync {
     /// Several rotations of one value, hoisted. Depth 0, one key switch each.
     fn rotate_many(&self, a: &Self::Value, by: &[i32]) -> Result<Vec<Self::Value>, Error>;
     /// Baby-step giant-step sum of plaintext diagonals times rotations; see [`LinearTransform`]. Depth 1.
-    /// All inputs are first dropped to the lowest of their levels.
+    /// All inputs are first dropped to the lowest of their levels. `visit` takes the outputs in order, each as soon as it
+    /// is made, so that many need not exist at one time; its error ends the transform.
+    fn linear_transform_each(
+        &self,
+        inputs: &[Self::Value],
+        transform: &LinearTransform<'_>,
+        visit: &mut dyn FnMut(Self::Value) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+
+    /// All outputs of [`Evaluator::linear_transform_each`].
     fn linear_transform(
         &self,
         inputs: &[Self::Value],
         transform: &LinearTransform<'_>,
-    ) -> Result<Vec<Self::Value>, Error>;
+    ) -> Result<Vec<Self::Value>, Error> {
+        let mut outputs = Vec::with_capacity(transform.outputs);
+        self.linear_transform_each(inputs, transform, &mut |output| {
+            outputs.push(output);
+            Ok(())
+        })?;
+        Ok(outputs)
+    }
 
     /// Refreshes one or two real values to `top_level` through one ModRaise.
     ///

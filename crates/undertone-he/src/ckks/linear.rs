@@ -8,29 +8,55 @@ use super::arithmetic::require_depth;
 use crate::circuits::LinearTransform;
 use crate::{Ciphertext, Error};
 use rayon::prelude::*;
+use std::borrow::Cow;
+use undertone_ring::CompactPoly;
 
-/// Diagonals encoded at a time, to bound memory.
-const ENCODE_BATCH: usize = 16;
+/// Diagonals encoded at a time, to bound memory: so many are added up in one pass over the operands.
+const ENCODE_BATCH: usize = 32;
+
+/// The baby steps of one input, and the input rotated by each of them.
+struct Rotated<'a> {
+    babies: Vec<usize>,
+    values: Vec<Cow<'a, Ciphertext>>,
+}
 
 impl CkksEvaluator {
     pub(super) fn transformed(
         &self,
         inputs: &[Ciphertext],
         transform: &LinearTransform<'_>,
-    ) -> Result<Vec<Ciphertext>, Error> {
+        visit: &mut dyn FnMut(Ciphertext) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if inputs.len() != transform.inputs || inputs.is_empty() {
             return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs });
         }
         let level = inputs.iter().map(Ciphertext::level).min().unwrap_or(0);
         require_depth("linear_transform", level)?;
-        let mut rotated = Vec::with_capacity(inputs.len());
-        for (index, input) in inputs.iter().enumerate() {
-            let babies = transform.babies(index);
-            let steps: Vec<i32> = babies.iter().map(|&b| (b * transform.stride) as i32).collect();
-            let values = self.rotated_many(&self.dropped(input, level, 1.0)?, &steps)?;
-            rotated.push((babies, values));
+        let inputs = inputs.iter().enumerate();
+        let rotated = inputs.map(|(i, x)| self.babies(transform, i, x, level)).collect::<Result<Vec<_>, Error>>()?;
+        (0..transform.outputs)
+            .try_for_each(|output| visit(self.transform_output(transform, output, level, &rotated)?))
+    }
+
+    /// Input `index` rotated by its baby steps; many inputs have but one, and it is none.
+    fn babies<'a>(
+        &self,
+        transform: &LinearTransform<'_>,
+        index: usize,
+        input: &'a Ciphertext,
+        level: usize,
+    ) -> Result<Rotated<'a>, Error> {
+        let babies = transform.babies(index);
+        let input = match input.level() == level {
+            true => Cow::Borrowed(input),
+            false => Cow::Owned(self.dropped(input, level, 1.0)?),
+        };
+        if babies == [0] {
+            return Ok(Rotated { babies, values: vec![input] });
         }
-        (0..transform.outputs).map(|output| self.transform_output(transform, output, level, &rotated)).collect()
+        let steps: Vec<i32> = babies.iter().map(|&b| (b * transform.stride) as i32).collect();
+        let values = self.rotated_many(&input, &steps)?.into_iter().map(Cow::Owned).collect();
+        Ok(Rotated { babies, values })
     }
 
     fn transform_output(
@@ -38,7 +64,7 @@ impl CkksEvaluator {
         transform: &LinearTransform<'_>,
         output: usize,
         level: usize,
-        rotated: &[(Vec<usize>, Vec<Ciphertext>)],
+        rotated: &[Rotated<'_>],
     ) -> Result<Ciphertext, Error> {
         let target = self.scale_before_rescale(level);
         let mut total = self.zero(level, target);
@@ -46,8 +72,8 @@ impl CkksEvaluator {
             let terms: Vec<(usize, usize, &Ciphertext)> = rotated
                 .iter()
                 .enumerate()
-                .flat_map(|(input, (babies, values))| {
-                    babies.iter().zip(values).map(move |(&baby, value)| (input, giant + baby, value))
+                .flat_map(|(input, Rotated { babies, values })| {
+                    babies.iter().zip(values).map(move |(&baby, value)| (input, giant + baby, value.as_ref()))
                 })
                 .filter(|&(input, index, _)| {
                     index < transform.count && transform.diagonals.contains(output, input, index)
@@ -74,7 +100,6 @@ impl CkksEvaluator {
     ) -> Result<Ciphertext, Error> {
         let target = self.scale_before_rescale(level);
         let mut sum = self.zero(level, target);
-        let ring = self.parameters.ring();
         for batch in terms.chunks(ENCODE_BATCH) {
             let encoded = batch
                 .par_iter()
@@ -83,13 +108,21 @@ impl CkksEvaluator {
                     self.encode(&diagonal, target / value.scale, level)
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
-            for (plain, &(_, _, value)) in encoded.iter().zip(batch) {
-                ring.mul_compact_add_assign(&mut sum.c0, &value.c0, plain);
-                ring.mul_compact_add_assign(&mut sum.c1, &value.c1, plain);
-            }
+            self.add_products(&mut sum, batch, &encoded);
         }
         self.count(|c| c.plaintext_products += terms.len() as u64);
         Ok(sum)
+    }
+
+    /// Adds a batch of products; plaintexts that repeat alike share a pass.
+    fn add_products(&self, sum: &mut Ciphertext, batch: &[(usize, usize, &Ciphertext)], encoded: &[CompactPoly]) {
+        let mut terms: Vec<(&Ciphertext, &CompactPoly)> = batch.iter().map(|term| term.2).zip(encoded).collect();
+        terms.sort_by_key(|(_, plain)| plain.log_gap());
+        for alike in terms.chunk_by(|(_, x), (_, y)| x.log_gap() == y.log_gap()) {
+            let values: Vec<_> = alike.iter().map(|(value, _)| [&value.c0, &value.c1]).collect();
+            let plains: Vec<_> = alike.iter().map(|&(_, plain)| plain).collect();
+            self.parameters.ring().add_compact_products([&mut sum.c0, &mut sum.c1], &values, &plains);
+        }
     }
 
     pub(crate) fn zero(&self, level: usize, scale: f64) -> Ciphertext {

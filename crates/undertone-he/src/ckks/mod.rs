@@ -134,12 +134,13 @@ impl Evaluator for CkksEvaluator {
         self.rotated_many(a, by)
     }
 
-    fn linear_transform(
+    fn linear_transform_each(
         &self,
         inputs: &[Ciphertext],
         transform: &LinearTransform<'_>,
-    ) -> Result<Vec<Ciphertext>, Error> {
-        self.transformed(inputs, transform)
+        visit: &mut dyn FnMut(Ciphertext) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.transformed(inputs, transform, visit)
     }
 
     fn half_bootstrap(

@@ -42,6 +42,33 @@ impl Ring {
         self.each_limb(acc, |i, t, x| self.backend().mul_add_runs(t.modulus, x, a.limb(i), c.limb(i), c.log_gap));
     }
 
+    /// out_h += the sum of a_t,h * c_t, in one pass over all operands; at most 2^10 terms.
+    ///
+    /// # Panics
+    /// When the bases or degrees differ, or there are more terms.
+    pub fn add_compact_products(&self, out: [&mut Poly<Ntt>; 2], a: &[[&Poly<Ntt>; 2]], c: &[&CompactPoly]) {
+        assert!(a.len() == c.len() && a.len() <= 1 << 10, "{} and {} factors", a.len(), c.len());
+        let Some(&first) = c.first() else { return };
+        let [b_out, a_out] = out;
+        for (a, c) in a.iter().zip(c) {
+            a.iter().for_each(|a| self.check_same(a_out, a));
+            self.check_compact(b_out, c);
+            assert!(c.log_gap == first.log_gap, "runs of 2^{} and 2^{}", c.log_gap, first.log_gap);
+        }
+        let (n, basis) = (self.degree(), b_out.basis());
+        let limbs = b_out.data_mut().par_chunks_exact_mut(n).zip(a_out.data_mut().par_chunks_exact_mut(n));
+        limbs.enumerate().for_each(|(limb, (b_out, a_out))| {
+            let q = self.table(basis, limb).modulus;
+            let left: Vec<[&[u64]; 2]> = a.iter().map(|a| a.map(|a| a.limb(limb))).collect();
+            let right: Vec<&[u64]> = c.iter().map(|c| c.limb(limb)).collect();
+            let mut sums = self.inner.pool.take(2 * n);
+            let (b, a) = sums.split_at_mut(n);
+            self.backend().inner_product_runs(q, [&mut *b, &mut *a], &left, &right, first.log_gap);
+            self.backend().add(q, b_out, b);
+            self.backend().add(q, a_out, a);
+        });
+    }
+
     /// acc += c.
     ///
     /// # Panics
