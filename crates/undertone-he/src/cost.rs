@@ -5,6 +5,8 @@
 
 mod product;
 
+pub(crate) use product::product_counts;
+
 use crate::circuits::LinearTransform;
 use crate::{Chain, Counts, Error, Evaluator, MatrixRow, MatrixShape, Slots};
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,6 +10,7 @@ mod product;
 
 use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
 use crate::circuits::LinearTransform;
+use crate::circuits::pc_matmul::PcMatmul;
 use crate::cost::MAX_INTEGER;
 use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, MatrixRow, MatrixShape, Parameters, Slots};
 pub use product::CkksMatrix;
@@ -23,6 +24,8 @@ pub struct CkksEvaluator {
     pub(crate) keys: Arc<EvaluationKeys>,
     counts: Mutex<Counts>,
     bootstraps: Mutex<BTreeMap<usize, Arc<BootstrapCircuit>>>,
+    /// By tokens per channel.
+    products: BTreeMap<usize, PcMatmul>,
 }
 
 impl CkksEvaluator {
@@ -33,7 +36,14 @@ impl CkksEvaluator {
             keys,
             counts: Mutex::new(Counts::default()),
             bootstraps: Mutex::new(BTreeMap::new()),
+            products: BTreeMap::new(),
         }
+    }
+
+    /// The same with the keys of products of some number of tokens per channel, beside those of other numbers.
+    pub fn with_products(mut self, product: PcMatmul) -> Self {
+        self.products.insert(product.parameters().tokens(), product);
+        self
     }
 
     /// The parameter set.
