@@ -226,12 +226,12 @@ impl Evaluator for ClearEvaluator {
         by.iter().map(|&by| self.rotate(a, by)).collect()
     }
 
-    fn linear_transform_each(
+    fn linear_transform_each<F: From<Error>>(
         &self,
         inputs: &[ClearValue],
         transform: &LinearTransform<'_>,
-        visit: &mut dyn FnMut(ClearValue) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        visit: &mut dyn FnMut(ClearValue) -> Result<(), F>,
+    ) -> Result<(), F> {
         let levels: Vec<_> = inputs.iter().map(|a| a.cost).collect();
         let costs = self.cost.linear_transform(&levels, transform)?;
         costs

@@ -291,17 +291,17 @@ impl Evaluator for CostEvaluator {
         by.iter().map(|&by| self.rotate(a, by)).collect()
     }
 
-    fn linear_transform_each(
+    fn linear_transform_each<F: From<Error>>(
         &self,
         inputs: &[CostValue],
         transform: &LinearTransform<'_>,
-        visit: &mut dyn FnMut(CostValue) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        visit: &mut dyn FnMut(CostValue) -> Result<(), F>,
+    ) -> Result<(), F> {
         if inputs.len() != transform.inputs {
-            return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs });
+            return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs }.into());
         }
         if transform.baby_steps == 0 {
-            return Err(Error::Arity { op: "linear_transform (baby steps)", have: 0, need: 1 });
+            return Err(Error::Arity { op: "linear_transform (baby steps)", have: 0, need: 1 }.into());
         }
         let level = lowest("linear_transform", inputs.iter().map(|a| a.level))?;
         let output = one_below("linear_transform", level)?;

@@ -63,12 +63,12 @@ pub trait Evaluator: Sync {
     /// Baby-step giant-step sum of plaintext diagonals times rotations; see [`LinearTransform`]. Depth 1.
     /// All inputs are first dropped to the lowest of their levels. `visit` takes the outputs in order, each as soon as it
     /// is made, so that many need not exist at one time; its error ends the transform.
-    fn linear_transform_each(
+    fn linear_transform_each<F: From<Error>>(
         &self,
         inputs: &[Self::Value],
         transform: &LinearTransform<'_>,
-        visit: &mut dyn FnMut(Self::Value) -> Result<(), Error>,
-    ) -> Result<(), Error>;
+        visit: &mut dyn FnMut(Self::Value) -> Result<(), F>,
+    ) -> Result<(), F>;
 
     /// All outputs of [`Evaluator::linear_transform_each`].
     fn linear_transform(
@@ -77,7 +77,7 @@ pub trait Evaluator: Sync {
         transform: &LinearTransform<'_>,
     ) -> Result<Vec<Self::Value>, Error> {
         let mut outputs = Vec::with_capacity(transform.outputs);
-        self.linear_transform_each(inputs, transform, &mut |output| {
+        self.linear_transform_each::<Error>(inputs, transform, &mut |output| {
             outputs.push(output);
             Ok(())
         })?;

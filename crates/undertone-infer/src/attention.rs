@@ -177,22 +177,32 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         &mut self,
         layer: usize,
         x: &[E::Value],
-        [queries, keys, values]: [&[E::Value]; 3],
+        heads: [&[E::Value]; 3],
     ) -> Result<Vec<E::Value>, Error> {
+        let (mixed, inverse) = self.mix_block(layer, heads)?;
+        let layout = &self.program.layout;
+        let axis = Axis { len: layout.heads_padded * layout.lanes * layout.head_len, ..layout.head_axis() };
+        self.output(layer, &mixed, &inverse, axis, x, Target::Block)
+    }
+
+    /// The weighted sums of values for all rows of a block, in the lane frame, and what they are still to be multiplied
+    /// by. Queries and keys are at the level where the plan's attention enters or above.
+    pub(crate) fn mix_block(
+        &mut self,
+        layer: usize,
+        [queries, keys, values]: [&[E::Value]; 3],
+    ) -> Result<(Vec<E::Value>, E::Value), Error> {
         let (ev, program) = (self.ev, self.program);
         let plan = &program.layers[layer].softmax;
         // Queries skip the level that a shear takes from the keys.
-        let queries = drop_to(ev, queries, plan.block.start - usize::from(plan.parts > 1))?;
-        let keys = drop_to(ev, keys, plan.block.start)?;
+        let queries = drop_to(ev, queries, plan.block_entry - usize::from(plan.parts > 1))?;
+        let keys = drop_to(ev, keys, plan.block_entry)?;
         let values = drop_to(ev, values, plan.block_value_level)?;
-        let scores = self.block_scores(layer, &queries, &keys)?;
+        let weights = self.block_weights(layer, &queries, &keys)?;
         self.steps.done("scores", layer)?;
-        let (squares, inverse) = self.softmax(layer, &scores, WeightFrame::Block)?;
+        let (squares, inverse) = self.softmax(layer, weights, WeightFrame::Block)?;
         self.steps.done("softmax", layer)?;
-        let mixed = self.block_values(layer, &squares, &values)?;
-        let layout = &program.layout;
-        let axis = Axis { len: layout.heads_padded * layout.lanes * layout.head_len, ..layout.head_axis() };
-        self.output(layer, &mixed, &inverse, axis, x, Target::Block)
+        Ok((self.block_values(layer, &squares, &values)?, inverse))
     }
 
     /// Attention of one token over the cache, which holds `cached` tokens with its own; `query` is bootstrapped and
@@ -215,7 +225,8 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         self.steps.done("scores", layer)?;
         let public = scores.public.len();
         let scores: Vec<_> = scores.public.into_iter().chain(scores.private).collect();
-        let (squares, inverse) = self.softmax(layer, &scores, WeightFrame::Token { public })?;
+        let weights = self.weigh(&plan.softmax, &scores)?;
+        let (squares, inverse) = self.softmax(layer, weights, WeightFrame::Token { public })?;
         self.steps.done("softmax", layer)?;
         let mixed = self.token_values(layer, &squares[..public], &squares[public..], &cache.values)?;
         let (axis, _) = self.slot_axis(program.layout.head_axis());

@@ -20,14 +20,20 @@ const WAITING_LEVEL: usize = 3;
 /// Least level of a contribution.
 pub const CONTRIBUTION_LEVEL: usize = WAITING_LEVEL + DOUBLINGS;
 
+/// Contributions that wait before their squares are added up with one relinearization.
+const WAITING: usize = 64;
+
 /// Collects the contributions of one step.
 pub struct Guard<E: Evaluator> {
     doubled: Vec<E::Value>,
+    /// Σ of the squares of those that no longer wait.
+    squares: Option<E::Value>,
+    count: usize,
 }
 
 impl<E: Evaluator> Default for Guard<E> {
     fn default() -> Self {
-        Self { doubled: Vec::new() }
+        Self { doubled: Vec::new(), squares: None, count: 0 }
     }
 }
 
@@ -42,6 +48,18 @@ impl<E: Evaluator> Guard<E> {
             doubled = ev.add_constant(&ev.mul_integer(&ev.square(&doubled)?, 2)?, -1.0)?;
         }
         self.doubled.push(doubled);
+        self.count += 1;
+        if self.doubled.len() == WAITING { self.add_squares(ev) } else { Ok(()) }
+    }
+
+    fn add_squares(&mut self, ev: &E) -> Result<(), Error> {
+        let pairs: Vec<_> = self.doubled.iter().map(|value| (value, value)).collect();
+        let sum = ev.multiply_sum(&pairs)?;
+        self.squares = Some(match self.squares.take() {
+            Some(squares) => ev.add(&squares, &sum)?,
+            None => sum,
+        });
+        self.doubled.clear();
         Ok(())
     }
 
@@ -49,15 +67,12 @@ impl<E: Evaluator> Guard<E> {
     ///
     /// # Errors
     /// `Arity` when nothing was added.
-    pub fn finish(self, ev: &E) -> Result<E::Value, Error> {
-        let factor = 1.0 / (self.doubled.len().max(1) as f64).sqrt();
-        let scaled = self
-            .doubled
-            .iter()
-            .map(|value| ev.drop_level(value, WAITING_LEVEL - 1, factor))
-            .collect::<Result<Vec<_>, _>>()?;
-        let pairs: Vec<_> = scaled.iter().map(|value| (value, value)).collect();
-        ev.multiply_sum(&pairs)
+    pub fn finish(mut self, ev: &E) -> Result<E::Value, Error> {
+        if !self.doubled.is_empty() {
+            self.add_squares(ev)?;
+        }
+        let squares = self.squares.ok_or(Error::Arity { op: "guard", have: 0, need: 1 })?;
+        ev.drop_level(&squares, WAITING_LEVEL - 2, 1.0 / self.count as f64)
     }
 }
 
@@ -81,6 +96,12 @@ mod tests {
         let sum = guard.finish(&ev).unwrap();
         assert_eq!(ev.level(&sum), 1);
         ev.decrypt(&sum)[0]
+    }
+
+    #[test]
+    fn a_guard_of_nothing_is_refused() {
+        let ev = ClearEvaluator::new(CHAIN);
+        assert!(matches!(Guard::default().finish(&ev), Err(Error::Arity { op: "guard", .. })));
     }
 
     #[test]

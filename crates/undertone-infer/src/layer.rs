@@ -80,6 +80,9 @@ pub(crate) struct SoftmaxPlan {
     pub block_value_level: usize,
     /// Levels inside a block.
     pub block: AttentionLevels,
+    /// Level at which the keys of a block meet the queries: that of `block`, or one below it where a level takes them
+    /// from the halves of a turn to the block frame.
+    pub block_entry: usize,
     /// Levels for one token.
     pub token: AttentionLevels,
 }
@@ -277,8 +280,10 @@ fn softmax_plan(
     };
     // A shear takes a level, which must not cost a bootstrap.
     let spread = usize::from(layout.lanes > 1);
-    let plain = schedule(chain, &depths(2 + spread, 2, 0)).ok_or_else(|| too_deep(depths(2 + spread, 2, 0)))?;
-    let sheared = (layout.parts() > 1).then(|| schedule(chain, &depths(3 + spread, 2, 0))).flatten();
+    let exchange = usize::from(chain.product_prime.is_some());
+    let scores = 2 + spread + exchange;
+    let plain = schedule(chain, &depths(scores, 2, 0)).ok_or_else(|| too_deep(depths(scores, 2, 0)))?;
+    let sheared = (layout.parts() > 1).then(|| schedule(chain, &depths(scores + 1, 2, 0))).flatten();
     let (parts, block) = match sheared {
         Some(sheared) if sheared.bootstraps() <= plain.bootstraps() => (layout.parts(), sheared),
         _ => (1, plain),
@@ -287,6 +292,7 @@ fn softmax_plan(
         parts,
         // Values meet the masked weights one level below the squares.
         block_value_level: block.last_square - 1 + spread + usize::from(parts > 1),
+        block_entry: block.start - exchange,
         block,
         // One more level spreads the inverse from one slot per head to all slots of the head.
         token: schedule(chain, &depths(2, 1, 1)).ok_or_else(|| too_deep(depths(2, 1, 1)))?,

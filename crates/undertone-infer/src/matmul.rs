@@ -20,6 +20,8 @@ pub struct AxisProduct<'a> {
     slot_count: usize,
     input: Axis,
     output: Axis,
+    /// Slots in a row that have the same entries.
+    run: usize,
     entry: &'a Entry<'a>,
 }
 
@@ -28,7 +30,14 @@ impl<'a> AxisProduct<'a> {
     pub fn new(slot_count: usize, input: Axis, output: Axis, entry: &'a Entry<'a>) -> Self {
         debug_assert_eq!(input.stride, output.stride);
         debug_assert!(input.period() <= slot_count && output.period() <= slot_count);
-        Self { slot_count, input, output, entry }
+        Self { slot_count, input, output, run: 1, entry }
+    }
+
+    /// Says that entries are the same for every `run` slots in a row, a divisor of the stride, so that one of them is
+    /// asked for.
+    pub fn in_runs(self, run: usize) -> Self {
+        debug_assert!(self.input.stride.is_multiple_of(run));
+        Self { run, ..self }
     }
 
     /// Computes the product.
@@ -43,6 +52,24 @@ impl<'a> AxisProduct<'a> {
     /// # Errors
     /// Whatever the evaluator refuses.
     pub fn apply<E: Evaluator>(&self, ev: &E, inputs: &[E::Value]) -> Result<Vec<E::Value>, Error> {
+        let mut outputs = Vec::with_capacity(self.output.count);
+        self.apply_each::<E, Error>(ev, inputs, &mut |output| {
+            outputs.push(output);
+            Ok(())
+        })?;
+        Ok(outputs)
+    }
+
+    /// [`AxisProduct::apply`] that gives its outputs to `visit` one after the other, as soon as each is made.
+    ///
+    /// # Errors
+    /// Whatever the evaluator and `visit` refuse.
+    pub fn apply_each<E: Evaluator, F: From<Error>>(
+        &self,
+        ev: &E,
+        inputs: &[E::Value],
+        visit: &mut dyn FnMut(E::Value) -> Result<(), F>,
+    ) -> Result<(), F> {
         let count = self.input.len.min(self.output.len);
         let transform = LinearTransform {
             inputs: self.input.count,
@@ -52,13 +79,11 @@ impl<'a> AxisProduct<'a> {
             baby_steps: baby_steps(count, self.input.count, self.output.count),
             diagonals: self,
         };
-        let sums = ev.linear_transform(inputs, &transform)?;
-        if self.input.len <= self.output.len {
-            return Ok(sums);
-        }
         // Each group of `output.len` axis units holds a partial sum over its own inputs.
-        let groups = self.input.len / self.output.len;
-        sums.iter().map(|sum| ev.rotate_sum(sum, self.output.period() as i32, groups)).collect()
+        let groups = (self.input.len / self.output.len).max(1);
+        ev.linear_transform_each(inputs, &transform, &mut |sum| {
+            visit(ev.rotate_sum(&sum, self.output.period() as i32, groups)?)
+        })
     }
 }
 
@@ -74,7 +99,10 @@ impl Diagonals for AxisProduct<'_> {
         for p in 0..period / stride {
             let to = (output, p % self.output.len);
             let from = (input, (p + index) % self.input.len);
-            values.extend((0..stride).map(|low| (self.entry)(low, to, from)));
+            for low in (0..stride).step_by(self.run) {
+                let entry = (self.entry)(low, to, from);
+                values.extend(std::iter::repeat_n(entry, self.run));
+            }
         }
         Slots::new(values, self.slot_count).expect("axes are powers of two that fit the slots")
     }

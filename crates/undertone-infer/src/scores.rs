@@ -13,78 +13,57 @@ use crate::layer::SoftmaxPlan;
 use crate::matmul::{AxisProduct, masked_sum};
 use crate::packing::{Axis, Key, Layout};
 use crate::program::Pass;
+use crate::public_prefill::PublicCache;
 use undertone_he::{Evaluator, Slots};
 
 /// u where there is no key: near the end where the exponential vanishes, but inside by more than the noise.
 const HIDDEN: f64 = -0.98;
+/// Scores that become weights at the same time.
+const SCORES: usize = 4;
 
 impl<E: Evaluator> Pass<'_, E> {
-    /// u for all queries of the block.
+    /// The first weights of all queries of the block, exp(half_span (u − 1)), per score ciphertext.
+    ///
+    /// Each score becomes a weight as soon as it is known: with thousands of public keys the scores, which are at a
+    /// higher level, would not all fit into memory.
     ///
     /// # Levels
-    /// Two below `queries` and `keys`, one more with several lanes and one more with several parts.
-    pub(crate) fn block_scores(
-        &self,
+    /// The exponential's depth and two below `queries` and `keys`, one more with several lanes and one more with several
+    /// parts.
+    pub(crate) fn block_weights(
+        &mut self,
         layer: usize,
         queries: &[E::Value],
         keys: &[E::Value],
-    ) -> Result<Vec<Scored<E>>, Error> {
-        let (ev, layout) = (self.ev, &self.program.layout);
-        let plan = &self.program.layers[layer].softmax;
-        let queries = spread(ev, layout, queries)?;
-        let mut scores: Vec<Option<E::Value>> = vec![None; layout.score_count()];
-        for (count, public) in self.public_block_scores(layer, plan, &queries)?.into_iter().enumerate() {
-            scores[count] = Some(public);
-        }
-        self.private_block_scores(plan, &queries, keys, &mut scores)?;
-        let mut u = Vec::with_capacity(scores.len());
-        for (count, score) in scores.into_iter().enumerate() {
-            let score = score.ok_or(undertone_he::Error::Arity { op: "block_scores", have: 0, need: 1 })?;
-            u.push(self.scored(plan, &score, layout.slot_count, |slot| {
-                let at = layout.score_at(count, slot);
-                (at.key != Key::None).then_some(at.head)
-            })?);
-        }
-        Ok(u)
-    }
-
-    /// Adds the offset of the head where `head` names one, and marks the other slots, of which there is one `period`.
-    fn scored(
-        &self,
-        plan: &SoftmaxPlan,
-        score: &E::Value,
-        period: usize,
-        head: impl Fn(usize) -> Option<usize>,
-    ) -> Result<Scored<E>, Error> {
-        let slot_count = self.program.layout.slot_count;
-        let heads: Vec<Option<usize>> = (0..period).map(head).collect();
-        let offsets = heads.iter().map(|head| head.map_or(HIDDEN, |head| plan.offsets[head])).collect();
-        let hidden = -plan.exponential.eval_unit(HIDDEN);
-        let correction = heads.iter().map(|head| if head.is_some() { 0.0 } else { hidden }).collect();
-        Ok(Scored {
-            u: self.ev.add_slots(score, &Slots::new(offsets, slot_count)?)?,
-            correction: Slots::new(correction, slot_count)?,
-        })
-    }
-
-    fn public_block_scores(
-        &self,
-        layer: usize,
-        plan: &SoftmaxPlan,
-        queries: &[E::Value],
     ) -> Result<Vec<E::Value>, Error> {
-        let layout = &self.program.layout;
-        let entry = |low: usize, (count, p): (usize, usize), (i, b): (usize, usize)| {
-            let at = layout.score_at(count, low + layout.lane_stride() * p);
-            match (at.key, self.public) {
-                (Key::Public(position), Some(cache)) => {
-                    plan.query_scale * cache.key(layer, position, at.head, i * layout.head_len + b)
-                }
-                _ => 0.0,
-            }
+        let (ev, program) = (self.ev, self.program);
+        let (layout, plan) = (&program.layout, &program.layers[layer].softmax);
+        let queries = spread(ev, layout, queries)?;
+        let mut private: Vec<Option<E::Value>> = vec![None; layout.score_count()];
+        self.private_block_scores(plan, &queries, keys, &mut private)?;
+        let mut weights = Vec::with_capacity(private.len());
+        let mut scored = Vec::with_capacity(SCORES);
+        let mut next = private.into_iter().enumerate();
+        let (input, output) = (layout.lane_coordinate_axis(), public_score_axis(layout));
+        let entry = public_keys(layout, self.public, layer, plan.query_scale);
+        let product = AxisProduct::new(layout.slot_count, input, output, &entry).in_runs(layout.block);
+        let mut weigh = |scored: &mut Vec<Scored<E>>, weights: &mut Vec<E::Value>| {
+            weights.extend(self.weigh(plan, scored)?);
+            scored.clear();
+            self.steps.poll()
         };
-        let input = layout.lane_coordinate_axis();
-        Ok(AxisProduct::new(layout.slot_count, input, public_score_axis(layout), &entry).apply(self.ev, queries)?)
+        product.apply_each::<E, Error>(ev, &queries, &mut |public| {
+            let Some((count, private)) = next.next() else { return Ok(()) };
+            let score = private.map_or(Ok(public.clone()), |private| ev.add(&public, &private))?;
+            scored.push(block_scored(ev, layout, plan, count, &score)?);
+            if scored.len() == SCORES { weigh(&mut scored, &mut weights) } else { Ok(()) }
+        })?;
+        for (count, private) in next {
+            let score = private.ok_or(undertone_he::Error::Arity { op: "block_scores", have: 0, need: 1 })?;
+            scored.push(block_scored(ev, layout, plan, count, &score)?);
+        }
+        weigh(&mut scored, &mut weights)?;
+        Ok(weights)
     }
 
     fn private_block_scores(
@@ -161,7 +140,7 @@ impl<E: Evaluator> Pass<'_, E> {
         let product = AxisProduct::new(layout.slot_count, layout.coordinate_axis(), output, &entry);
         let mut public = Vec::with_capacity(output.count);
         for (count, score) in product.apply(ev, query)?.into_iter().enumerate() {
-            public.push(self.scored(plan, &score, output.period(), |slot| {
+            public.push(scored(ev, plan, &score, output.period(), |slot| {
                 place(slot % output.stride, count, slot / output.stride).map(|(_, head)| head)
             })?);
         }
@@ -171,13 +150,64 @@ impl<E: Evaluator> Pass<'_, E> {
             let pairs: Vec<_> = query.iter().zip(keys).collect();
             let products = ev.multiply_sum(&pairs)?;
             let score = ev.rotate_sum(&products, output.stride as i32, layout.head_len)?;
-            private.push(self.scored(plan, &score, output.stride, |slot| {
+            private.push(scored(ev, plan, &score, output.stride, |slot| {
                 let (row, head) = (slot % layout.block, slot / layout.block);
                 (head < layout.heads && block * layout.block + row < cached).then_some(head)
             })?);
         }
         Ok(TokenScores { public, private })
     }
+}
+
+/// Matrix entries that multiply queries in the lane frame by public keys.
+fn public_keys<'a>(
+    layout: &'a Layout,
+    public: Option<&'a PublicCache>,
+    layer: usize,
+    scale: f64,
+) -> impl Fn(usize, (usize, usize), (usize, usize)) -> f64 + Sync + 'a {
+    move |low, (count, p), (i, b)| {
+        let at = layout.score_at(count, low + layout.lane_stride() * p);
+        match (at.key, public) {
+            (Key::Public(position), Some(cache)) => {
+                scale * cache.key(layer, position, at.head, i * layout.head_len + b)
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Adds the offset of the head where `head` names one, and marks the other slots, of which there is one `period`.
+fn scored<E: Evaluator>(
+    ev: &E,
+    plan: &SoftmaxPlan,
+    score: &E::Value,
+    period: usize,
+    head: impl Fn(usize) -> Option<usize>,
+) -> Result<Scored<E>, Error> {
+    let slot_count = ev.chain().slot_count();
+    let heads: Vec<Option<usize>> = (0..period).map(head).collect();
+    let offsets = heads.iter().map(|head| head.map_or(HIDDEN, |head| plan.offsets[head])).collect();
+    let hidden = -plan.exponential.eval_unit(HIDDEN);
+    let correction = heads.iter().map(|head| if head.is_some() { 0.0 } else { hidden }).collect();
+    Ok(Scored {
+        u: ev.add_slots(score, &Slots::new(offsets, slot_count)?)?,
+        correction: Slots::new(correction, slot_count)?,
+    })
+}
+
+/// [`scored`] for score ciphertext `count` of a block.
+fn block_scored<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    plan: &SoftmaxPlan,
+    count: usize,
+    score: &E::Value,
+) -> Result<Scored<E>, Error> {
+    scored(ev, plan, score, layout.slot_count, |slot| {
+        let at = layout.score_at(count, slot);
+        (at.key != Key::None).then_some(at.head)
+    })
 }
 
 /// The scores of one ciphertext.

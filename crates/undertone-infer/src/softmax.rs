@@ -35,6 +35,19 @@ pub(crate) enum WeightFrame {
 }
 
 impl<E: Evaluator> Pass<'_, E> {
+    /// exp(half_span (u − 1)) of every key that a query sees, zero elsewhere.
+    pub(crate) fn weigh(&mut self, plan: &SoftmaxPlan, scores: &[Scored<E>]) -> Result<Vec<E::Value>, Error> {
+        let ev = self.ev;
+        let mut weights = Vec::with_capacity(scores.len());
+        let exponentials: Vec<_> =
+            scores.par_iter().map(|s| evaluate_chebyshev(ev, &s.u, &plan.exponential)).collect::<Result<_, _>>()?;
+        for (score, (weight, top)) in scores.iter().zip(exponentials) {
+            self.guard.push(ev, &top)?;
+            weights.push(ev.add_slots(&weight, &score.correction)?);
+        }
+        Ok(weights)
+    }
+
     /// Squared weights of the last round and the inverse of their sum.
     ///
     /// # Levels
@@ -42,7 +55,7 @@ impl<E: Evaluator> Pass<'_, E> {
     pub(crate) fn softmax(
         &mut self,
         layer: usize,
-        scores: &[Scored<E>],
+        mut weights: Vec<E::Value>,
         frame: WeightFrame,
     ) -> Result<(Vec<E::Value>, E::Value), Error> {
         let (ev, program) = (self.ev, self.program);
@@ -51,25 +64,19 @@ impl<E: Evaluator> Pass<'_, E> {
             WeightFrame::Block => &plan.block,
             WeightFrame::Token { .. } => &plan.token,
         };
-        let mut weights = Vec::with_capacity(scores.len());
-        let exponentials: Vec<_> =
-            scores.par_iter().map(|s| evaluate_chebyshev(ev, &s.u, &plan.exponential)).collect::<Result<_, _>>()?;
-        for (score, (weight, top)) in scores.iter().zip(exponentials) {
-            self.guard.push(ev, &top)?;
-            weights.push(ev.add_slots(&weight, &score.correction)?);
-        }
         let rounds = plan.inverses.len();
         for round in 0..rounds {
             if levels.refresh[round] {
                 weights = self.refresh_weights(&weights)?;
             }
-            let squares = weights.par_iter().map(|w| ev.square(w)).collect::<Result<Vec<_>, _>>()?;
+            // Each weight is freed as its square is made: two full sets would be half of the memory.
+            let squares = weights.into_par_iter().map(|w| ev.square(&w)).collect::<Result<Vec<_>, _>>()?;
             let inverse = self.inverse_sum(plan, levels, round, &squares, frame)?;
             if round + 1 == rounds {
                 return Ok((squares, inverse));
             }
             self.steps.poll()?;
-            weights = squares.par_iter().map(|s| ev.mul(s, &inverse)).collect::<Result<_, _>>()?;
+            weights = squares.into_par_iter().map(|s| ev.mul(&s, &inverse)).collect::<Result<_, _>>()?;
         }
         // A plan has at least one round.
         Err(Error::Calibration { what: "softmax rounds", have: 0, need: 1 })

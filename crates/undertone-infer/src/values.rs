@@ -39,7 +39,8 @@ impl<E: Evaluator> Pass<'_, E> {
                 _ => 0.0,
             }
         };
-        let product = AxisProduct::new(layout.slot_count, input, layout.lane_coordinate_axis(), &entry);
+        let output = layout.lane_coordinate_axis();
+        let product = AxisProduct::new(layout.slot_count, input, output, &entry).in_runs(layout.block);
         let public = product.apply(ev, &weights[..input.count])?;
 
         let private = self.private_block_values(self.program.layers[layer].softmax.parts, weights, values)?;

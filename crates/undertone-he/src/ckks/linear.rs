@@ -21,14 +21,14 @@ struct Rotated<'a> {
 }
 
 impl CkksEvaluator {
-    pub(super) fn transformed(
+    pub(super) fn transformed<F: From<Error>>(
         &self,
         inputs: &[Ciphertext],
         transform: &LinearTransform<'_>,
-        visit: &mut dyn FnMut(Ciphertext) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        visit: &mut dyn FnMut(Ciphertext) -> Result<(), F>,
+    ) -> Result<(), F> {
         if inputs.len() != transform.inputs || inputs.is_empty() {
-            return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs });
+            return Err(Error::Arity { op: "linear_transform", have: inputs.len(), need: transform.inputs }.into());
         }
         let level = inputs.iter().map(Ciphertext::level).min().unwrap_or(0);
         require_depth("linear_transform", level)?;

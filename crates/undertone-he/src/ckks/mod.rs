@@ -144,12 +144,12 @@ impl Evaluator for CkksEvaluator {
         self.rotated_many(a, by)
     }
 
-    fn linear_transform_each(
+    fn linear_transform_each<F: From<Error>>(
         &self,
         inputs: &[Ciphertext],
         transform: &LinearTransform<'_>,
-        visit: &mut dyn FnMut(Ciphertext) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        visit: &mut dyn FnMut(Ciphertext) -> Result<(), F>,
+    ) -> Result<(), F> {
         self.transformed(inputs, transform, visit)
     }
 
