@@ -34,6 +34,11 @@ impl CkksMatrix {
         Ok(Self { shape: *shape, weights })
     }
 
+    /// log2 of what values are multiplied by after the bootstrap.
+    pub fn gain_log2(&self) -> i32 {
+        self.weights.gain_log2()
+    }
+
     /// Memory that the integers take.
     pub fn size_bytes(&self) -> usize {
         self.weights.size_bytes()
@@ -107,7 +112,7 @@ impl CkksEvaluator {
         matrix: &CkksMatrix,
     ) -> Result<Vec<[Ciphertext; 2]>, Error> {
         let circuit = self.bootstrap_circuit(self.parameters.chain().slot_count())?;
-        let gain = 1i64 << matrix.weights.gain_log2();
+        let gain = 1i64 << matrix.gain_log2();
         at_a_time(coefficients, |coefficients| {
             let (lo, hi) = circuit.to_slots(self, coefficients, true)?;
             // A pair went in.
