@@ -10,6 +10,7 @@ mod attention;
 mod cache;
 pub mod calibrate;
 pub mod calibration;
+mod cycle;
 mod decode;
 mod error;
 mod guard;

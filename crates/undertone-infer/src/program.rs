@@ -6,6 +6,7 @@
 
 use crate::Error;
 use crate::calibration::Calibration;
+use crate::cycle::{CyclePlan, Halves};
 use crate::decode;
 use crate::guard::Guard;
 use crate::layer::{HeadPlan, LayerPlan};
@@ -29,6 +30,8 @@ pub struct Program {
     pub(crate) chain: Chain,
     pub(crate) layout: Layout,
     pub(crate) layers: Vec<LayerPlan>,
+    /// Scales of layers in turns, where the chain has a product prime.
+    pub(crate) cycle: Option<CyclePlan>,
     pub(crate) head: HeadPlan,
     pub(crate) preparation: Preparation,
 }
@@ -131,7 +134,53 @@ impl Program {
             .map(|layer| LayerPlan::new(config, calibration, &layout, chain, layer))
             .collect::<Result<Vec<_>, _>>()?;
         let head = HeadPlan::new(config, calibration, chain)?;
-        Ok(Self { config: config.clone(), chain, layout, layers: plans, head, preparation })
+        let cycle = chain.product_prime.map(|_| CyclePlan::new(config, calibration, &layout, &plans, chain)).transpose()?;
+        Ok(Self { config: config.clone(), chain, layout, layers: plans, cycle, head, preparation })
+    }
+
+    /// Packs rows of the residual stream, `[private_tokens, D]`, for [`Program::layer_in_turns`].
+    ///
+    /// # Errors
+    /// `Shape` for any other shape, and for a chain without a product prime.
+    pub fn pack_halves(&self, rows: &[Vec<f32>]) -> Result<Vec<[Slots; 2]>, Error> {
+        Halves::new(&self.layout).pack(rows, self.layout.hidden, 1.0 / self.cycle()?.unit)
+    }
+
+    /// Row `token` of the residual stream, `[D]`, from the decrypted slots of [`Program::layer_in_turns`].
+    ///
+    /// # Errors
+    /// `Shape` for missing slots, and for a chain without a product prime.
+    pub fn unpack_halves(&self, slots: &[[Vec<f64>; 2]], token: usize) -> Result<Vec<f64>, Error> {
+        let unit = self.cycle()?.unit;
+        let row = Halves::new(&self.layout).unpack(slots, self.layout.hidden, token)?;
+        Ok(row.into_iter().map(|x| x * unit).collect())
+    }
+
+    fn cycle(&self) -> Result<&CyclePlan, Error> {
+        let need = || "a chain with a product prime".to_owned();
+        self.cycle.as_ref().ok_or_else(|| Error::Shape { what: "layers in turns", have: 0, need: need() })
+    }
+
+    /// All private tokens through one layer in turns: the residual stream that [`Program::pack_halves`] packed,
+    /// encrypted at the top level, becomes the next, and comes with the guard.
+    ///
+    /// # Errors
+    /// As [`Program::prefill`]; `Shape` for a chain without a product prime.
+    pub fn layer_in_turns<E: Evaluator>(
+        &self,
+        ev: &E,
+        source: Option<(&Llama, &PublicCache)>,
+        layer: usize,
+        input: Vec<[E::Value; 2]>,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<[E::Value; 2]>, E::Value), Error> {
+        self.cycle()?;
+        let pairs = Halves::new(&self.layout).pairs(self.layout.hidden);
+        check("the number of input pairs", input.len(), pairs, pairs)?;
+        check("the layer", layer, 0, self.layers.len() - 1)?;
+        let mut pass = Pass::new(ev, self, source, progress)?;
+        let (output, _) = pass.turns(layer, input)?;
+        Ok((output, pass.guard.finish(ev)?))
     }
 
     /// The layouts.

@@ -17,6 +17,13 @@ impl Angles {
         let (cos, sin) = rope_cos_sin(config, position);
         Self { cos, sin }
     }
+
+    /// The factors of coordinate `j` itself and of its partner half a head away in what the rotation puts at `j`.
+    pub(crate) fn factors(&self, j: usize, head_dim: usize) -> [f64; 2] {
+        let half = head_dim / 2;
+        let (pair, sign) = if j < half { (j, -1.0) } else { (j - half, 1.0) };
+        [f64::from(self.cos[pair]), sign * f64::from(self.sin[pair])]
+    }
 }
 
 /// The projection to queries, keys or values.
@@ -44,8 +51,8 @@ impl HeadRows<'_> {
     /// The same entry after the rotary embedding.
     pub(crate) fn rotated(&self, head: usize, j: usize, c: usize, angles: &Angles) -> f64 {
         let half = self.head_dim / 2;
-        let (partner, pair, sign) = if j < half { (j + half, j, -1.0) } else { (j - half, j - half, 1.0) };
-        f64::from(angles.cos[pair]) * self.plain(head, j, c)
-            + sign * f64::from(angles.sin[pair]) * self.plain(head, partner, c)
+        let partner = if j < half { j + half } else { j - half };
+        let [own, other] = angles.factors(j, self.head_dim);
+        own * self.plain(head, j, c) + other * self.plain(head, partner, c)
     }
 }

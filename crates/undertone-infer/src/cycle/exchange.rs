@@ -1,0 +1,112 @@
+//! Between the halves of a turn and the block frame of attention, encrypted; the rotary embedding rides along.
+//!
+//! Either way every output is a masked sum of values that moved by T/2 slots or not at all, so that the exchange takes
+//! one level, and what else multiplies slot by slot (cosines, sines, the rows of the prompt) is in the masks.
+
+use super::halves::Halves;
+use crate::Error;
+use crate::matmul::masked_sum;
+use crate::packing::Layout;
+use crate::rope::Angles;
+use rayon::prelude::*;
+use undertone_he::{Evaluator, Slots};
+
+/// What the rows of a per-head tensor are multiplied by on their way to the block frame.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// All by 1, those past the prompt by 0.
+    Live,
+    /// Rotated by the angles of each row.
+    Rotary(&'a [Angles]),
+    /// Rotated, those past the prompt zero.
+    LiveRotary(&'a [Angles]),
+}
+
+impl Rows<'_> {
+    /// The factors of coordinate `j` itself and of its partner half a head away, in row `token`.
+    fn factors(self, layout: &Layout, token: usize, j: usize) -> [f64; 2] {
+        let live = f64::from(token < layout.shape.private_tokens);
+        match self {
+            Rows::Live => [live, 0.0],
+            Rows::Rotary(angles) => angles[token].factors(j, layout.head_dim),
+            Rows::LiveRotary(angles) => angles[token].factors(j, layout.head_dim).map(|factor| live * factor),
+        }
+    }
+}
+
+/// A per-head tensor in the block frame. Depth 1.
+///
+/// # Shapes
+/// [`Halves::head_pairs`] pairs become `head_count` values.
+pub(crate) fn to_block<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    pairs: &[[E::Value; 2]],
+    rows: Rows<'_>,
+) -> Result<Vec<E::Value>, Error> {
+    let half = Halves::new(layout).tokens();
+    // Per value of the block frame: what its first T/2 rows and what its other rows hold.
+    let mut sources = Vec::with_capacity(layout.head_count);
+    for count in 0..layout.head_count {
+        let [lo, hi] = &pairs[count / 2];
+        sources.push(match count % 2 {
+            0 => [lo.clone(), ev.rotate(hi, -(half as i32))?],
+            _ => [ev.rotate(lo, half as i32)?, hi.clone()],
+        });
+    }
+    let rotary = !matches!(rows, Rows::Live);
+    let partners: Vec<[E::Value; 2]> = match (rotary, layout.head_count) {
+        (false, _) => Vec::new(),
+        // The partner is in the same value, half of all slots away.
+        (true, 1) => {
+            let by = (layout.slot_count / 2) as i32;
+            vec![[ev.rotate(&sources[0][0], by)?, ev.rotate(&sources[0][1], by)?]]
+        }
+        (true, counts) => (0..counts).map(|count| sources[(count + counts / 2) % counts].clone()).collect(),
+    };
+    (0..layout.head_count)
+        .into_par_iter()
+        .map(|count| {
+            let terms: Vec<E::Value> =
+                sources[count].iter().chain(partners.get(count).into_iter().flatten()).cloned().collect();
+            let mask = |term: usize| {
+                slots(layout, |slot| {
+                    let (token, channel) = (slot % layout.block, slot / layout.block);
+                    let coordinate = layout.head_channel(count, channel).filter(|_| token / half == term % 2);
+                    coordinate.map_or(0.0, |(_, j)| rows.factors(layout, token, j)[term / 2])
+                })
+            };
+            Ok(masked_sum(ev, &terms, &mask)?)
+        })
+        .collect()
+}
+
+/// The halves of a per-head tensor in the block frame. Depth 1.
+pub(crate) fn to_halves<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    values: &[E::Value],
+) -> Result<Vec<[E::Value; 2]>, Error> {
+    let half = Halves::new(layout).tokens();
+    let by = half as i32;
+    let mask = |term: usize| slots(layout, |slot| f64::from((slot % layout.block < half) == (term == 0)));
+    values
+        .par_chunks(2)
+        .map(|values| {
+            let even = &values[0];
+            // An odd value out leaves every second channel empty.
+            let Some(odd) = values.get(1) else {
+                let one = |value: &E::Value| masked_sum(ev, std::slice::from_ref(value), &mask);
+                return Ok([one(even)?, one(&ev.rotate(even, by)?)?]);
+            };
+            let lo = [even.clone(), ev.rotate(odd, -by)?];
+            let hi = [ev.rotate(even, by)?, odd.clone()];
+            Ok([masked_sum(ev, &lo, &mask)?, masked_sum(ev, &hi, &mask)?])
+        })
+        .collect()
+}
+
+fn slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slots {
+    let values = (0..layout.slot_count).map(value).collect();
+    Slots::new(values, layout.slot_count).expect("the slot count is a power of two")
+}

@@ -1,0 +1,163 @@
+//! A layer in turns: slots → coefficients → matrix product → bootstrap → slots, four times.
+//!
+//! Every projection happens on coefficients at the bottom of the chain, between the two halves of the bootstrap that
+//! its result needs anyway ([`Evaluator::product_bootstrap`]); everything else happens on fresh slots. The residual
+//! stream is not bootstrapped at all: changes, which are fresh, are added to it at the top level. Queries, keys and
+//! values go to the block frame for attention, which is the same as without turns.
+//!
+//! Source: "Scaling up Privacy-Preserving ML" (arXiv 2601.18511), the execution cycle. Absent: key heads that several
+//! query heads share are made once per query head.
+
+mod exchange;
+mod halves;
+mod matrices;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use halves::Halves;
+pub(crate) use plan::CyclePlan;
+
+use crate::Error;
+use crate::attention::block_angles;
+use crate::program::{LayerCache, Pass};
+use crate::refresh::{drop_one, drop_to};
+use exchange::{Rows, to_block, to_halves};
+use plan::{ChangePlan, TurnNorm, TurnPlan};
+use undertone_he::Evaluator;
+use undertone_he::circuits::evaluate_chebyshev;
+
+/// A pair of values in the frame of the halves.
+type Pair<V> = [V; 2];
+
+impl<'a, E: Evaluator> Pass<'a, E> {
+    /// All rows of the block through layer `layer`: the new residual stream and the layer's cache.
+    ///
+    /// # Levels
+    /// `x` at the top level, and so is what comes back.
+    pub(crate) fn turns(
+        &mut self,
+        layer: usize,
+        x: Vec<Pair<E::Value>>,
+    ) -> Result<(Vec<Pair<E::Value>>, LayerCache<E>), Error> {
+        let plan = self.turn_plan(layer)?;
+        let (x, cache) = self.attention_turns(layer, plan, x)?;
+        Ok((self.mlp_turns(layer, plan, x)?, cache))
+    }
+
+    fn turn_plan(&self, layer: usize) -> Result<&'a TurnPlan, Error> {
+        let cycle = self.program.cycle.as_ref().and_then(|cycle| cycle.layers.get(layer));
+        cycle.ok_or(Error::Shape { what: "layers in turns", have: 0, need: "a chain with a product prime".into() })
+    }
+
+    fn attention_turns(
+        &mut self,
+        layer: usize,
+        plan: &TurnPlan,
+        x: Vec<Pair<E::Value>>,
+    ) -> Result<(Vec<Pair<E::Value>>, LayerCache<E>), Error> {
+        let (ev, program) = (self.ev, self.program);
+        let (layout, softmax) = (&program.layout, &program.layers[layer].softmax);
+        let normed = self.turn_norm(&x, &plan.attention_norm)?;
+        self.steps.done("attention norm", layer)?;
+        let mut heads = self.turn(&normed, &self.heads_matrix(layer, plan.attention_norm.bound)?)?;
+        drop(normed);
+        let values = heads.split_off(2 * Halves::new(layout).head_pairs());
+        let keys = heads.split_off(Halves::new(layout).head_pairs());
+        let angles = block_angles(self);
+        let block = |pairs: Vec<Pair<E::Value>>, level: usize, rows| {
+            to_block(ev, layout, &self.lowered(pairs, level + 1)?, rows)
+        };
+        // The cache wants keys and values at levels of its own, which may be higher.
+        let key_level = softmax.block_entry.max(softmax.token.start - 1);
+        let value_level = softmax.block_value_level.max(softmax.token.last_square);
+        let queries = block(heads, softmax.block_entry - usize::from(softmax.parts > 1), Rows::Rotary(&angles))?;
+        let keys = block(keys, key_level, Rows::LiveRotary(&angles))?;
+        let values = block(values, value_level, Rows::Live)?;
+        self.steps.done("qkv", layer)?;
+        let cache = LayerCache::new(
+            drop_to(ev, &keys, softmax.token.start - 1)?,
+            drop_to(ev, &values, softmax.token.last_square)?,
+        );
+        let (mixed, inverse) = self.mix_block(layer, [&queries, &keys, &values])?;
+        let mut normalised = Vec::with_capacity(mixed.len());
+        for value in mixed {
+            normalised.push(drop_one(ev, &ev.mul(&value, &inverse)?, program.chain.boot_level + 1)?);
+        }
+        let halves = to_halves(ev, layout, &normalised)?;
+        self.steps.done("values", layer)?;
+        let matrix = self.output_matrix(layer, plan.attention.bound)?;
+        let x = self.add_change(x, &halves, &matrix, plan.attention)?;
+        self.steps.done("output projection", layer)?;
+        Ok((x, cache))
+    }
+
+    fn mlp_turns(
+        &mut self,
+        layer: usize,
+        plan: &TurnPlan,
+        x: Vec<Pair<E::Value>>,
+    ) -> Result<Vec<Pair<E::Value>>, Error> {
+        let (ev, program) = (self.ev, self.program);
+        let normed = self.turn_norm(&x, &plan.mlp_norm)?;
+        self.steps.done("mlp norm", layer)?;
+        let mut gate = self.turn(&normed, &self.gate_up_matrix(layer, plan.mlp_norm.bound)?)?;
+        drop(normed);
+        let up = gate.split_off(gate.len() / 2);
+        let silu = &program.layers[layer].mlp.silu;
+        let mut products = Vec::with_capacity(gate.len());
+        for (gate, up) in gate.into_iter().zip(up) {
+            self.steps.poll()?;
+            let mut pair = Vec::with_capacity(2);
+            for (gate, up) in gate.iter().zip(&up) {
+                let gate = drop_one(ev, gate, plan.gate_level)?;
+                let (activated, top) = evaluate_chebyshev(ev, &gate, silu)?;
+                self.guard.push(ev, &top)?;
+                pair.push(drop_one(ev, &ev.mul(&activated, up)?, program.chain.boot_level)?);
+            }
+            products.extend(<Pair<E::Value>>::try_from(pair));
+        }
+        let matrix = self.down_matrix(layer, plan.mlp.bound)?;
+        let x = self.add_change(x, &products, &matrix, plan.mlp)?;
+        self.steps.done("mlp", layer)?;
+        Ok(x)
+    }
+
+    /// RMSNorm of both halves, at the level of bootstraps, divided by its bound.
+    fn turn_norm(&mut self, x: &[Pair<E::Value>], plan: &TurnNorm) -> Result<Vec<Pair<E::Value>>, Error> {
+        let layout = &self.program.layout;
+        let axis = Halves::new(layout).axis(layout.hidden);
+        let [lo, hi] = [0, 1].map(|half| x.iter().map(|pair| pair[half].clone()).collect::<Vec<_>>());
+        let lo = self.norm(&lo, axis, &plan.norm, plan.start)?;
+        let hi = self.norm(&hi, axis, &plan.norm, plan.start)?;
+        Ok(lo.into_iter().zip(hi).map(|(lo, hi)| [lo, hi]).collect())
+    }
+
+    /// One turn, whose results are put under the guard.
+    fn turn(&mut self, x: &[Pair<E::Value>], matrix: &E::Matrix) -> Result<Vec<Pair<E::Value>>, Error> {
+        let fresh = self.ev.product_bootstrap(x, matrix)?;
+        for value in fresh.iter().flatten() {
+            self.guard.push(self.ev, value)?;
+        }
+        self.steps.poll()?;
+        Ok(fresh)
+    }
+
+    /// x + 2^log2 · matrix · input.
+    fn add_change(
+        &mut self,
+        x: Vec<Pair<E::Value>>,
+        input: &[Pair<E::Value>],
+        matrix: &E::Matrix,
+        plan: ChangePlan,
+    ) -> Result<Vec<Pair<E::Value>>, Error> {
+        let ev = self.ev;
+        let changes = self.turn(input, matrix)?;
+        let add = |x: &E::Value, change: &E::Value| ev.add(x, &ev.mul_integer(change, 1 << plan.log2)?);
+        x.iter().zip(&changes).map(|([a, b], [c, d])| Ok([add(a, c)?, add(b, d)?])).collect()
+    }
+
+    fn lowered(&self, pairs: Vec<Pair<E::Value>>, level: usize) -> Result<Vec<Pair<E::Value>>, Error> {
+        pairs.iter().map(|[lo, hi]| Ok([drop_one(self.ev, lo, level)?, drop_one(self.ev, hi, level)?])).collect()
+    }
+}

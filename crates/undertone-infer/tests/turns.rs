@@ -1,0 +1,133 @@
+//! One layer in turns, in the clear, against the reference forward pass, and its costs.
+
+mod session;
+
+use session::{config, measure, tokens};
+use undertone_he::{Chain, ClearEvaluator, CostEvaluator, Evaluator};
+use undertone_infer::{Calibration, Program, PublicCache, Shape};
+use undertone_model::reference::{Block, ForwardOptions, Observer, Site, SiteShape, embed, forward_observed};
+use undertone_model::{Accumulation, KvCache, Llama, synthetic};
+
+const CHAIN: Chain = Chain { log_n: 9, top_level: 19, boot_level: 4, max_level: 32, product_prime: Some(786_433) };
+const SHAPE: Shape = Shape { public_tokens: 21, private_tokens: 13, max_new_tokens: 1 };
+
+/// The residual stream that enters layer 1.
+#[derive(Default)]
+struct Stream(Vec<f32>);
+
+impl Observer for Stream {
+    fn record(&mut self, layer: usize, site: Site, values: &[f32], shape: SiteShape) {
+        if (layer, site, shape.block) == (1, Site::Residual, Block::Attention) {
+            self.0.extend_from_slice(values);
+        }
+    }
+}
+
+struct Case {
+    model: Llama,
+    calibration: Calibration,
+    ids: Vec<u32>,
+}
+
+impl Case {
+    fn new(dims: [usize; 7], rounds: usize) -> Self {
+        let model = synthetic(config(dims), 5);
+        let ids = tokens(SHAPE.public_tokens + SHAPE.private_tokens, dims[6], 11);
+        let calibration = measure(&model, &ids, rounds, 1.05);
+        Self { model, calibration, ids }
+    }
+
+    fn program(&self) -> Program {
+        Program::new(&self.model.config, &self.calibration, SHAPE, CHAIN).unwrap()
+    }
+
+    fn public(&self) -> PublicCache {
+        PublicCache::new(&self.model, &self.ids[..SHAPE.public_tokens]).unwrap()
+    }
+
+    fn private_rows(&self) -> Vec<Vec<f32>> {
+        let flat = embed(&self.model.embed, &self.ids[SHAPE.public_tokens..]).unwrap();
+        flat.chunks(self.model.config.hidden_size).map(<[f32]>::to_vec).collect()
+    }
+
+    /// Private rows after layer 0, by the reference.
+    fn expected(&self) -> Vec<Vec<f32>> {
+        let mut stream = Stream::default();
+        let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
+        forward_observed(&self.model, &mut KvCache::new(&self.model.config), &self.ids, options, &mut stream).unwrap();
+        let width = self.model.config.hidden_size;
+        stream.0.chunks(width).skip(SHAPE.public_tokens).map(<[f32]>::to_vec).collect()
+    }
+
+    /// log2 of the error relative to the stream, root mean squares both, with bootstraps of `bits`.
+    fn error_log2(&self, bits: Option<f64>) -> f64 {
+        let program = self.program();
+        let mut ev = ClearEvaluator::new(CHAIN);
+        if let Some(bits) = bits {
+            ev = ev.with_noise(bits, 3);
+        }
+        let packed = program.pack_halves(&self.private_rows()).unwrap();
+        let input = packed.iter().map(|pair| pair.each_ref().map(|slots| ev.encrypt(slots, CHAIN.top_level))).collect();
+        let public = self.public();
+        let (output, guard) =
+            program.layer_in_turns(&ev, Some((&self.model, &public)), 0, input, &()).unwrap();
+        assert!(output.iter().flatten().all(|value| ev.level(value) == CHAIN.top_level));
+        assert!(guard.slots().iter().all(|x| x.abs() <= 1.05));
+        let slots: Vec<_> = output.iter().map(|pair| pair.each_ref().map(|v| v.slots().to_vec())).collect();
+        let (mut errors, mut squares) = (0.0f64, 0.0);
+        for (token, row) in self.expected().iter().enumerate() {
+            for (found, &expected) in program.unpack_halves(&slots, token).unwrap().iter().zip(row) {
+                errors += (found - f64::from(expected)).powi(2);
+                squares += f64::from(expected).powi(2);
+            }
+        }
+        (errors / squares).log2() / 2.0
+    }
+}
+
+#[test]
+fn a_layer_in_turns_is_the_reference_layer() {
+    // hidden, intermediate, layers, heads, key heads, head width, vocabulary.
+    for (dims, rounds) in [([24, 40, 2, 4, 4, 8, 48], 2), ([40, 72, 2, 4, 2, 16, 48], 1), ([32, 24, 2, 3, 1, 8, 32], 2)] {
+        let case = Case::new(dims, rounds);
+        let exact = case.error_log2(None);
+        // Integers of 15 bits and polynomials of 18 are what is left.
+        println!("{dims:?}: 2^{exact:.1}");
+        assert!(exact < -12.0, "{dims:?}: 2^{exact:.1}");
+        let noisy = case.error_log2(Some(19.5));
+        println!("{dims:?}: 2^{noisy:.1}");
+        assert!(noisy < -11.0, "{dims:?} with noise: 2^{noisy:.1}");
+    }
+}
+
+#[test]
+fn a_layer_in_turns_costs_what_it_is_planned_to() {
+    let case = Case::new([40, 72, 2, 4, 4, 16, 48], 2);
+    let program = case.program();
+    let run = |counts: undertone_he::Counts| (counts.bootstraps, counts.key_switches, counts.plaintext_products);
+    let cost = CostEvaluator::new(CHAIN);
+    let pairs = program.pack_halves(&case.private_rows()).unwrap().len();
+    let input = vec![[cost.value(CHAIN.top_level); 2]; pairs];
+    program.layer_in_turns(&cost, None, 0, input, &()).unwrap();
+    let clear = ClearEvaluator::new(CHAIN);
+    let packed = program.pack_halves(&case.private_rows()).unwrap();
+    let input = packed.iter().map(|pair| pair.each_ref().map(|s| clear.encrypt(s, CHAIN.top_level))).collect();
+    program.layer_in_turns(&clear, Some((&case.model, &case.public())), 0, input, &()).unwrap();
+    assert_eq!(run(cost.counts()), run(clear.counts()));
+    // 32 channels per pair: 64 head channels, 40 hidden, 72 intermediate; and the two sums of the softmax.
+    let wide = 3 * 2 + 2 + 2 * 3 + 2;
+    assert!((wide..=wide + 2).contains(&cost.counts().bootstraps), "{}", cost.counts().bootstraps);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let case = Case::new([24, 40, 2, 4, 4, 8, 48], 1);
+    let program = case.program();
+    let cost = CostEvaluator::new(CHAIN);
+    assert!(program.layer_in_turns(&cost, None, 0, vec![], &()).is_err());
+    assert!(program.layer_in_turns(&cost, None, 2, vec![[cost.value(19); 2]; 1], &()).is_err());
+    let plain = Chain { product_prime: None, ..CHAIN };
+    let without = Program::new(&case.model.config, &case.calibration, SHAPE, plain).unwrap();
+    let cost = CostEvaluator::new(plain);
+    assert!(without.layer_in_turns(&cost, None, 0, vec![[cost.value(19); 2]; 1], &()).is_err());
+}
