@@ -69,7 +69,8 @@ impl Connection {
         loop {
             match self.stream.receive() {
                 Err(ProtocolError::Silent) if observer.stopped() => return Ok(None),
-                Err(ProtocolError::Silent) if start.elapsed() < SILENCE => {}
+                // Not silent: a message that takes long to arrive, or a server that was not listened to for a while.
+                Err(ProtocolError::Silent) if start.elapsed().min(self.stream.inner().silence()) < SILENCE => {}
                 received => return Ok(Some(received?)),
             }
         }

@@ -1,7 +1,10 @@
 //! Development certificates: self-signed, made offline, useful through their pins only.
 
-use crate::{Error, Pin};
+use crate::{Error, Identity, Pin};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::Path;
 use zeroize::{Zeroize, Zeroizing};
 
 /// Longest name in a certificate.
@@ -15,6 +18,18 @@ pub struct NewCertificate {
     pub key: Zeroizing<String>,
     /// The pin for the other side.
     pub pin: Pin,
+}
+
+impl NewCertificate {
+    /// The identity, for a program that needs no file.
+    ///
+    /// # Errors
+    /// `Setup`, which a certificate that was just made does not cause.
+    pub fn identity(&self) -> Result<Identity, Error> {
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        let certificate = certificate.map_err(|error| Error::Setup { cause: error.to_string() })?;
+        Identity::of(certificate, self.key.as_bytes(), Path::new("the new key"))
+    }
 }
 
 /// Makes a key and a self-signed certificate for either side, with randomness of the operating system.
@@ -56,6 +71,7 @@ mod tests {
         assert!(one.pin != two.pin && one.certificate != two.certificate && *one.key != *two.key);
         assert!(one.certificate.starts_with("-----BEGIN CERTIFICATE-----"));
         assert!(one.key.starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert_eq!(one.identity().unwrap().pin(), one.pin);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Connection {
     peer: Option<Pin>,
     read_timeout: Duration,
     write_timeout: Duration,
+    /// When the last byte of the peer was read.
+    heard: Instant,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Connection {
     }
 
     fn new(channel: Channel, peer: Option<Pin>) -> Self {
-        Self { channel, peer, read_timeout: DEFAULT_TIMEOUT, write_timeout: DEFAULT_TIMEOUT }
+        Self { channel, peer, read_timeout: DEFAULT_TIMEOUT, write_timeout: DEFAULT_TIMEOUT, heard: Instant::now() }
     }
 
     fn agree(mut session: rustls::Connection, mut socket: Socket, time: Duration) -> Result<Self, Error> {
@@ -120,6 +122,11 @@ impl Connection {
     /// The longest time for the whole of a write, from now on.
     pub fn set_write_timeout(&mut self, time: Duration) {
         self.write_timeout = time;
+    }
+
+    /// Time since a byte of the peer was read.
+    pub fn silence(&self) -> Duration {
+        self.heard.elapsed()
     }
 
     /// Whether the peer has sent something that nobody has read, or has ended the connection; takes about a millisecond.
@@ -157,7 +164,7 @@ impl Connection {
 
 impl Read for Connection {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        match &mut self.channel {
+        let read = match &mut self.channel {
             Channel::Plain(socket) => {
                 socket.allow_read(self.read_timeout);
                 socket.read_direct(out)
@@ -166,7 +173,11 @@ impl Read for Connection {
                 socket.allow_read(self.read_timeout);
                 read_tls(session, socket, out)
             }
+        };
+        if let Ok(1..) = read {
+            self.heard = Instant::now();
         }
+        read
     }
 }
 

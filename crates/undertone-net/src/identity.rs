@@ -25,8 +25,9 @@ impl Identity {
     /// `File`, `TooLong`, `Certificate`, `Key`, and `KeyExposed` where other users can read the key.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
         let found = single_certificate(certificate)?;
-        refuse_exposed(key)?;
-        Self::of(found, &read_file(key)?, key)
+        let file = open(key)?;
+        refuse_exposed(&file, key)?;
+        Self::of(found, &read(file, key)?, key)
     }
 
     /// The identity of a certificate and a key file's content; `path` names the key in errors.
@@ -63,8 +64,15 @@ fn single_certificate(path: &Path) -> Result<CertificateDer<'static>, Error> {
 
 /// Reads a file of bounded length; what was read is wiped when dropped.
 pub(crate) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    read(open(path)?, path)
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::File { path: path.to_path_buf(), source })
+}
+
+fn read(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |source| Error::File { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(failed)?;
     let have = file.metadata().map_err(failed)?.len();
     if have > MAX_FILE {
         return Err(Error::TooLong { path: path.to_path_buf(), have, need: MAX_FILE });
@@ -75,15 +83,16 @@ pub(crate) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(bytes)
 }
 
+/// Looks at the open file, which nobody can exchange in between.
 #[cfg(unix)]
-fn refuse_exposed(path: &Path) -> Result<(), Error> {
+fn refuse_exposed(file: &File, path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |source| Error::File { path: path.to_path_buf(), source };
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(Error::KeyExposed { path: path.to_path_buf(), mode }) }
 }
 
 #[cfg(not(unix))]
-fn refuse_exposed(_: &Path) -> Result<(), Error> {
+fn refuse_exposed(_: &File, _: &Path) -> Result<(), Error> {
     Ok(())
 }

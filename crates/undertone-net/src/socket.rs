@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 /// Bytes taken from the socket at a time; TLS asks for 4 KiB, of which a gibibyte of keys would take a quarter million.
 const READ_LEN: usize = 64 << 10;
 
-/// How long a peer may be unreachable before the operating system gives the connection up.
+/// How long a peer may be unreachable, or take nothing at all, before the operating system gives the connection up: the
+/// longest that a client waits for a server in any case.
 #[cfg(target_os = "linux")]
-const UNREACHABLE: Duration = Duration::from_secs(60);
+const UNREACHABLE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -26,7 +27,7 @@ impl Socket {
     pub(crate) fn new(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(false)?;
-        notice_unreachable(&stream)?;
+        notice_unreachable(&stream);
         let now = Instant::now();
         Ok(Self { stream, read_until: now, write_until: now, buffer: Vec::new(), pending: 0..0 })
     }
@@ -110,19 +111,17 @@ fn timed_out(error: std::io::Error) -> std::io::Error {
 }
 
 /// Has the system probe a silent peer and end a connection whose peer does not answer, so that one that vanished
-/// without a word is noticed although nothing but small signs of life is sent to it.
+/// without a word is noticed although nothing but small signs of life is sent to it. A system that refuses one of these is
+/// still usable: the time limits of reads and writes do not depend on them.
 #[cfg(target_os = "linux")]
-fn notice_unreachable(stream: &TcpStream) -> std::io::Result<()> {
+fn notice_unreachable(stream: &TcpStream) {
     use rustix::net::sockopt;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, UNREACHABLE / 4)?;
-    sockopt::set_tcp_keepintvl(stream, UNREACHABLE / 4)?;
-    sockopt::set_tcp_keepcnt(stream, 3)?;
-    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNREACHABLE.as_millis()).unwrap_or(u32::MAX))?;
-    Ok(())
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, UNREACHABLE / 4);
+    let _ = sockopt::set_tcp_keepintvl(stream, UNREACHABLE / 4);
+    let _ = sockopt::set_tcp_keepcnt(stream, 3);
+    let _ = sockopt::set_tcp_user_timeout(stream, UNREACHABLE.as_millis() as u32);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn notice_unreachable(_: &TcpStream) -> std::io::Result<()> {
-    Ok(())
-}
+fn notice_unreachable(_: &TcpStream) {}

@@ -4,7 +4,7 @@
 //! `undertone-net` and gives them a model through [`Host`]. Clients are untrusted: the number of sessions, their memory, every message and
 //! every wait are bounded, and a client that goes away frees its session within one stage of the computation.
 //! Under TLS only pinned clients are heard; without it only loopback addresses are listened to.
-//! Absent on purpose: secret keys of prompts and anything that could hold one.
+//! Absent on purpose: the secret keys of clients and anything that could hold one.
 #![forbid(unsafe_code)]
 
 mod compute;
