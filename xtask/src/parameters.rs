@@ -1,10 +1,13 @@
 //! `cargo xtask parameters`: what the preset is made of, as the code computes it.
 
+use undertone_he::circuits::pc_matmul::{ProductKeyId, ProductParameters, SeededProductKey};
 use undertone_he::{KeyId, KeyRequest, Parameters, SecretKind, SeededKey, max_log_qp};
 
 /// Prints one block per preset.
 pub fn print() -> Result<(), String> {
-    println!("{}", report(&Parameters::default_preset())?);
+    for parameters in [Parameters::default_preset(), Parameters::product_preset()] {
+        println!("{}", report(&parameters)?);
+    }
     Ok(())
 }
 
@@ -16,6 +19,10 @@ fn report(parameters: &Parameters) -> Result<String, String> {
     let full = KeyRequest { id: KeyId::Relinearization, level: chain.max_level };
     let full_bytes = SeededKey::byte_len(parameters, full).map_err(|error| error.to_string())?;
     let largest = digits.iter().map(|digit| bits(&q[digit.clone()])).fold(0.0, f64::max);
+    let product = match chain.product_prime {
+        None => "none".to_owned(),
+        Some(prime) => product(parameters, prime)?,
+    };
     let lines = [
         parameters.name().to_owned(),
         format!("  ring degree        2^{}, {} slots", chain.log_n, chain.slot_count()),
@@ -24,6 +31,7 @@ fn report(parameters: &Parameters) -> Result<String, String> {
             chain.max_level, chain.boot_level, chain.top_level
         ),
         format!("  log2 Q             {:.1} in {} primes, q0 of {:.1} bits", bits(q), q.len(), bits(&q[..1])),
+        format!("  product prime      {product}"),
         format!("  log2 P             {:.1} in {} primes", bits(p), p.len()),
         format!(
             "  log2 QP            {:.1} of {} allowed for a secret of weight {}",
@@ -46,6 +54,20 @@ fn report(parameters: &Parameters) -> Result<String, String> {
     Ok(lines.join("\n"))
 }
 
+/// The product prime and what products between bootstraps of the usual number of tokens need.
+fn product(parameters: &Parameters, prime: u64) -> Result<String, String> {
+    let tokens = 128;
+    let product = ProductParameters::of_turn(parameters, tokens).map_err(|error| error.to_string())?;
+    let bytes: usize = ProductKeyId::ALL.into_iter().map(|id| SeededProductKey::byte_len(&product, id)).sum();
+    let (log_qp, security) = (product.log_qp(), product.security_bits());
+    let bits = (prime as f64).log2();
+    Ok(format!(
+        "{prime}, {bits:.1} bits; small ring 2^{} with log2 QP {log_qp:.1} ({security} bits of security), \
+         {bytes} bytes of keys for {tokens} tokens",
+        product.small_ring().log_n()
+    ))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -58,6 +80,10 @@ mod tests {
     fn the_report_states_what_a_preset_must_state() {
         let text = report(&Parameters::default_preset()).unwrap();
         for word in ["log2 QP", "security", "failure", "2^-132", "h = 32", "digest"] {
+            assert!(text.contains(word), "{word} is missing from {text}");
+        }
+        let text = report(&Parameters::product_preset()).unwrap();
+        for word in ["786433, 19.6 bits", "small ring 2^13 with log2 QP 169.6", "log2 QP            1678.6 of 1714"] {
             assert!(text.contains(word), "{word} is missing from {text}");
         }
     }

@@ -11,10 +11,13 @@ pub struct Chain {
     pub log_n: u32,
     /// Level of the value that `half_bootstrap` returns, and of fresh encryptions.
     pub top_level: usize,
-    /// Lowest level of a value that can still enter `half_bootstrap`.
+    /// Lowest level of a value that can still enter `half_bootstrap` or `product_bootstrap`.
     pub boot_level: usize,
     /// Highest level of the whole chain (limbs of Q minus one).
     pub max_level: usize,
+    /// The prime of limb 1 where it is the scale of integer weights: `product_bootstrap` needs it. Slots-to-coefficients
+    /// then ends at level 1 instead of 0, and `boot_level` is the level that both kinds of bootstrap need.
+    pub product_prime: Option<u64>,
 }
 
 impl Chain {

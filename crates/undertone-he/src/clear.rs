@@ -5,9 +5,12 @@
 //! results alone reveal can leave the range unchecked, as encryption does. Noise of a chosen
 //! size can be added at bootstraps to study how much precision a model needs.
 
+mod product;
+
 use crate::circuits::LinearTransform;
 use crate::cost::{BootstrapModel, CostValue};
-use crate::{Chain, CostEvaluator, Counts, Error, Evaluator, KeySet, Slots};
+use crate::{Chain, CostEvaluator, Counts, Error, Evaluator, KeySet, MatrixRow, MatrixShape, Slots};
+pub use product::ClearMatrix;
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,11 +88,24 @@ impl ClearEvaluator {
         self.cost.key_set()
     }
 
-    fn refresh(&self, value: &ClearValue, period: usize, cost: CostValue) -> Result<ClearValue, Error> {
-        let largest = value.slots.iter().fold(0.0, |m: f64, v| if v.is_nan() { f64::INFINITY } else { m.max(v.abs()) });
+    /// The largest magnitude, refused beyond 1 unless that is left unchecked.
+    fn in_range(&self, op: &'static str, slots: &[f64]) -> Result<f64, Error> {
+        let largest = slots.iter().fold(0.0, |m: f64, v| if v.is_nan() { f64::INFINITY } else { m.max(v.abs()) });
         if self.range_check && largest > 1.0 + TOLERANCE {
-            return Err(Error::Range { op: "half_bootstrap", have: largest, need: 1.0 });
+            return Err(Error::Range { op, have: largest, need: 1.0 });
         }
+        Ok(largest)
+    }
+
+    /// Adds the noise of one bootstrap, times `factor`, to slots that leave it.
+    fn add_noise(&self, slots: &mut [f64], factor: f64) {
+        let Some(noise) = &self.noise else { return };
+        let mut stream = noise.seed ^ noise.calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        slots.iter_mut().for_each(|v| *v += factor * noise.deviation * gaussian(&mut stream));
+    }
+
+    fn refresh(&self, value: &ClearValue, period: usize, cost: CostValue) -> Result<ClearValue, Error> {
+        let largest = self.in_range("half_bootstrap", &value.slots)?;
         let first = &value.slots[..period];
         // Rounding grows with the values; those too large for any number repeat trivially.
         let tolerance = TOLERANCE * largest.max(1.0);
@@ -98,17 +114,18 @@ impl ClearEvaluator {
         if !repeats {
             return Err(Error::NotPeriodic { op: "half_bootstrap", period });
         }
-        let Some(noise) = &self.noise else {
+        if self.noise.is_none() {
             return Ok(ClearValue { slots: value.slots.clone(), cost });
-        };
-        let mut stream = noise.seed ^ noise.calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let noisy: Vec<f64> = first.iter().map(|v| v + noise.deviation * gaussian(&mut stream)).collect();
+        }
+        let mut noisy = first.to_vec();
+        self.add_noise(&mut noisy, 1.0);
         Ok(ClearValue { slots: Arc::new(noisy.repeat(value.slots.len() / period)), cost })
     }
 }
 
 impl Evaluator for ClearEvaluator {
     type Value = ClearValue;
+    type Matrix = ClearMatrix;
 
     fn chain(&self) -> Chain {
         self.cost.chain()
@@ -229,6 +246,18 @@ impl Evaluator for ClearEvaluator {
         let (cost, _) = self.cost.half_bootstrap(&lo.cost, hi.map(|v| &v.cost), period)?;
         let hi = hi.map(|v| self.refresh(v, period, cost)).transpose()?;
         Ok((self.refresh(lo, period, cost)?, hi))
+    }
+
+    fn encode_matrix(&self, shape: &MatrixShape, row: &MatrixRow<'_>) -> Result<ClearMatrix, Error> {
+        ClearMatrix::new(self.chain(), shape, row)
+    }
+
+    fn product_bootstrap(
+        &self,
+        inputs: &[[ClearValue; 2]],
+        matrix: &ClearMatrix,
+    ) -> Result<Vec<[ClearValue; 2]>, Error> {
+        self.product(inputs, matrix)
     }
 }
 

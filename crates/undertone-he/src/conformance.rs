@@ -3,6 +3,10 @@
 //! It is library code so that evaluators of this and other crates run the same checks. Slots and operands are derived
 //! from fixed formulas; magnitudes stay below 1 where a bootstrap follows.
 
+mod turns;
+
+pub use turns::product_tokens;
+
 use crate::circuits::{Chebyshev, Diagonals, LinearTransform, evaluate_chebyshev};
 use crate::{Error, Evaluator, Slots};
 
@@ -40,7 +44,8 @@ pub fn run<E: Evaluator>(
     suite.rotations()?;
     suite.transforms()?;
     suite.polynomials()?;
-    suite.bootstraps()
+    suite.bootstraps()?;
+    suite.turns()
 }
 
 /// The rotations that [`run`] uses, for evaluators that need a key for each; bootstraps need theirs in addition.

@@ -3,9 +3,13 @@
 //! A value is its level and nothing else. The clear evaluator wraps this one, so that both follow the same rules by
 //! construction. Key switches inside bootstraps come from a [`BootstrapModel`], which the bootstrap circuit supplies.
 
+mod product;
+
+pub(crate) use product::product_counts;
+
 use crate::circuits::LinearTransform;
-use crate::{Chain, Counts, Error, Evaluator, Slots};
-use std::collections::BTreeMap;
+use crate::{Chain, Counts, Error, Evaluator, MatrixRow, MatrixShape, Slots};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Largest factor of `mul_integer`.
@@ -35,6 +39,8 @@ pub struct KeySet {
     pub rotations: BTreeMap<i32, usize>,
     /// Periods that were bootstrapped, and whether ever as a pair.
     pub bootstrap_periods: BTreeMap<usize, bool>,
+    /// Tokens per channel of the matrix products between bootstraps; each number needs product keys of its own.
+    pub product_tokens: BTreeSet<usize>,
 }
 
 impl KeySet {
@@ -48,6 +54,7 @@ impl KeySet {
         for (&period, &pair) in &other.bootstrap_periods {
             *self.bootstrap_periods.entry(period).or_default() |= pair;
         }
+        self.product_tokens.extend(&other.product_tokens);
     }
 
     fn rotate(&mut self, by: i32, level: usize) {
@@ -59,8 +66,10 @@ impl KeySet {
 /// What one half-bootstrap costs and which keys it uses beyond those of its circuit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootstrapCost {
-    /// All counters of one half-bootstrap, including the bootstrap itself.
-    pub counts: Counts,
+    /// Counters of its first half, from slots to coefficients.
+    pub to_coefficients: Counts,
+    /// Counters of its second half, from ModRaise to slots, including the bootstrap itself.
+    pub to_slots: Counts,
     /// Rotations with the highest level of use.
     pub rotations: Vec<(i32, usize)>,
     /// Highest level of a relinearization; 0 when there is none.
@@ -69,13 +78,22 @@ pub struct BootstrapCost {
     pub conjugation_level: usize,
 }
 
+impl BootstrapCost {
+    /// All counters of one half-bootstrap.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.to_coefficients.clone();
+        counts.merge(&self.to_slots);
+        counts
+    }
+}
+
 /// Predicts one half-bootstrap from its period and whether it carries a pair, or says why there is none.
 pub type BootstrapModel = Arc<dyn Fn(usize, bool) -> Result<BootstrapCost, Error> + Send + Sync>;
 
 /// Counts one bootstrap and no key switches.
 fn bare_bootstrap() -> BootstrapModel {
-    let counts = Counts { bootstraps: 1, ..Counts::default() };
-    Arc::new(move |_, _| Ok(BootstrapCost { counts: counts.clone(), ..BootstrapCost::default() }))
+    let to_slots = Counts { bootstraps: 1, ..Counts::default() };
+    Arc::new(move |_, _| Ok(BootstrapCost { to_slots: to_slots.clone(), ..BootstrapCost::default() }))
 }
 
 #[derive(Debug, Default)]
@@ -157,9 +175,15 @@ impl CostEvaluator {
     }
 
     fn count_bootstrap(&self, period: usize, pair: bool) -> Result<(), Error> {
+        self.count_halves(period, pair, [1, 1])
+    }
+
+    /// Counts the halves of a bootstrap as often as `times` says, and the keys of both.
+    fn count_halves(&self, period: usize, pair: bool, times: [u64; 2]) -> Result<(), Error> {
         let cost = (self.bootstrap)(period, pair)?;
         let mut ledger = self.ledger();
-        ledger.counts.merge(&cost.counts);
+        ledger.counts.merge_times(&cost.to_coefficients, times[0]);
+        ledger.counts.merge_times(&cost.to_slots, times[1]);
         let keys = &mut ledger.keys;
         for (by, level) in cost.rotations {
             let by = self.normalise(by.into());
@@ -177,6 +201,7 @@ impl CostEvaluator {
 
 impl Evaluator for CostEvaluator {
     type Value = CostValue;
+    type Matrix = MatrixShape;
 
     fn chain(&self) -> Chain {
         self.chain
@@ -295,6 +320,15 @@ impl Evaluator for CostEvaluator {
         self.count_bootstrap(period, hi.is_some())?;
         let fresh = CostValue { level: self.chain.top_level };
         Ok((fresh, hi.map(|_| fresh)))
+    }
+
+    fn encode_matrix(&self, shape: &MatrixShape, _row: &MatrixRow<'_>) -> Result<MatrixShape, Error> {
+        shape.product_prime(self.chain)?;
+        Ok(*shape)
+    }
+
+    fn product_bootstrap(&self, inputs: &[[CostValue; 2]], matrix: &MatrixShape) -> Result<Vec<[CostValue; 2]>, Error> {
+        self.product(inputs, matrix)
     }
 }
 

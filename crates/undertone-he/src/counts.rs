@@ -15,6 +15,9 @@ pub struct Counts {
     pub key_switches: u64,
     /// Half-bootstraps, counted per ciphertext that enters ModRaise.
     pub bootstraps: u64,
+    /// Integer weights multiplied by in matrix products between bootstraps, with those that pad them to whole
+    /// ciphertexts; each meets all tokens of a channel.
+    pub matrix_weights: u64,
     /// Key switches by the level at which they ran (index = level), for time estimates.
     pub key_switches_by_level: Vec<u64>,
 }
@@ -31,14 +34,20 @@ impl Counts {
 
     /// Adds another set of counters.
     pub fn merge(&mut self, other: &Counts) {
-        self.products += other.products;
-        self.plaintext_products += other.plaintext_products;
-        self.rotations += other.rotations;
-        self.relinearizations += other.relinearizations;
-        self.bootstraps += other.bootstraps;
+        self.merge_times(other, 1);
+    }
+
+    /// Adds another set of counters as often as `times` says.
+    pub fn merge_times(&mut self, other: &Counts, times: u64) {
+        self.products += times * other.products;
+        self.plaintext_products += times * other.plaintext_products;
+        self.rotations += times * other.rotations;
+        self.relinearizations += times * other.relinearizations;
+        self.bootstraps += times * other.bootstraps;
+        self.matrix_weights += times * other.matrix_weights;
         for (level, &count) in other.key_switches_by_level.iter().enumerate() {
             if count > 0 {
-                self.key_switch(level, count);
+                self.key_switch(level, times * count);
             }
         }
     }

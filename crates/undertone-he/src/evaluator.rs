@@ -6,7 +6,7 @@
 //! over all slots; a value whose slots repeat with a period keeps that period.
 
 use crate::circuits::LinearTransform;
-use crate::{Chain, Counts, Error, Slots};
+use crate::{Chain, Counts, Error, MatrixRow, MatrixShape, Slots};
 
 /// Homomorphic operations on vectors of real slots.
 ///
@@ -17,6 +17,8 @@ use crate::{Chain, Counts, Error, Slots};
 pub trait Evaluator: Sync {
     /// An encrypted (or simulated) vector of slots.
     type Value: Clone + Send + Sync;
+    /// A matrix as this evaluator multiplies by it.
+    type Matrix: Send + Sync;
 
     /// The level structure.
     fn chain(&self) -> Chain;
@@ -76,6 +78,39 @@ pub trait Evaluator: Sync {
         hi: Option<&Self::Value>,
         period: usize,
     ) -> Result<(Self::Value, Option<Self::Value>), Error>;
+
+    /// Prepares a matrix for [`Evaluator::product_bootstrap`]; `row(o, out)` writes row o of `shape.inputs` values.
+    ///
+    /// Weights become integers of 15 bits over the chain's product prime. The largest weight decides on the power of two
+    /// they share, the gain, which the product undoes after its bootstrap and which multiplies the bootstrap's noise;
+    /// where it would be below 1, it is 1 and the integers are shorter. All evaluators multiply by the same integers.
+    ///
+    /// # Errors
+    /// `Parameters` where the chain has no product prime, `ProductLimit` and `ProductShape` for a shape that does not
+    /// fit, `Range` for a weight that is not finite or needs a gain above 2^10.
+    fn encode_matrix(&self, shape: &MatrixShape, row: &MatrixRow<'_>) -> Result<Self::Matrix, Error>;
+
+    /// One turn: the matrix times the input, through coefficients and a bootstrap to `top_level`.
+    ///
+    /// # Shapes
+    /// Pairs hold the channels of `MatrixShape`: ⌈inputs·T/N⌉ of them come in, ⌈outputs·T/N⌉ out. In a pair, slot
+    /// t + (T/2)·c of the first value is token t of channel c, and of the second token T/2 + t. Channels past the last
+    /// are zero going in and come out as zero.
+    ///
+    /// # Levels
+    /// Inputs at `boot_level` or above (they are dropped to it), outputs at `top_level`.
+    ///
+    /// # Range
+    /// Real, |slot| ≤ 1, of inputs and of outputs.
+    ///
+    /// # Errors
+    /// `Arity` for another number of pairs, `LevelTooLow` below `boot_level`, `MissingKey` without the keys of products
+    /// of T tokens, `Range` where an evaluator sees a slot beyond 1.
+    fn product_bootstrap(
+        &self,
+        inputs: &[[Self::Value; 2]],
+        matrix: &Self::Matrix,
+    ) -> Result<Vec<[Self::Value; 2]>, Error>;
 
     /// Σ a_i ⊙ b_i with one relinearization and one rescale. Depth 1, one key switch.
     fn multiply_sum(&self, pairs: &[(&Self::Value, &Self::Value)]) -> Result<Self::Value, Error> {

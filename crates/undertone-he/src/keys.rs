@@ -52,7 +52,8 @@ pub fn conjugation_element(chain: Chain) -> u64 {
     (2u64 << chain.log_n) - 1
 }
 
-/// Every key that a planned circuit needs, in upload order.
+/// Every key that a planned circuit needs, in upload order, but those of matrix products: `KeySet::product_tokens` says
+/// for which numbers of tokens it needs these. They are made apart (`SeededProductKey`), and no mode uploads them yet.
 pub fn key_requests(parameters: &Parameters, set: &KeySet) -> Vec<KeyRequest> {
     let chain = parameters.chain();
     let mut requests = Vec::new();

@@ -17,6 +17,7 @@ mod encoder;
 mod error;
 mod evaluator;
 mod keys;
+mod matrix;
 mod parameters;
 mod slots;
 mod wire;
@@ -24,8 +25,8 @@ mod wire;
 pub use bootstrap::{bootstrap_matrix_bytes, bootstrap_model};
 pub use chain::Chain;
 pub use ciphertext::{CIPHERTEXT_COUNTER, Ciphertext, SeededCiphertext};
-pub use ckks::CkksEvaluator;
-pub use clear::{ClearEvaluator, ClearValue};
+pub use ckks::{CkksEvaluator, CkksMatrix};
+pub use clear::{ClearEvaluator, ClearMatrix, ClearValue};
 pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostValue, KeySet};
 pub use counts::Counts;
 pub use encoder::{Encoder, SpecialFft};
@@ -34,6 +35,7 @@ pub use evaluator::Evaluator;
 pub use keys::{
     EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element,
 };
+pub use matrix::{MatrixRow, MatrixShape};
 pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};
 pub use slots::Slots;
 pub use wire::KEY_PREFIX_BYTES;

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use undertone_he::{Chain, ClearEvaluator, Slots};
 
-    const CHAIN: Chain = Chain { log_n: 5, top_level: 8, boot_level: 3, max_level: 12 };
+    const CHAIN: Chain = Chain { log_n: 5, top_level: 8, boot_level: 3, max_level: 12, product_prime: None };
 
     /// The guard of one contribution `value` among `count`, the others zero after doubling.
     fn single(value: f64, count: usize) -> f64 {

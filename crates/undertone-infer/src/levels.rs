@@ -124,7 +124,7 @@ fn step(chain: Chain, depths: &AttentionDepths, round: usize, direct: bool, leve
 mod tests {
     use super::*;
 
-    const CHAIN: Chain = Chain { log_n: 12, top_level: 21, boot_level: 3, max_level: 32 };
+    const CHAIN: Chain = Chain { log_n: 12, top_level: 21, boot_level: 3, max_level: 32, product_prime: None };
 
     fn depths(rounds: usize, exponential: usize) -> AttentionDepths {
         AttentionDepths {

@@ -140,6 +140,7 @@ fn difference(now: &Counts, before: &Counts) -> Counts {
         relinearizations: now.relinearizations - before.relinearizations,
         key_switches: now.key_switches - before.key_switches,
         bootstraps: now.bootstraps - before.bootstraps,
+        matrix_weights: now.matrix_weights - before.matrix_weights,
         key_switches_by_level: by_level,
     }
 }

@@ -48,7 +48,7 @@ fn bootstraps_pairs_and_single_values_at_every_kind_of_period() {
         let ev = client.evaluator(&key_set(&client.parameters, &[(period, true)], &[]));
         let (low, high) = bootstrap_error(&client, &ev, period);
         assert!(low < 2f64.powi(-14) && high < 2f64.powi(-14), "period {period}: {low:e} {high:e}");
-        assert_eq!(ev.counts(), model(period, true).unwrap().counts, "period {period}");
+        assert_eq!(ev.counts(), model(period, true).unwrap().counts(), "period {period}");
     }
 }
 

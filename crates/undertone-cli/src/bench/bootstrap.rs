@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes;
 use clap::Args;
 use std::sync::Arc;
-use undertone_he::{CostEvaluator, Evaluator, Parameters, bootstrap_model, key_requests};
+use undertone_he::{CostEvaluator, Evaluator, Parameters, bootstrap_model};
 use undertone_ring::Metered;
 
 /// Flags of `undertone bench bootstrap`.
@@ -48,8 +48,7 @@ pub fn prepare(parameters: Parameters, measuring: Measuring, period: usize, cont
     let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
     let value = cost.value(chain.boot_level);
     cost.half_bootstrap(&value, Some(&value), period)?;
-    let requests = key_requests(&parameters, &cost.key_set());
-    Setup::new(context, parameters, measuring.key_memory(), &requests)
+    Setup::for_key_set(context, parameters, measuring.key_memory(), &cost.key_set())
 }
 
 /// Runs the benchmark.

@@ -10,12 +10,13 @@ mod ntt;
 mod precision;
 mod rotate;
 mod setup;
+mod turn;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand};
 use std::time::Instant;
-use undertone_he::{KeyMemory, Parameters};
+use undertone_he::{KeyMemory, Parameters, ParametersLiteral};
 
 /// Flags of `undertone bench`.
 #[derive(Debug, Args)]
@@ -25,7 +26,8 @@ use undertone_he::{KeyMemory, Parameters};
   undertone bench bootstrap --runs 20 --json
   undertone bench bootstrap --threads 1 --backend avx2 --profile
   undertone bench precision --low-memory --search 40 --json
-  undertone bench layer --like DIR/config.json --public 256 --private 64 --json")]
+  undertone bench layer --like DIR/config.json --public 256 --private 64 --json
+  undertone bench turn --outputs 4096 --inputs 1024 --tokens 128 --json")]
 pub struct BenchArguments {
     #[command(subcommand)]
     what: What,
@@ -45,6 +47,8 @@ enum What {
     Precision(precision::PrecisionArguments),
     /// The first of two layers of a shape with random weights, step by step
     Layer(layer::LayerArguments),
+    /// A matrix product between the halves of bootstraps, step by step, at the parameters that have a product prime
+    Turn(turn::TurnArguments),
 }
 
 /// Flags that all benchmarks share.
@@ -86,6 +90,15 @@ impl Measuring {
         backend::parameters(backend::backend(self.backend)?)
     }
 
+    /// The shipped parameters with a product prime on the chosen backend.
+    ///
+    /// # Errors
+    /// As [`backend::backend`].
+    pub fn product_parameters(self) -> Result<Parameters> {
+        let backend = backend::backend(self.backend)?;
+        Ok(Parameters::with_backend(ParametersLiteral::n16_l15_d36_w20(), backend)?)
+    }
+
     fn run_count(self, default: u32) -> usize {
         self.runs.unwrap_or(default) as usize
     }
@@ -101,6 +114,7 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         What::Bootstrap(arguments) => arguments.measuring,
         What::Precision(arguments) => arguments.measuring,
         What::Layer(arguments) => arguments.measuring,
+        What::Turn(arguments) => arguments.measuring,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(measuring.thread_count()).build();
     let pool = pool.map_err(|error| Error::System {
@@ -114,6 +128,7 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         What::Bootstrap(arguments) => bootstrap::run(arguments, context),
         What::Precision(arguments) => precision::run(arguments, context),
         What::Layer(arguments) => layer::run(arguments, context),
+        What::Turn(arguments) => turn::run(arguments, context),
     })
 }
 

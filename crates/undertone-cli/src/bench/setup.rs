@@ -3,16 +3,19 @@
 use crate::context::Context;
 use crate::error::Result;
 use std::sync::Arc;
-use undertone_he::{Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeyRequest, Parameters, Slots};
+use undertone_he::circuits::pc_matmul::{PcMatmul, ProductKeys, ProductParameters};
+use undertone_he::{
+    Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeyRequest, KeySet, Parameters, Slots, key_requests,
+};
 use undertone_ring::{Seed, expand_uniform};
-use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
+use undertone_secret::{Decryptor, Encryptor, KeyGenerator, ProductKeyGenerator, SecretKey, SecretRng};
 
 /// Least log2 Q at which rotation and multiplication are measured.
 const OPERATION_LOG_Q: f64 = 1300.0;
 
 /// One secret and an evaluator with the keys that a benchmark needs.
 pub struct Setup {
-    /// The shipped parameters.
+    /// The parameters in use.
     pub parameters: Parameters,
     /// The evaluator.
     pub evaluator: CkksEvaluator,
@@ -40,6 +43,23 @@ impl Setup {
         let key_bytes = keys.size_bytes();
         let evaluator = CkksEvaluator::new(&parameters, Arc::new(keys));
         Ok(Self { parameters, evaluator, key_bytes, secret, rng })
+    }
+
+    /// Makes a secret and all keys of a set, those of matrix products among them.
+    ///
+    /// # Errors
+    /// What key generation refuses.
+    pub fn for_key_set(context: &Context, parameters: Parameters, memory: KeyMemory, set: &KeySet) -> Result<Self> {
+        let requests = key_requests(&parameters, set);
+        let mut setup = Self::new(context, parameters, memory, &requests)?;
+        for &tokens in &set.product_tokens {
+            let product = ProductParameters::of_turn(&setup.parameters, tokens)?;
+            let generator = ProductKeyGenerator::new(&product, &setup.secret, &mut setup.rng);
+            let keys = ProductKeys::new(&product, generator.generate_all(&mut setup.rng)?)?;
+            setup.key_bytes += keys.size_bytes();
+            setup.evaluator = setup.evaluator.with_products(PcMatmul::new(&product, Arc::new(keys)));
+        }
+        Ok(setup)
     }
 
     /// `count` uniform values in [−1, 1).

@@ -28,13 +28,14 @@ pub(super) struct EncodedTransform {
 }
 
 impl EncodedTransform {
-    /// From the slots of a canonical value to coefficients at level 0, scaled to q0 / R.
+    /// From the slots of a canonical value to coefficients scaled to q0 / R: at level 0, or at that of a product.
     pub(super) fn slots_to_coeffs(parameters: &Parameters, period: usize) -> Self {
         let shapes = GroupShape::all(period.trailing_zeros());
         let ratio = parameters.literal().message_ratio_bits.exp2();
         let q0 = parameters.ring().q_moduli()[0].value() as f64;
         let input_scale = parameters.scale(parameters.chain().boot_level);
-        let levels = (1..=shapes.len()).rev().collect();
+        let last = parameters.literal().product_levels();
+        let levels = (last + 1..=last + shapes.len()).rev().collect();
         Self::encode(parameters, &shapes, levels, false, 1.0, input_scale, q0 / ratio)
     }
 

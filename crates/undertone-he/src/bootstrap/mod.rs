@@ -3,7 +3,8 @@
 //! Two real values enter as lo + i·hi; their slots become the lower and upper coefficients, and after ModRaise each
 //! half comes back in its own ciphertext, so no recombination is needed. A value whose slots repeat with a period lives
 //! in a sub-ring: its transforms are shorter, at the price of a trace after ModRaise. Two such values share EvalMod too:
-//! the last matrix on the way up puts them in turns into the slots of twice the period.
+//! the last matrix on the way up puts them in turns into the slots of twice the period. Where the chain has a product
+//! prime, the first transform ends one level above ModRaise, which a matrix product on coefficients may use.
 //!
 //! Sources: eprint 2018/153 (structure), 2020/1203 (double hoisting, EvalMod), 2022/024 (sparse-secret encapsulation).
 //! Absent: iterated bootstrapping.
@@ -67,12 +68,32 @@ impl BootstrapCircuit {
         lo: &Ciphertext,
         hi: Option<&Ciphertext>,
     ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
+        let coefficients = self.to_coefficients(ev, lo, hi)?;
+        self.to_slots(ev, &coefficients, hi.is_some())
+    }
+
+    /// The first half: lo + i·hi, its slots as coefficients scaled to q0 / R, at level 0 or that of a product.
+    pub(crate) fn to_coefficients(
+        &self,
+        ev: &CkksEvaluator,
+        lo: &Ciphertext,
+        hi: Option<&Ciphertext>,
+    ) -> Result<Ciphertext, Error> {
+        self.slots_to_coeffs.apply(ev, &self.pack(ev, lo, hi)?)
+    }
+
+    /// The second half: one or two real values, at the top level, from coefficients scaled to q0 / R. Only limb 0 is
+    /// read: a limb for a product that did not take place is dropped.
+    pub(crate) fn to_slots(
+        &self,
+        ev: &CkksEvaluator,
+        coefficients: &Ciphertext,
+        pair: bool,
+    ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
         ev.count(|c| c.bootstraps += 1);
-        let packed = self.pack(ev, lo, hi)?;
-        let coefficients = self.slots_to_coeffs.apply(ev, &packed)?;
-        let raised = ev.mod_raise(&coefficients, self.coeffs_to_slots.input_level())?;
+        let raised = ev.mod_raise(coefficients, self.coeffs_to_slots.input_level())?;
         let traced = ev.trace(raised, self.period)?;
-        if hi.is_some() && shares_eval_mod(ev.parameters(), self.period) {
+        if pair && shares_eval_mod(ev.parameters(), self.period) {
             let of_pair = || self.coeffs_to_slots.of_pair(ev.parameters(), self.period);
             let slots = self.pair_to_slots.get_or_init(of_pair).apply(ev, &traced)?;
             let (both, _) = ev.split(&slots, false)?;
@@ -80,7 +101,7 @@ impl BootstrapCircuit {
             return Ok((low, Some(high)));
         }
         let slots = self.coeffs_to_slots.apply(ev, &traced)?;
-        let (low, high) = ev.split(&slots, hi.is_some())?;
+        let (low, high) = ev.split(&slots, pair)?;
         let low = self.eval_mod.apply(ev, &low)?;
         let high = high.map(|h| self.eval_mod.apply(ev, &h)).transpose()?;
         Ok((low, high))

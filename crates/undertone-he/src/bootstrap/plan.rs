@@ -59,7 +59,7 @@ pub fn bootstrap_matrix_bytes(parameters: &Parameters, period: usize, pair: bool
     let shapes = GroupShape::all(period.trailing_zeros());
     let special = parameters.special_count() as u64;
     // A key basis: the q limbs of the level and the special ones.
-    let down = shapes.len() as u64 + 1 + special;
+    let down = (parameters.literal().product_levels() + shapes.len()) as u64 + 1 + special;
     let up = parameters.chain().max_level as u64 + 1 + special;
     // A diagonal repeats with its block and has two coefficients per slot of it.
     let values = |shape: &GroupShape, slots: u64| shape.indices().count() as u64 * 2 * slots;
@@ -109,9 +109,12 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
     let eval_mod_level = literal.eval_mod_input();
     let raised = eval_mod_level + shapes.len();
     let mut tally = Tally::default();
+    for (index, &shape) in shapes.iter().enumerate() {
+        tally.transform(shape, literal.product_levels() + shapes.len() - index, slot_count);
+    }
+    let to_coefficients = std::mem::take(&mut tally.counts);
     tally.counts.bootstraps = 1;
     for (index, &shape) in shapes.iter().enumerate() {
-        tally.transform(shape, shapes.len() - index, slot_count);
         tally.transform(shape, eval_mod_level + 1 + index, slot_count);
     }
     tally.counts.key_switch(0, 1);
@@ -139,7 +142,8 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
     }
     tally.counts.merge(&inner.counts());
     Ok(BootstrapCost {
-        counts: tally.counts,
+        to_coefficients,
+        to_slots: tally.counts,
         rotations: tally.rotations.into_iter().collect(),
         relinearization_level: eval_mod_level,
         conjugation_level: eval_mod_level,

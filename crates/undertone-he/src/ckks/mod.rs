@@ -6,11 +6,14 @@
 mod arithmetic;
 mod key_switch;
 mod linear;
+mod product;
 
 use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
 use crate::circuits::LinearTransform;
+use crate::circuits::pc_matmul::PcMatmul;
 use crate::cost::MAX_INTEGER;
-use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, Parameters, Slots};
+use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, MatrixRow, MatrixShape, Parameters, Slots};
+pub use product::CkksMatrix;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +24,8 @@ pub struct CkksEvaluator {
     pub(crate) keys: Arc<EvaluationKeys>,
     counts: Mutex<Counts>,
     bootstraps: Mutex<BTreeMap<usize, Arc<BootstrapCircuit>>>,
+    /// By tokens per channel.
+    products: BTreeMap<usize, PcMatmul>,
 }
 
 impl CkksEvaluator {
@@ -31,7 +36,14 @@ impl CkksEvaluator {
             keys,
             counts: Mutex::new(Counts::default()),
             bootstraps: Mutex::new(BTreeMap::new()),
+            products: BTreeMap::new(),
         }
+    }
+
+    /// The same with the keys of products of some number of tokens per channel, beside those of other numbers.
+    pub fn with_products(mut self, product: PcMatmul) -> Self {
+        self.products.insert(product.parameters().tokens(), product);
+        self
     }
 
     /// The parameter set.
@@ -58,6 +70,7 @@ impl CkksEvaluator {
 
 impl Evaluator for CkksEvaluator {
     type Value = Ciphertext;
+    type Matrix = CkksMatrix;
 
     fn chain(&self) -> Chain {
         self.parameters.chain()
@@ -146,5 +159,17 @@ impl Evaluator for CkksEvaluator {
         period: usize,
     ) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
         self.bootstrap_circuit(period.max(MIN_PERIOD))?.half_bootstrap(self, lo, hi)
+    }
+
+    fn encode_matrix(&self, shape: &MatrixShape, row: &MatrixRow<'_>) -> Result<CkksMatrix, Error> {
+        CkksMatrix::new(&self.parameters, shape, row)
+    }
+
+    fn product_bootstrap(
+        &self,
+        inputs: &[[Ciphertext; 2]],
+        matrix: &CkksMatrix,
+    ) -> Result<Vec<[Ciphertext; 2]>, Error> {
+        self.product(inputs, matrix)
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::conformance;
 
 fn chain() -> Chain {
-    Chain { log_n: 8, top_level: 12, boot_level: 3, max_level: 20 }
+    Chain { log_n: 8, top_level: 12, boot_level: 3, max_level: 20, product_prime: None }
 }
 
 fn encrypt(ev: &ClearEvaluator, values: Vec<f64>) -> ClearValue {
@@ -17,6 +17,49 @@ fn conforms() {
     assert_eq!(used, conformance::rotations(128));
     let periods: Vec<usize> = ev.key_set().bootstrap_periods.keys().copied().collect();
     assert_eq!(periods, conformance::bootstrap_periods(128));
+    assert!(ev.key_set().product_tokens.is_empty());
+}
+
+#[test]
+fn conforms_with_a_product_prime() {
+    let ev = ClearEvaluator::new(product_chain());
+    conformance::run(&ev, |slots, level| ev.encrypt(slots, level), |v| ev.decrypt(v), 1e-12).unwrap();
+    let tokens: Vec<usize> = ev.key_set().product_tokens.into_iter().collect();
+    assert_eq!(tokens, [conformance::product_tokens(128)]);
+}
+
+fn product_chain() -> Chain {
+    Chain { boot_level: 4, product_prime: Some(786_433), ..chain() }
+}
+
+#[test]
+fn products_refuse_values_out_of_range_on_either_side() {
+    let ev = ClearEvaluator::new(product_chain());
+    let shape = MatrixShape { outputs: 3, inputs: 2, tokens: 8 };
+    let twice = ev.encode_matrix(&shape, &|o, out| out.fill(o as f32)).unwrap();
+    let pair = |value: f64| [encrypt(&ev, vec![value, 0.0]), encrypt(&ev, vec![0.0])];
+    assert!(ev.product_bootstrap(&[pair(0.24)], &twice).is_ok());
+    let large = |value: f64| ev.product_bootstrap(&[pair(value)], &twice).err();
+    assert!(matches!(large(1.01), Some(Error::Range { op: "product_bootstrap", have: 1.01, .. })));
+    assert!(matches!(large(-0.26), Some(Error::Range { have, .. }) if (have - 1.04).abs() < 1e-3));
+    assert!(matches!(large(f64::NAN), Some(Error::Range { .. })));
+    let unchecked = ClearEvaluator::new(product_chain()).without_range_check();
+    assert!(unchecked.product_bootstrap(&[pair(0.26)], &twice).is_ok());
+}
+
+#[test]
+fn the_noise_of_a_product_grows_with_its_gain() {
+    let ev = ClearEvaluator::new(Chain { log_n: 13, ..product_chain() }).with_noise(20.0, 7);
+    let shape = MatrixShape { outputs: 256, inputs: 256, tokens: 32 };
+    let zero = ev.encrypt(&Slots::new(vec![0.0], 4096).unwrap(), 4);
+    for (weight, gain) in [(0.02, 1.0), (0.15, 8.0)] {
+        let matrix = ev.encode_matrix(&shape, &|_, out| out.fill(weight)).unwrap();
+        assert!((matrix.unit() * 786_433.0 - gain).abs() < 1e-12);
+        let [low, high] = &ev.product_bootstrap(&[[zero.clone(), zero.clone()]], &matrix).unwrap()[0];
+        assert_ne!(low.slots(), high.slots());
+        let deviation = (low.slots().iter().map(|v| v * v).sum::<f64>() / 4096.0).sqrt();
+        assert!((deviation * 20f64.exp2() / gain - 1.0).abs() < 0.1, "{deviation} at gain {gain}");
+    }
 }
 
 #[test]

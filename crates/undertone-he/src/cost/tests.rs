@@ -2,7 +2,7 @@ use super::*;
 use crate::ClearEvaluator;
 use crate::circuits::Diagonals;
 
-const CHAIN: Chain = Chain { log_n: 8, top_level: 12, boot_level: 3, max_level: 20 };
+const CHAIN: Chain = Chain { log_n: 8, top_level: 12, boot_level: 3, max_level: 20, product_prime: None };
 
 struct Band;
 
@@ -21,7 +21,14 @@ fn model() -> BootstrapModel {
         let mut counts = Counts { bootstraps: 1, rotations: 3, ..Counts::default() };
         counts.key_switch(15, if pair { 4 } else { 3 });
         let rotations = vec![(period as i32, 18), (0, 20)];
-        Ok(BootstrapCost { counts, rotations, relinearization_level: 14, conjugation_level: 16 })
+        let to_coefficients = Counts::default();
+        Ok(BootstrapCost {
+            to_coefficients,
+            to_slots: counts,
+            rotations,
+            relinearization_level: 14,
+            conjugation_level: 16,
+        })
     })
 }
 
@@ -117,4 +124,37 @@ fn bootstraps_add_what_the_model_predicts() {
     merged.merge(&keys);
     merged.merge(&keys);
     assert_eq!(merged, keys);
+}
+
+#[test]
+fn products_count_the_first_half_by_input_and_the_second_by_output() {
+    let chain = Chain { boot_level: 4, product_prime: Some(786_433), ..CHAIN };
+    let model: BootstrapModel = Arc::new(|period, pair| {
+        assert!(period == 128 && pair);
+        let mut to_coefficients = Counts { rotations: 5, ..Counts::default() };
+        to_coefficients.key_switch(4, 5);
+        let mut to_slots = Counts { bootstraps: 1, relinearizations: 2, ..Counts::default() };
+        to_slots.key_switch(15, 2);
+        let rotations = vec![(3, 18)];
+        Ok(BootstrapCost { to_coefficients, to_slots, rotations, relinearization_level: 14, conjugation_level: 16 })
+    });
+    let ev = CostEvaluator::new(chain).with_bootstrap_model(model);
+    // 32 channels fit a pair: three pairs come in, two go out.
+    let shape = MatrixShape { outputs: 33, inputs: 96, tokens: 8 };
+    let matrix = ev.encode_matrix(&shape, &|_, _| panic!("rows are not read")).unwrap();
+    let outputs = ev.product_bootstrap(&[[ev.value(4), ev.value(7)]; 3], &matrix).unwrap();
+    assert_eq!(outputs, vec![[CostValue { level: 12 }; 2]; 2]);
+    let counts = ev.counts();
+    assert_eq!((counts.bootstraps, counts.rotations, counts.relinearizations), (2, 15, 4));
+    assert_eq!(counts.matrix_weights, (2 * 32) * (3 * 32));
+    assert_eq!(counts.key_switches, 15 + 4 + 3 + 2 * 2);
+    let by_level: Vec<u64> = [0, 1, 4, 15].map(|level: usize| counts.key_switches_by_level[level]).to_vec();
+    assert_eq!(by_level, [4, 3, 15, 4]);
+    let mut keys = ev.key_set();
+    assert_eq!((&keys.product_tokens, &keys.bootstrap_periods), (&BTreeSet::from([8]), &BTreeMap::from([(128, true)])));
+    assert_eq!(keys.rotations, BTreeMap::from([(3, 18)]));
+    keys.merge(&KeySet { product_tokens: BTreeSet::from([4]), ..KeySet::default() });
+    assert_eq!(keys.product_tokens, BTreeSet::from([4, 8]));
+    let low = ev.product_bootstrap(&[[ev.value(4), ev.value(3)]; 3], &matrix);
+    assert!(matches!(low, Err(Error::LevelTooLow { have: 3, need: 4, .. })));
 }

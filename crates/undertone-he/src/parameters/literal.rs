@@ -13,6 +13,9 @@ pub struct ParametersLiteral {
     pub log_n: u32,
     /// Bits of q0, the modulus that ModRaise starts from.
     pub base_bits: u32,
+    /// The prime of limb 1 where integer weights multiply coefficients between slots-to-coefficients and ModRaise: their
+    /// scale, 1 modulo 2N; none where nothing does.
+    pub product_prime: Option<u64>,
     /// Bits of the slots-to-coefficients and application primes, and of the canonical scale.
     pub scale_bits: u32,
     /// Levels of slots-to-coefficients.
@@ -52,6 +55,7 @@ impl ParametersLiteral {
             name: "n16-l16-d36-k4",
             log_n: 16,
             base_bits: 50,
+            product_prime: None,
             scale_bits: 36,
             slots_to_coeffs_levels: 3,
             application_levels: 16,
@@ -67,6 +71,17 @@ impl ParametersLiteral {
             eval_mod_range: 16,
             double_angles: 3,
             message_ratio_bits: 7.0,
+        }
+    }
+
+    /// N = 2^16, a product prime of 20 bits, 15 application levels at scale 2^36, dnum 4, log2(QP) about 1678.
+    pub fn n16_l15_d36_w20() -> Self {
+        Self {
+            name: "n16-l15-d36-w20-k4",
+            // 6·2^17 + 1, the least prime that is 1 modulo 2N: the larger it is, the larger is the gain of a matrix.
+            product_prime: Some(786_433),
+            application_levels: 15,
+            ..Self::n16_l16_d36()
         }
     }
 
@@ -88,15 +103,20 @@ impl ParametersLiteral {
     }
 
     pub(crate) fn chain(&self) -> Chain {
-        let boot_level = self.slots_to_coeffs_levels;
+        let boot_level = self.product_levels() + self.slots_to_coeffs_levels;
         let top_level = boot_level + self.application_levels;
         let max_level = self.eval_mod_input() + self.coeffs_to_slots_levels;
-        Chain { log_n: self.log_n, top_level, boot_level, max_level }
+        Chain { log_n: self.log_n, top_level, boot_level, max_level, product_prime: self.product_prime }
+    }
+
+    /// The level at which slots-to-coefficients ends.
+    pub(crate) fn product_levels(&self) -> usize {
+        usize::from(self.product_prime.is_some())
     }
 
     /// The level at which the sine comes out of EvalMod, before the arcsine correction.
     pub(crate) fn sine_level(&self) -> usize {
-        self.slots_to_coeffs_levels + self.application_levels + self.arcsine_levels
+        self.product_levels() + self.slots_to_coeffs_levels + self.application_levels + self.arcsine_levels
     }
 
     /// The level at which EvalMod starts.
@@ -122,10 +142,18 @@ impl ParametersLiteral {
             Ok(found)
         };
         q[0] = pick(below_power_of_two(self.base_bits, self.log_n))?;
+        if let Some(prime) = self.product_prime {
+            // The search looks above its target first.
+            q[1] = pick(prime.saturating_sub(2 << self.log_n))?;
+            if q[1] != prime {
+                let cause = format!("the product prime {prime} is no prime that is 1 modulo 2^{}", self.log_n + 1);
+                return Err(Error::Parameters { cause });
+            }
+        }
         // Upper part first: its last scale is the sine's own, which the application scale then replaces.
         for (bits, levels) in [
             (self.eval_mod_bits, self.sine_level() + 1..chain.max_level + 1),
-            (self.scale_bits, 1..self.sine_level() + 1),
+            (self.scale_bits, self.product_levels() + 1..self.sine_level() + 1),
         ] {
             let nominal = 2f64.powi(bits as i32);
             let mut scale = nominal;
@@ -135,6 +163,10 @@ impl ParametersLiteral {
                 scale = scale * scale / q[level] as f64;
                 scales[level - 1] = scale;
             }
+        }
+        if self.product_prime.is_some() {
+            // Weights are integers over the product prime, so a product's rescale leaves the scale.
+            scales[0] = scales[1];
         }
         Ok((q, scales))
     }
@@ -187,6 +219,7 @@ impl ParametersLiteral {
             number(value as u64);
         }
         number(self.message_ratio_bits.to_bits());
+        self.product_prime.into_iter().for_each(number);
         *hasher.finalize().as_bytes()
     }
 }

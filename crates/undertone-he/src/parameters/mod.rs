@@ -1,6 +1,6 @@
 //! Parameters as data: an unchecked literal, a checked immutable set, presets named by their numbers.
 //!
-//! The chain from the bottom: q0 | slots-to-coefficients primes | application primes | EvalMod primes |
+//! The chain from the bottom: q0 | product prime, in some sets | slots-to-coefficients primes | application primes | EvalMod primes |
 //! coefficients-to-slots primes, then the special primes P. Each application prime is chosen next to the square of the
 //! running scale divided by the nominal one, so that the canonical scale of every level stays within 2^-12 of nominal
 //! and a product of two canonical values is canonical again after one rescale.
@@ -44,16 +44,23 @@ impl Parameters {
         Self::new(ParametersLiteral::n16_l16_d36()).expect("the shipped preset passes its own gate")
     }
 
+    /// The set for matrix products between bootstraps: N = 2^16, a product prime, 15 application levels of 36 bits,
+    /// 128-bit security.
+    pub fn product_preset() -> Self {
+        // The literal is constant and checked by the tests of this module.
+        Self::new(ParametersLiteral::n16_l15_d36_w20()).expect("the shipped preset passes its own gate")
+    }
+
     /// Finds a shipped preset by name.
     ///
     /// # Errors
     /// `Parameters` for an unknown name.
     pub fn preset(name: &str) -> Result<Self, Error> {
-        let literal = ParametersLiteral::n16_l16_d36();
-        if name == literal.name {
-            return Self::new(literal);
+        let shipped = [ParametersLiteral::n16_l16_d36(), ParametersLiteral::n16_l15_d36_w20()];
+        match shipped.into_iter().find(|literal| literal.name == name) {
+            Some(literal) => Self::new(literal),
+            None => Err(Error::Parameters { cause: format!("there is no preset named {name:?}") }),
         }
-        Err(Error::Parameters { cause: format!("there is no preset named {name:?}") })
     }
 
     /// Checks a literal and derives primes, scales and tables from it.
@@ -75,19 +82,26 @@ impl Parameters {
     /// A small set with the levels of the shipped one, for fast tests. It protects nothing.
     #[cfg(feature = "insecure-test-parameters")]
     pub fn insecure_test(log_n: u32) -> Self {
-        let secret_weight = ParametersLiteral::n16_l16_d36().secret_weight.min(1 << (log_n - 1));
-        let literal =
-            ParametersLiteral { name: "INSECURE_TEST", log_n, secret_weight, ..ParametersLiteral::n16_l16_d36() };
-        Self::build(literal, false, detect_backend())
-            .expect("the test literal differs from the shipped one in the degree only")
+        Self::insecure("INSECURE_TEST", log_n, ParametersLiteral::n16_l16_d36())
+    }
+
+    /// A small set with the levels and the product prime of the shipped one that has one, for fast tests of matrix
+    /// products between bootstraps. It protects nothing.
+    #[cfg(feature = "insecure-test-parameters")]
+    pub fn insecure_turn_test(log_n: u32) -> Self {
+        Self::insecure("INSECURE_TURN_TEST", log_n, ParametersLiteral::n16_l15_d36_w20())
     }
 
     /// A small set with q0 and a product prime only, for fast tests of matrix products. It protects nothing.
     #[cfg(feature = "insecure-test-parameters")]
     pub fn insecure_product_test(log_n: u32) -> Self {
-        let literal = ParametersLiteral::n16_product();
+        Self::insecure("INSECURE_PRODUCT_TEST", log_n, ParametersLiteral::n16_product())
+    }
+
+    #[cfg(feature = "insecure-test-parameters")]
+    fn insecure(name: &'static str, log_n: u32, literal: ParametersLiteral) -> Self {
         let secret_weight = literal.secret_weight.min(1 << (log_n - 1));
-        let literal = ParametersLiteral { name: "INSECURE_PRODUCT_TEST", log_n, secret_weight, ..literal };
+        let literal = ParametersLiteral { name, log_n, secret_weight, ..literal };
         Self::build(literal, false, detect_backend()).expect("the test literal differs from another in the degree only")
     }
 
@@ -252,21 +266,45 @@ mod tests {
     }
 
     #[test]
+    fn the_preset_with_a_product_prime_is_secure_and_has_fifteen_levels() {
+        let parameters = Parameters::product_preset();
+        assert!(parameters.security_bits() >= 128 && parameters.failure_log2() <= -128.0);
+        assert!(parameters.log_qp() <= 1696.0, "{}", parameters.log_qp());
+        let chain = parameters.chain();
+        assert_eq!((chain.boot_level, chain.top_level - chain.boot_level), (4, 15));
+        assert_eq!(chain.product_prime, Some(parameters.ring().q_moduli()[1].value()));
+        assert_eq!(parameters.digits(chain.max_level).len(), 4);
+        // The rescale after a product removes the scale of the weights and nothing else.
+        assert_eq!(parameters.scale(0), parameters.scale(1));
+        assert_eq!(Parameters::preset(parameters.name()).unwrap().digest(), parameters.digest());
+        assert!(Parameters::preset("n16").is_err());
+    }
+
+    /// Keys and ciphertexts made under the shipped set stay readable.
+    #[test]
+    fn the_digest_of_the_shipped_set_does_not_change() {
+        let digest: String = Parameters::default_preset().digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, "1f0592d90b1159557e8c8723a2562ab3440ff0e406b8543290b73975fd5385b2");
+    }
+
+    #[test]
     fn canonical_scales_stay_near_nominal() {
-        let parameters = Parameters::default_preset();
-        for level in 0..=parameters.chain().top_level {
-            let drift = (parameters.scale(level).log2() - f64::from(parameters.literal().scale_bits)).abs();
-            assert!(drift < 2f64.powi(-9), "level {level} drifts by {drift} bits");
+        for parameters in [Parameters::default_preset(), Parameters::product_preset()] {
+            for level in 0..=parameters.chain().top_level {
+                let drift = (parameters.scale(level).log2() - f64::from(parameters.literal().scale_bits)).abs();
+                assert!(drift < 2f64.powi(-9), "level {level} drifts by {drift} bits");
+            }
         }
     }
 
     #[test]
     fn digits_leave_room_under_the_special_modulus() {
-        let parameters = Parameters::default_preset();
-        let p: f64 = parameters.ring().p_moduli().iter().map(|m| (m.value() as f64).log2()).sum();
-        for digit in parameters.digits(parameters.chain().max_level) {
-            let bits: f64 = parameters.ring().q_moduli()[digit].iter().map(|m| (m.value() as f64).log2()).sum();
-            assert!(bits + 6.0 <= p, "digit of {bits} bits under P of {p}");
+        for parameters in [Parameters::default_preset(), Parameters::product_preset()] {
+            let p: f64 = parameters.ring().p_moduli().iter().map(|m| (m.value() as f64).log2()).sum();
+            for digit in parameters.digits(parameters.chain().max_level) {
+                let bits: f64 = parameters.ring().q_moduli()[digit].iter().map(|m| (m.value() as f64).log2()).sum();
+                assert!(bits + 6.0 <= p, "digit of {bits} bits under P of {p}");
+            }
         }
     }
 
@@ -274,6 +312,12 @@ mod tests {
     fn a_larger_chain_is_refused() {
         let literal = ParametersLiteral { application_levels: 20, ..ParametersLiteral::n16_l16_d36() };
         assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
+        let literal = ParametersLiteral { application_levels: 16, ..ParametersLiteral::n16_l15_d36_w20() };
+        assert!(matches!(Parameters::new(literal), Err(Error::Insecure { .. })));
+        for prime in [786_435, 786_431, 7] {
+            let literal = ParametersLiteral { product_prime: Some(prime), ..ParametersLiteral::n16_l15_d36_w20() };
+            assert!(matches!(Parameters::new(literal), Err(Error::Parameters { .. })), "{prime}");
+        }
         let literal = ParametersLiteral { eval_mod_range: 12, ..ParametersLiteral::n16_l16_d36() };
         assert!(matches!(Parameters::new(literal), Err(Error::Parameters { .. })));
     }

@@ -26,7 +26,8 @@ fn tensor(layout: &Layout) -> Slots {
 }
 
 fn every_key_is_where_its_group_expects_it(layout: &Layout, parts: usize, shear: Shear) {
-    let chain = Chain { log_n: layout.slot_count.ilog2() + 1, top_level: 5, boot_level: 1, max_level: 8 };
+    let chain =
+        Chain { log_n: layout.slot_count.ilog2() + 1, top_level: 5, boot_level: 1, max_level: 8, product_prime: None };
     let ev = ClearEvaluator::new(chain);
     let x = ev.encrypt(&tensor(layout), 4);
     let tensors = sheared(&ev, layout, parts, &[x], shear).unwrap();

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use undertone_he::{Chain, ClearEvaluator};
 
-const CHAIN: Chain = Chain { log_n: 8, top_level: 5, boot_level: 1, max_level: 8 };
+const CHAIN: Chain = Chain { log_n: 8, top_level: 5, boot_level: 1, max_level: 8, product_prime: None };
 const SLOTS: usize = 128;
 
 /// A fixed function of any indices, in [−1, 1].

@@ -2,7 +2,7 @@ use super::*;
 use undertone_model::synthetic::small_config;
 
 fn plan(shape: Shape) -> Plan {
-    let chain = Chain { log_n: 13, top_level: 21, boot_level: 3, max_level: 32 };
+    let chain = Chain { log_n: 13, top_level: 21, boot_level: 3, max_level: 32, product_prime: None };
     Plan::new(&small_config(), None, shape, &CostEvaluator::new(chain)).unwrap()
 }
 
@@ -33,7 +33,7 @@ fn a_calibration_of_another_model_is_refused() {
     let mut other = assumed_calibration(&small_config());
     other.layers.pop();
     let shape = Shape { public_tokens: 7, private_tokens: 20, max_new_tokens: 1 };
-    let chain = Chain { log_n: 13, top_level: 21, boot_level: 3, max_level: 32 };
+    let chain = Chain { log_n: 13, top_level: 21, boot_level: 3, max_level: 32, product_prime: None };
     let refused = Plan::new(&small_config(), Some(&other), shape, &CostEvaluator::new(chain));
     assert!(matches!(refused, Err(Error::Calibration { what: "layers", .. })));
 }

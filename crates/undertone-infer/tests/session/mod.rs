@@ -15,7 +15,7 @@ use undertone_model::{Accumulation, KvCache, Llama, LlamaConfig, RopeKind, RopeS
 pub const FIT_BITS: f64 = 18.0;
 
 pub fn chain(log_n: u32) -> Chain {
-    Chain { log_n, top_level: 21, boot_level: 3, max_level: 32 }
+    Chain { log_n, top_level: 21, boot_level: 3, max_level: 32, product_prime: None }
 }
 
 /// hidden, intermediate, layers, heads, key heads, head width, vocabulary.

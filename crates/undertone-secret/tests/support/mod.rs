@@ -2,10 +2,11 @@
 #![allow(dead_code)]
 
 use std::sync::Arc;
+use undertone_he::circuits::pc_matmul::{PcMatmul, ProductKeys, ProductParameters};
 use undertone_he::{
     Ciphertext, CkksEvaluator, EvaluationKeys, KeyMemory, KeySet, Parameters, Slots, bootstrap_model, key_requests,
 };
-use undertone_secret::{Decryptor, Encryptor, KeyGenerator, SecretKey, SecretRng};
+use undertone_secret::{Decryptor, Encryptor, KeyGenerator, ProductKeyGenerator, SecretKey, SecretRng};
 
 pub struct Client {
     pub parameters: Parameters,
@@ -26,7 +27,16 @@ impl Client {
         for request in key_requests(&self.parameters, set) {
             keys.insert(generator.generate(&request, &mut rng).unwrap()).unwrap();
         }
-        CkksEvaluator::new(&self.parameters, Arc::new(keys))
+        let evaluator = CkksEvaluator::new(&self.parameters, Arc::new(keys));
+        set.product_tokens.iter().fold(evaluator, |evaluator, &tokens| evaluator.with_products(self.product(tokens)))
+    }
+
+    fn product(&self, tokens: usize) -> PcMatmul {
+        let mut rng = SecretRng::from_os().unwrap();
+        let parameters = ProductParameters::of_turn(&self.parameters, tokens).unwrap();
+        let generator = ProductKeyGenerator::new(&parameters, &self.secret, &mut rng);
+        let keys = ProductKeys::new(&parameters, generator.generate_all(&mut rng).unwrap()).unwrap();
+        PcMatmul::new(&parameters, Arc::new(keys))
     }
 
     pub fn encrypt(&self, slots: &Slots, level: usize) -> Ciphertext {

@@ -15,6 +15,7 @@ mod keys;
 mod pack;
 mod parameters;
 mod product;
+mod quantization;
 mod switch_down;
 mod switch_up;
 mod weights;
@@ -22,6 +23,7 @@ mod wire;
 
 pub use component_order::{ComponentOrder, join, split};
 pub use keys::{ProductKeyId, ProductKeys, SeededProductKey};
-pub use parameters::ProductParameters;
+pub use parameters::{PARTS_LOG2, ProductParameters};
 pub use product::{PcMatmul, Product, ProductInput, SmallPair};
-pub use weights::{MAX_GAIN_LOG2, MAX_WEIGHT, ProductWeights, WeightShape};
+pub use quantization::{MAX_TURN_GAIN_LOG2, Quantization};
+pub use weights::{MAX_CHANNELS, MAX_GAIN_LOG2, MAX_WEIGHT, ProductWeights, WeightShape};

@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use undertone_ring::{Basis, Ring};
 
+/// log2 of N/N' in products between bootstraps: the least small ring that is secure at N = 2^16.
+pub const PARTS_LOG2: u32 = 3;
 /// Special primes that key switching uses here.
 const SPECIAL_COUNT: usize = 2;
 /// P exceeds the digit q0·q_w by this factor at least.
@@ -66,6 +68,14 @@ impl ProductParameters {
         hasher.update(&(tokens as u64).to_le_bytes());
         let digest = *hasher.finalize().as_bytes();
         Ok(Self(Arc::new(Inner { parameters: parameters.clone(), switch_ring, small_ring, tokens, digest })))
+    }
+
+    /// Products between bootstraps: over the small ring of degree N / 2^[`PARTS_LOG2`].
+    ///
+    /// # Errors
+    /// As [`ProductParameters::new`].
+    pub fn of_turn(parameters: &Parameters, tokens: usize) -> Result<Self, Error> {
+        Self::new(parameters, parameters.ring().log_n().saturating_sub(PARTS_LOG2), tokens)
     }
 
     /// The parameter set that the product belongs to.

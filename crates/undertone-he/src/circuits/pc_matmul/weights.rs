@@ -5,8 +5,9 @@
 //! weight. The integers alone, over q_w, are what a product multiplies by; the power of two that the matrix has besides
 //! is the weights' gain, which whoever takes the product over folds into the next constant.
 
-use super::{ComponentOrder, ProductParameters};
+use super::{ComponentOrder, ProductParameters, Quantization};
 use crate::Error;
+use rayon::prelude::*;
 
 /// The largest magnitude of an integer weight: 2^14, which is what single-word products of residues rest on.
 pub const MAX_WEIGHT: i16 = 1 << 14;
@@ -14,6 +15,9 @@ pub const MAX_WEIGHT: i16 = 1 << 14;
 /// The largest magnitude of log2 of a gain. Quantised 32-bit floats, whose largest lies between 2^-149 and 2^128, need
 /// −148 to 139 with product primes of 16 to 25 bits.
 pub const MAX_GAIN_LOG2: i32 = 150;
+
+/// Most channels of either side, more than any model has.
+pub const MAX_CHANNELS: usize = 1 << 20;
 
 /// Which channels a weight matrix joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,28 +57,50 @@ impl ProductWeights {
         parameters: &ProductParameters,
         shape: &WeightShape,
         gain_log2: i32,
-        weight: impl Fn(usize, usize) -> i16,
+        weight: impl Fn(usize, usize) -> i16 + Sync + Send,
+    ) -> Result<Self, Error> {
+        let fill = |o: usize, (): &mut (), out: &mut [i16]| {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = weight(o, i));
+            Ok(())
+        };
+        Self::from_rows(parameters, shape, gain_log2, || (), fill)
+    }
+
+    /// The same by rows, in parallel: `row(o, buffer, out)` writes the integers of row o with a buffer of its thread.
+    ///
+    /// # Errors
+    /// As [`ProductWeights::new`], and what `row` gives.
+    pub fn from_rows<B>(
+        parameters: &ProductParameters,
+        shape: &WeightShape,
+        gain_log2: i32,
+        buffer: impl Fn() -> B + Sync + Send,
+        row: impl Fn(usize, &mut B, &mut [i16]) -> Result<(), Error> + Sync + Send,
     ) -> Result<Self, Error> {
         let padded = PaddedShape::of(parameters, shape)?;
         if gain_log2.unsigned_abs() > MAX_GAIN_LOG2.unsigned_abs() {
             let (have, need) = (f64::from(gain_log2).abs(), f64::from(MAX_GAIN_LOG2));
             return Err(Error::Range { op: "log2 of the gain of pc_matmul weights", have, need });
         }
+        // Where the entry at each place of a row comes from.
+        let component = |at: usize| at - at % padded.rank + padded.rank - 1 - at % padded.rank;
+        let channel = |at: usize| padded.channel(component(at), shape.inputs, &shape.input_order);
+        let sources: Vec<Option<usize>> = (0..padded.inputs).map(channel).collect();
         let mut entries = vec![0i16; padded.entries];
-        for (row, entries) in entries.chunks_exact_mut(padded.inputs).enumerate() {
-            let Some(o) = padded.channel(row, shape.outputs, &shape.output_order) else { continue };
-            for (at, entry) in entries.iter_mut().enumerate() {
-                let (pair, t) = (at / padded.rank, at % padded.rank);
-                let component = pair * padded.rank + padded.rank - 1 - t;
-                let Some(i) = padded.channel(component, shape.inputs, &shape.input_order) else { continue };
-                let value = weight(o, i);
-                if value.unsigned_abs() > MAX_WEIGHT.unsigned_abs() {
-                    let (have, need) = (f64::from(value.unsigned_abs()), f64::from(MAX_WEIGHT));
-                    return Err(Error::Range { op: "pc_matmul weights", have, need });
-                }
-                *entry = value;
+        let fill = |(buffer, integers): &mut (B, Vec<i16>), (at, entries): (usize, &mut [i16])| {
+            let Some(o) = padded.channel(at, shape.outputs, &shape.output_order) else { return Ok(()) };
+            row(o, buffer, integers)?;
+            if let Some(large) = integers.iter().find(|value| value.unsigned_abs() > MAX_WEIGHT.unsigned_abs()) {
+                let (have, need) = (f64::from(large.unsigned_abs()), f64::from(MAX_WEIGHT));
+                return Err(Error::Range { op: "pc_matmul weights", have, need });
             }
-        }
+            for (entry, source) in entries.iter_mut().zip(&sources) {
+                *entry = source.map_or(0, |i| integers[i]);
+            }
+            Ok(())
+        };
+        let rows = entries.par_chunks_exact_mut(padded.inputs).enumerate();
+        rows.map_init(|| (buffer(), vec![0; shape.inputs]), fill).collect::<Result<(), Error>>()?;
         let (width, rank) = (padded.inputs, padded.rank);
         let [input_order, output_order] = [&shape.input_order, &shape.output_order].map(ComponentOrder::digest);
         let (digest, outputs, inputs) = (parameters.digest(), shape.outputs, shape.inputs);
@@ -90,18 +116,9 @@ impl ProductWeights {
         if values.len() != need {
             return Err(Error::ProductShape { what: "weights", have: values.len(), need });
         }
-        let largest =
-            |most: f64, &value: &f32| if value.is_finite() { most.max(f64::from(value).abs()) } else { f64::NAN };
-        let most = values.iter().fold(0.0, |most: f64, value| if most.is_nan() { most } else { largest(most, value) });
-        if most.is_nan() {
-            return Err(Error::Range { op: "pc_matmul weights", have: f64::INFINITY, need: f64::from(f32::MAX) });
-        }
-        let prime = parameters.product_prime() as f64;
-        // The least gain for which the largest weight still rounds to at most 2^14.
-        let gain_log2 = if most == 0.0 { 0 } else { (most * prime / f64::from(MAX_WEIGHT)).log2().ceil() as i32 };
-        let unit = prime * (-f64::from(gain_log2)).exp2();
-        let integer = |o: usize, i: usize| (f64::from(values[o * shape.inputs + i]) * unit).round() as i16;
-        Self::new(parameters, shape, gain_log2, integer)
+        let quantization = Quantization::full(Quantization::largest(values)?, parameters.product_prime());
+        let integers = values.iter().map(|&value| quantization.integer(value)).collect::<Result<Vec<i16>, Error>>()?;
+        Self::new(parameters, shape, quantization.gain_log2(), |o, i| integers[o * shape.inputs + i])
     }
 
     /// Channels that come out.
@@ -175,11 +192,9 @@ impl PaddedShape {
     }
 
     pub(super) fn padded(parameters: &ProductParameters, outputs: usize, inputs: usize) -> Result<Self, Error> {
-        /// More channels than any model has.
-        const MOST: usize = 1 << 20;
         for (have, what) in [(outputs, "output channels"), (inputs, "input channels")] {
-            if !(1..=MOST).contains(&have) {
-                return Err(Error::ProductLimit { what, have, least: 1, most: MOST });
+            if !(1..=MAX_CHANNELS).contains(&have) {
+                return Err(Error::ProductLimit { what, have, least: 1, most: MAX_CHANNELS });
             }
         }
         let [outputs, inputs] = [outputs, inputs].map(|side| side.next_multiple_of(parameters.components()));

@@ -6,7 +6,7 @@ fn silu(x: f64) -> f64 {
 }
 
 fn evaluator() -> ClearEvaluator {
-    ClearEvaluator::new(Chain { log_n: 9, top_level: 21, boot_level: 3, max_level: 32 })
+    ClearEvaluator::new(Chain { log_n: 9, top_level: 21, boot_level: 3, max_level: 32, product_prime: None })
 }
 
 /// Evaluates at 256 points of [−1, 1] and checks value, guard, depth and the promised product count.

@@ -1,0 +1,126 @@
+//! Matrix products between bootstraps under encryption, at small insecure degrees.
+
+mod support;
+
+use support::{Client, key_set, sample, worst};
+use undertone_he::conformance::{bootstrap_periods, product_tokens, rotations, run};
+use undertone_he::{
+    Ciphertext, CkksEvaluator, ClearEvaluator, CostEvaluator, Error, Evaluator, KeySet, MatrixShape, Parameters, Slots,
+    bootstrap_model,
+};
+
+const LOG_N: u32 = 11;
+
+/// Weights of about `size`, different for every entry.
+fn weight(o: usize, i: usize, size: f32) -> f32 {
+    ((o * 7919 + i * 104_729 + 13) % 2003) as f32 / 1001.0 * size - size
+}
+
+fn matrix<E: Evaluator>(ev: &E, shape: &MatrixShape, size: f32) -> Result<E::Matrix, Error> {
+    let row = |o: usize, out: &mut [f32]| out.iter_mut().enumerate().for_each(|(i, out)| *out = weight(o, i, size));
+    ev.encode_matrix(shape, &row)
+}
+
+/// Slots of the pairs that go in, zero past the last channel.
+fn inputs(parameters: &Parameters, shape: &MatrixShape) -> Vec<[Slots; 2]> {
+    let (chain, half) = (parameters.chain(), shape.tokens / 2);
+    let pairs = 0..shape.input_pairs(chain);
+    let side = |pair: usize, side: usize| {
+        let channels = (shape.inputs - pair * shape.components(chain)).min(shape.components(chain));
+        let mut values = sample(chain.slot_count(), (2 * pair + side) as u64 + 5);
+        values[channels * half..].fill(0.0);
+        Slots::new(values, chain.slot_count()).unwrap()
+    };
+    pairs.map(|pair| [side(pair, 0), side(pair, 1)]).collect()
+}
+
+/// The keys of one turn, and its counters, as the cost evaluator predicts them.
+fn plan(parameters: &Parameters, shape: &MatrixShape) -> CostEvaluator {
+    let cost = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
+    let pair = [cost.value(parameters.chain().boot_level); 2];
+    let matrix = matrix(&cost, shape, 0.0).unwrap();
+    cost.product_bootstrap(&vec![pair; shape.input_pairs(parameters.chain())], &matrix).unwrap();
+    cost
+}
+
+fn encrypted(client: &Client, pairs: &[[Slots; 2]], level: usize) -> Vec<[Ciphertext; 2]> {
+    pairs.iter().map(|pair| pair.each_ref().map(|slots| client.encrypt(slots, level))).collect()
+}
+
+/// One turn under encryption beside the clear one: the largest error, in units of the matrix's gain.
+fn turn_error(client: &Client, ev: &CkksEvaluator, shape: &MatrixShape, size: f32) -> f64 {
+    let parameters = &client.parameters;
+    let (pairs, level) = (inputs(parameters, shape), parameters.chain().boot_level);
+    let clear = ClearEvaluator::new(parameters.chain());
+    let plain: Vec<_> = pairs.iter().map(|pair| pair.each_ref().map(|slots| clear.encrypt(slots, level))).collect();
+    let clear_matrix = matrix(&clear, shape, size).unwrap();
+    let expected = clear.product_bootstrap(&plain, &clear_matrix).unwrap();
+    let found = ev.product_bootstrap(&encrypted(client, &pairs, level), &matrix(ev, shape, size).unwrap()).unwrap();
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().flatten().flat_map(|value| value.slots()).fold(0.0, |most: f64, x| most.max(x.abs()));
+    assert!((0.125..1.0).contains(&largest), "{largest}");
+    let gain = clear_matrix.unit() * parameters.chain().product_prime.unwrap() as f64;
+    let errors = found.iter().flatten().zip(expected.iter().flatten()).map(|(found, expected)| {
+        assert_eq!(found.level(), parameters.chain().top_level);
+        worst(&client.decrypt(found), expected.slots())
+    });
+    errors.fold(0.0, f64::max) / gain
+}
+
+#[test]
+fn the_conformance_suite_holds_under_encryption_with_a_product_prime() {
+    let client = Client::new(Parameters::insecure_turn_test(LOG_N));
+    let n = client.parameters.chain().slot_count();
+    let periods: Vec<_> = bootstrap_periods(n).into_iter().map(|period| (period, true)).collect();
+    let mut set = key_set(&client.parameters, &periods, &rotations(n));
+    set.product_tokens.insert(product_tokens(n));
+    let ev = client.evaluator(&set);
+    run(&ev, |slots, level| client.encrypt(slots, level), |value| client.decrypt(value), 1e-4).unwrap();
+}
+
+#[test]
+fn turns_are_as_precise_as_bootstraps_and_cost_what_is_predicted() {
+    let client = Client::new(Parameters::insecure_turn_test(LOG_N));
+    let n = client.parameters.chain().slot_count();
+    // Gains 1, 2 and 8; channels that fill their pairs and such that do not; few and many tokens.
+    for (outputs, inputs, tokens, size) in
+        [(40, 64, n / 16, 0.015), (32, 33, n / 16, 0.03), (5, 3, 64, 0.15), (300, 530, 4, 0.01)]
+    {
+        let shape = MatrixShape { outputs, inputs, tokens };
+        let cost = plan(&client.parameters, &shape);
+        let ev = client.evaluator(&cost.key_set());
+        let error = turn_error(&client, &ev, &shape, size);
+        // The arcsine correction leaves 2^-21 at magnitude 1; noise is below that at this degree.
+        assert!(error < 2f64.powi(-20), "{shape:?}: 2^{:.1}", error.log2());
+        assert_eq!(ev.counts(), cost.counts(), "{shape:?}");
+    }
+}
+
+#[test]
+fn turns_without_their_keys_are_refused() {
+    let client = Client::new(Parameters::insecure_turn_test(LOG_N));
+    let shape = MatrixShape { outputs: 3, inputs: 4, tokens: 16 };
+    let cost = plan(&client.parameters, &shape);
+    let level = client.parameters.chain().boot_level;
+    let pairs = encrypted(&client, &inputs(&client.parameters, &shape), level);
+    let refused = |set: &KeySet| {
+        let ev = client.evaluator(set);
+        ev.product_bootstrap(&pairs, &matrix(&ev, &shape, 0.01).unwrap()).err().unwrap().to_string()
+    };
+    // Keys for another number of tokens do not serve.
+    let mut others = cost.key_set();
+    others.product_tokens = [32].into();
+    let sentence = refused(&others);
+    assert!(sentence.starts_with("the matrix product (for 16 tokens) key is missing at level 1;"), "{sentence}");
+    let sentence = refused(&KeySet { product_tokens: [16].into(), ..KeySet::default() });
+    // Two groups of stages end at level 1.
+    assert!(sentence.starts_with("the rotation by 1 key is missing at level 3;"), "{sentence}");
+}
+
+#[test]
+fn sets_without_a_product_prime_have_no_turns() {
+    let client = Client::new(Parameters::insecure_test(LOG_N));
+    let ev = client.evaluator(&KeySet::default());
+    let refused = matrix(&ev, &MatrixShape { outputs: 3, inputs: 4, tokens: 16 }, 0.01).err().unwrap().to_string();
+    assert!(refused.contains("the chain has no product prime"), "{refused}");
+}
