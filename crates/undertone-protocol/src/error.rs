@@ -199,6 +199,12 @@ pub enum Error {
         /// What the operating system reports.
         kind: std::io::ErrorKind,
     },
+    /// A dealer gives no more bundles.
+    #[error("the dealer's stock is exhausted after {steps} steps; begin a new session, or let the dealer allow more")]
+    Exhausted {
+        /// Steps that it dealt.
+        steps: u64,
+    },
     /// The computation was given up because nobody waits for it.
     #[error("the computation was cancelled; start it again")]
     Cancelled,

@@ -16,6 +16,7 @@ pub mod message;
 pub mod modes;
 mod operations;
 pub mod process;
+mod report;
 pub mod session;
 mod stream;
 mod wire;

@@ -11,7 +11,7 @@ use crate::exchange::peer_error;
 use crate::message::{Message, Mode, Welcome};
 use crate::session::{Session, Turn};
 use undertone_infer::Progress;
-use undertone_shares::{Bundle, Flight, FlightKind, Provider, ProviderBundle, Shape};
+use undertone_shares::{Bundle, Flight, Provider, ProviderBundle, Shape};
 
 enum State {
     AwaitStep,
@@ -56,10 +56,11 @@ impl Server {
             return Err(Error::OutOfTurn { message: "a bundle", state: self.state.name() });
         };
         self.state = State::Closed;
-        if begin != StepBegin::new(bundle.session(), &bundle.step()) {
+        let placement = begin.placement();
+        if begin != StepBegin::new(bundle.session(), &bundle.step(), &placement) {
             return Err(Error::Mismatch { what: "bundle" });
         }
-        self.provider.begin(bundle)?;
+        self.provider.begin(bundle, placement)?;
         self.state = State::AwaitFlight;
         Ok(())
     }
@@ -99,7 +100,7 @@ impl Server {
             let bytes = push_flight(&mut self.outbox, &answer, &self.shape, &step)?;
             self.ledger.record(answer.kind, bytes);
         }
-        Ok(if kind == FlightKind::Select { State::AwaitStep } else { State::AwaitFlight })
+        Ok(if self.provider.step().is_none() { State::AwaitStep } else { State::AwaitFlight })
     }
 }
 
