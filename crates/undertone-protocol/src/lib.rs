@@ -27,5 +27,5 @@ pub use frame::{Frame, FrameDecoder, FrameHeader, decode_frame, encode_frame};
 pub use ledger::Ledger;
 pub use message::{Message, MessageType, Mode, decode_message};
 pub use session::{Leak, Session, StepSession, Turn};
-pub use stream::MessageStream;
+pub use stream::{Dial, Duplex, MessageStream};
 pub use wire::Wire;

@@ -7,6 +7,14 @@ use std::io::{ErrorKind, Read, Write};
 /// Bytes read at a time.
 const READ_LEN: usize = 64 << 10;
 
+/// Anything that carries bytes both ways: a socket, with TLS or without, or one behind an emulated network.
+pub trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
+
+/// Opens a connection to one peer, whenever one is needed.
+pub type Dial = std::sync::Arc<dyn Fn() -> std::io::Result<Box<dyn Duplex>> + Send + Sync>;
+
 /// A [`Wire`] on a byte stream.
 #[derive(Debug)]
 pub struct MessageStream<S> {

@@ -249,7 +249,10 @@ fn bundles_of_other_steps_are_refused() {
     let _lost = connection.provider_bundle.take();
     let _second = connection.deal(2, 1);
     connection.begin(first);
-    connection.server.receive(connection.client.next_message().unwrap()).unwrap();
+    connection.client.tokens(&[1, 2]).unwrap();
+    while let Some(message) = connection.client.next_message() {
+        connection.server.receive(message).unwrap();
+    }
     assert_eq!(connection.server.wanted().unwrap().number, 0);
     let wrong = connection.provider_bundle.take().unwrap();
     assert!(matches!(connection.server.supply(wrong), Err(Error::Mismatch { what: "bundle" })));

@@ -45,7 +45,7 @@ impl Rows {
     /// The positions of the tokens of `step`; filler has that of the first token.
     ///
     /// # Errors
-    /// More rows kept than the step before has, or fewer than its filler; nothing but filler.
+    /// More rows kept than the step before has, or fewer than its filler; filler where a token is chosen.
     pub(crate) fn positions(&self, step: &Step, placement: &Placement) -> Result<Vec<usize>> {
         let refuse = |what, have, need| Err(Error::OutOfRange { what, have: have as u64, need });
         let (tokens, filler) = self.last;
@@ -54,7 +54,7 @@ impl Rows {
             return refuse("the number of rows kept", placement.kept, need);
         }
         // Rows that are opened are never filler.
-        let most = step.tokens - step.outputs.max(1);
+        let most = step.tokens - step.outputs;
         if placement.skipped > most {
             return refuse("the number of filler rows", placement.skipped, format!("at most {most}"));
         }

@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "undertone-server",
         &[
+            "undertone-ring",
             "undertone-protocol",
             "undertone-infer",
             "undertone-he",
@@ -36,9 +37,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-cuda",
         ],
     ),
+    ("undertone-dealer", &["undertone-ring", "undertone-shares", "undertone-protocol", "undertone-server"]),
     (
         "undertone-cli",
         &[
+            "undertone-dealer",
             "undertone-ring",
             "undertone-model",
             "undertone-he",

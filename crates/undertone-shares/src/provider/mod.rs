@@ -152,6 +152,20 @@ impl Provider {
         Ok(())
     }
 
+    /// Checks a step that a user announces, before anything is received for it.
+    ///
+    /// # Errors
+    /// What [`Step::check`] refuses.
+    pub fn check(&self, step: &Step) -> Result<()> {
+        step.check(&self.model.shape, self.model.rotary.positions())
+    }
+
+    /// Whether this is the flight that ends a step without outputs, which takes no computation.
+    pub fn is_last(&self, flight: &Flight) -> bool {
+        let last = |active: &Active| active.step.outputs == 0 && flight.layer as usize + 1 == self.model.shape.layers;
+        flight.kind == FlightKind::Activated && self.active.as_ref().is_some_and(last)
+    }
+
     /// The flight that is due, and its layer.
     pub fn due(&self) -> Option<(FlightKind, usize)> {
         self.active.as_ref().map(|active| active.due)
@@ -189,12 +203,16 @@ impl Provider {
     fn answer(&mut self, active: &mut Active, flight: Flight) -> Result<Option<Flight>> {
         let model = Arc::clone(&self.model);
         let (kind, layer) = active.due;
+        if kind == FlightKind::Activated && layer + 1 == model.shape.layers && active.step.outputs == 0 {
+            // Nobody looks at what the last layer adds.
+            return Ok(None);
+        }
         if kind.in_layer() {
             let done = self.layers[layer].answer(&model, active, layer, flight)?;
             return Ok(match done {
                 Some(flight) => Some(flight),
                 None if layer + 1 < model.shape.layers => Some(active.ask_norm(&model, layer + 1)),
-                None => (active.step.outputs > 0).then(|| active.ask_final_norm(&model)),
+                None => Some(active.ask_final_norm(&model)),
             });
         }
         match kind {
