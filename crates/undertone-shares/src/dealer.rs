@@ -74,6 +74,11 @@ impl Dealer {
         self.weights.duplicate()
     }
 
+    /// The dimensions of the model.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// A session with a fresh seed.
     ///
     /// # Errors
