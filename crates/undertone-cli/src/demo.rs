@@ -56,7 +56,7 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
         prompt: &prompt,
         max_new_tokens: arguments.max_new_tokens,
         sampler: &mut Sampler::greedy(),
-        server: address,
+        server: &address.into(),
         way: Way::Fhe { parameters: &parameters, key: None },
     };
     let report = generate(request, &mut progress);

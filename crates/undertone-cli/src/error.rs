@@ -62,6 +62,9 @@ pub enum Error {
     /// The client side of a run.
     #[error(transparent)]
     Client(#[from] undertone_client::Error),
+    /// A certificate, a pin or a connection.
+    #[error(transparent)]
+    Net(#[from] undertone_net::Error),
     /// What client and server agree on beforehand.
     #[error(transparent)]
     Protocol(#[from] undertone_protocol::Error),

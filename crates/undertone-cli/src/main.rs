@@ -7,9 +7,11 @@
 mod bench;
 mod bundled;
 mod calibrate;
+mod certificate;
 mod cleanup;
 mod clear;
 mod config;
+mod connection;
 mod context;
 mod demo;
 mod error;
@@ -66,7 +68,7 @@ enum Verb {
     Model(model::ModelArguments),
     /// Measure encrypted quality over a prompt file, resumable
     Eval(eval::EvalArguments),
-    /// Make, list, show and revoke stored keys
+    /// Make, list, show and revoke stored keys, and certificates for TLS
     Keys(keys::KeysArguments),
     /// Start undertone-server
     Serve(serve::ServeArguments),

@@ -1,5 +1,6 @@
 //! `undertone run`: one prompt, whose private part the server cannot read.
 
+use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::Result;
 use crate::key_file::{KeyArguments, one_standard_input};
@@ -22,7 +23,9 @@ use undertone_model::weights::parse_index;
 
 Examples:
   undertone run --model DIR --public-file policy.txt --private-file note.txt --max-new-tokens 8
-  cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json")]
+  cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json
+  undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
+      --tls-key client.key --server-pin server.crt")]
 pub struct RunArguments {
     /// Hugging Face model directory, with its calibration; the weights may be absent with --server
     #[arg(long, value_name = "DIR")]
@@ -35,9 +38,8 @@ pub struct RunArguments {
     #[arg(long, value_enum, default_value_t = Mode::Fhe)]
     pub mode: Mode,
 
-    /// A running undertone-server
-    #[arg(long, value_name = "HOST:PORT")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
 
     /// Fill the private part up to this many tokens with line breaks, so that its length says less
     #[arg(long, value_name = "N", value_parser = ["32", "64", "128"])]
@@ -59,7 +61,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         ("--passphrase-file", arguments.key.passphrase_file.as_deref()),
     ])?;
     let mut sampler = arguments.text.sampling.sampler()?;
-    let model = load(&arguments.model, arguments.server.is_some())?;
+    let model = load(&arguments.model, arguments.connection.server.is_some())?;
     let text = arguments.text.read()?;
     let mut prompt = Prompt::tokenize(&model, &text.public, &text.private)?;
     if let Some(length) = arguments.pad_private_to.as_deref().and_then(|length| length.parse().ok()) {
@@ -70,13 +72,13 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     let parameters = Parameters::default_preset();
     let key = arguments.key.open(&parameters)?;
     let mut progress = RunProgress::new(&context.progress);
-    let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
+    let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
     let request = Request {
         model: &model,
         prompt: &prompt,
         max_new_tokens: arguments.text.max_new_tokens,
         sampler: &mut sampler,
-        server: server.address,
+        server: &server.endpoint,
         way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
     };
     let mut report = generate(request, &mut progress)?;

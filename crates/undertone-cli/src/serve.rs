@@ -10,11 +10,16 @@ use std::process::Command;
 
 /// Flags of `undertone serve`.
 #[derive(Debug, Args)]
-#[command(after_help = "The server listens on loopback addresses only, because it has no TLS yet.
+#[command(
+    after_help = "Without TLS the server listens on loopback addresses only. With a certificate it listens anywhere, and
+speaks to the clients that are pinned.
 
 Examples:
   undertone serve --model DIR
-  undertone serve --model DIR --listen 127.0.0.1:7411 --threads 8")]
+  undertone serve --model DIR --listen 127.0.0.1:7411 --threads 8
+  undertone serve --model DIR --listen 0.0.0.0:7411 --tls-certificate server.crt --tls-key server.key \
+      --client-pin alice.crt --client-pin bob.crt"
+)]
 pub struct ServeArguments {
     /// Hugging Face model directory, with its calibration
     #[arg(long, value_name = "DIR")]
@@ -24,6 +29,18 @@ pub struct ServeArguments {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
 
+    /// Certificate of this server in PEM form, for TLS
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "client_pin"])]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Private key of the certificate, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Pin of a client that may connect, or a file with pins or certificates; repeatable
+    #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
+    pub client_pin: Vec<String>,
+
     /// Threads that compute
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -31,6 +48,10 @@ pub struct ServeArguments {
     /// Sessions served at a time
     #[arg(long, value_name = "N")]
     pub max_sessions: Option<usize>,
+
+    /// Sessions served at a time of one client, which its certificate tells from others
+    #[arg(long, value_name = "N")]
+    pub max_sessions_per_client: Option<usize>,
 }
 
 /// Runs the verb; on Unix it returns only when the server cannot be started.
@@ -45,13 +66,18 @@ pub fn run(arguments: &ServeArguments, context: &Context) -> Result<()> {
 
 fn flags(arguments: &ServeArguments, json: bool) -> Vec<OsString> {
     let mut flags: Vec<OsString> = vec!["--model".into(), arguments.model.clone().into()];
+    let number = |n: Option<usize>| n.map(|n| OsString::from(n.to_string()));
     let optional = [
-        ("--listen", arguments.listen.clone()),
-        ("--threads", arguments.threads.map(|n| n.to_string())),
-        ("--max-sessions", arguments.max_sessions.map(|n| n.to_string())),
+        ("--listen", arguments.listen.as_ref().map(OsString::from)),
+        ("--tls-certificate", arguments.tls_certificate.as_ref().map(OsString::from)),
+        ("--tls-key", arguments.tls_key.as_ref().map(OsString::from)),
+        ("--threads", number(arguments.threads)),
+        ("--max-sessions", number(arguments.max_sessions)),
+        ("--max-sessions-per-client", number(arguments.max_sessions_per_client)),
     ];
-    for (flag, value) in optional {
-        flags.extend(value.into_iter().flat_map(|value| [OsString::from(flag), value.into()]));
+    let pins = arguments.client_pin.iter().map(|pin| ("--client-pin", Some(OsString::from(pin))));
+    for (flag, value) in optional.into_iter().chain(pins) {
+        flags.extend(value.into_iter().flat_map(|value| [OsString::from(flag), value]));
     }
     if json {
         flags.push("--json".into());
@@ -81,9 +107,15 @@ mod tests {
         let arguments = ServeArguments {
             model: "m".into(),
             listen: Some("127.0.0.1:1".into()),
+            tls_certificate: Some("c".into()),
+            tls_key: Some("k".into()),
+            client_pin: vec!["one".into(), "two".into()],
             threads: Some(3),
             max_sessions: None,
+            max_sessions_per_client: Some(1),
         };
-        assert_eq!(flags(&arguments, true), ["--model", "m", "--listen", "127.0.0.1:1", "--threads", "3", "--json"]);
+        let need = "--model m --listen 127.0.0.1:1 --tls-certificate c --tls-key k --threads 3 \
+                    --max-sessions-per-client 1 --client-pin one --client-pin two --json";
+        assert_eq!(flags(&arguments, true), need.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -1,28 +1,12 @@
 //! The one error type of this crate. No prompt, token or key appears in a message.
 
-use std::net::SocketAddr;
-
 /// Why a run was refused or broke off.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nobody listens at the address.
-    #[error("cannot connect to {address} ({kind}); start undertone-server there or check the address")]
-    Connect {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system reports.
-        kind: std::io::ErrorKind,
-    },
-    /// The address is on another machine, and the connection would not be encrypted.
-    #[error(
-        "{address} is not a loopback address and this client has no TLS yet; connect through a tunnel to 127.0.0.1, \
-         such as ssh -L"
-    )]
-    NotLoopback {
-        /// The address.
-        address: SocketAddr,
-    },
+    /// The connection could not be made, or its certificate or a pin was refused.
+    #[error(transparent)]
+    Net(#[from] undertone_net::Error),
     /// The conversation with the server failed.
     #[error(transparent)]
     Protocol(#[from] undertone_protocol::Error),

@@ -25,3 +25,4 @@ pub use open::Way;
 pub use prompt::{PRIVATE_LIMIT, Prompt};
 pub use report::{RunReport, TokenReport};
 pub use twin::{Comparison, compare};
+pub use undertone_net::Endpoint;

@@ -56,7 +56,7 @@ impl<S: Read + Write> MessageStream<S> {
     /// Writes one message in full.
     ///
     /// # Errors
-    /// Those of [`Message::encode`], `Silent` when the stream times out, `Connection` when it fails.
+    /// Those of [`Message::encode`], `Silent` when the stream times out, `Connection` or `Transport` when it fails.
     pub fn send(&mut self, message: &Message) -> Result<(), Error> {
         let frame = self.wire.encode(message)?;
         self.stream.write_all(&frame).and_then(|()| self.stream.flush()).map_err(failed)
@@ -65,8 +65,8 @@ impl<S: Read + Write> MessageStream<S> {
     /// Reads one message.
     ///
     /// # Errors
-    /// `Closed` at the end between two frames, `Truncated` inside one, `Silent` when the stream times out,
-    /// `Connection` when it fails, and those of [`Wire::feed`].
+    /// `Closed` at the end between two frames, `Truncated` inside one, `Silent` when the stream times out, after
+    /// which it may be called again, `Connection` or `Transport` when it fails, and those of [`Wire::feed`].
     pub fn receive(&mut self) -> Result<Message, Error> {
         loop {
             while !self.pending.is_empty() {
@@ -93,7 +93,11 @@ impl<S: Read + Write> MessageStream<S> {
 fn failed(error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent,
-        kind => Error::Connection { kind },
+        // An error with something inside is one of the layer below, which words it better than its kind does.
+        kind => match error.get_ref() {
+            Some(cause) => Error::Transport { sentence: cause.to_string() },
+            None => Error::Connection { kind },
+        },
     }
 }
 

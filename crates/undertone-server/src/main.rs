@@ -1,4 +1,4 @@
-//! The program `undertone-server`: serves one model to clients on this machine.
+//! The program `undertone-server`: serves one model to clients on this machine, or under TLS on others.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use undertone_he::Parameters;
-use undertone_server::{ModelHost, Options, Server};
+use undertone_net::{Identity, Pins, ServerTls};
+use undertone_server::{Error, ModelHost, Options, Server};
 
 /// Runs a model on prompts that this machine cannot read.
 #[derive(Debug, Parser)]
@@ -17,9 +18,21 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
-    /// Loopback address to listen on; port 0 takes any free one
+    /// Address to listen on, a loopback one unless there is TLS; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7411")]
     listen: SocketAddr,
+
+    /// Certificate of this server in PEM form, for TLS
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "client_pin"])]
+    tls_certificate: Option<PathBuf>,
+
+    /// Private key of the certificate, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+
+    /// Pin of a client that may connect, or a file with pins or certificates; repeatable
+    #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
+    client_pin: Vec<String>,
 
     /// Threads that compute; one per core unless given
     #[arg(long, value_name = "N")]
@@ -28,6 +41,10 @@ struct Arguments {
     /// Sessions served at a time
     #[arg(long, value_name = "N", default_value_t = 4)]
     max_sessions: usize,
+
+    /// Sessions served at a time of one client, which its certificate tells from others
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    max_sessions_per_client: usize,
 
     /// Most new tokens that a session may ask for
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -59,7 +76,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let options = Options {
         listen: arguments.listen,
         threads: arguments.threads,
+        tls: tls(arguments)?,
         max_sessions: arguments.max_sessions,
+        max_sessions_per_client: arguments.max_sessions_per_client,
         max_new_tokens: arguments.max_new_tokens,
         memory_bytes: arguments.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Options::default()
@@ -69,18 +88,34 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let parameters = Parameters::default_preset();
     let security_bits = parameters.security_bits();
     let host = ModelHost::load(&arguments.model, parameters)?;
+    let pin = options.tls.as_ref().map(ServerTls::pin);
     let server = Server::bind(options, Box::new(host))?;
     let handle = server.handle();
     ctrlc::set_handler(move || handle.stop())?;
     let address = server.address();
-    let ready = if arguments.json {
-        format!("{{\"event\":\"listening\",\"address\":\"{address}\",\"security_bits\":{security_bits}}}")
-    } else {
-        format!("listening on {address}")
+    let ready = match (arguments.json, pin) {
+        (true, pin) => {
+            let pin = pin.map_or_else(|| "null".to_owned(), |pin| format!("\"{pin}\""));
+            format!(
+                "{{\"event\":\"listening\",\"address\":\"{address}\",\"security_bits\":{security_bits},\"tls_pin\":{pin}}}"
+            )
+        }
+        (false, None) => format!("listening on {address}, without TLS"),
+        (false, Some(pin)) => format!("listening on {address} under TLS; the pin of this server is {pin}"),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{ready}")?;
     out.flush()?;
     drop(out);
     Ok(server.run()?)
+}
+
+/// The TLS settings that the flags name, checked before minutes are spent on loading a model.
+fn tls(arguments: &Arguments) -> Result<Option<ServerTls>, Error> {
+    let (Some(certificate), Some(key)) = (&arguments.tls_certificate, &arguments.tls_key) else { return Ok(None) };
+    let clients = Pins::read(&arguments.client_pin)?;
+    if clients.is_empty() {
+        return Err(Error::NoClients);
+    }
+    Ok(Some(ServerTls::new(&Identity::load(certificate, key)?, clients)?))
 }

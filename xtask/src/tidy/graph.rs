@@ -14,10 +14,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("undertone-secret", &["undertone-ring", "undertone-he"]),
     ("undertone-infer", &["undertone-he", "undertone-model"]),
     ("undertone-protocol", &["undertone-he", "undertone-infer", "undertone-model", "undertone-shares"]),
+    ("undertone-net", &[]),
     (
         "undertone-client",
         &[
             "undertone-protocol",
+            "undertone-net",
             "undertone-secret",
             "undertone-he",
             "undertone-infer",
@@ -30,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "undertone-ring",
             "undertone-protocol",
+            "undertone-net",
             "undertone-infer",
             "undertone-he",
             "undertone-model",
@@ -49,6 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-secret",
             "undertone-infer",
             "undertone-protocol",
+            "undertone-net",
             "undertone-client",
             "undertone-server",
         ],

@@ -1,0 +1,38 @@
+//! Where a client finds its server, and how it talks to it.
+
+use crate::{ClientTls, Connection, Error};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// The address of a server, and the TLS settings for it; without them it must be on this machine.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How to prove oneself, and which certificates to accept.
+    pub tls: Option<ClientTls>,
+}
+
+impl From<SocketAddr> for Endpoint {
+    /// A server on this machine, without TLS.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
+
+impl Endpoint {
+    /// Connects and agrees on TLS, all of it within `time`.
+    ///
+    /// # Errors
+    /// `NotLoopback`, `Connect`, or what [`Connection::begin`] reports.
+    pub fn connect(&self, time: Duration) -> Result<Connection, Error> {
+        if self.tls.is_none() && !self.address.ip().is_loopback() {
+            return Err(Error::NotLoopback { address: self.address });
+        }
+        let failed = |error: std::io::Error| Error::Connect { address: self.address, kind: error.kind() };
+        let until = Instant::now() + time;
+        let stream = TcpStream::connect_timeout(&self.address, time).map_err(failed)?;
+        let left = until.saturating_duration_since(Instant::now());
+        Connection::begin(stream, self.address, self.tls.as_ref(), left)
+    }
+}
