@@ -91,13 +91,20 @@ impl<S: Read + Write> MessageStream<S> {
 }
 
 fn failed(error: std::io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent,
-        // An error with something inside is one of the layer below, which words it better than its kind does.
-        kind => match error.get_ref() {
-            Some(cause) => Error::Transport { sentence: cause.to_string() },
-            None => Error::Connection { kind },
-        },
+    Error::of_io(&error)
+}
+
+impl Error {
+    /// What a stream, or the attempt to open one, reports.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Silent,
+            // An error with something inside is one of the layer below, which words it better than its kind does.
+            kind => match error.get_ref() {
+                Some(cause) => Self::Transport { sentence: cause.to_string() },
+                None => Self::Connection { kind },
+            },
+        }
     }
 }
 

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "undertone-client",
         &[
+            "undertone-ring",
             "undertone-protocol",
             "undertone-net",
             "undertone-secret",

@@ -42,7 +42,7 @@ impl DealerAccess {
         fingerprint: [u8; 32],
         public: &[u8],
     ) -> Result<(DealLink<Box<dyn undertone_protocol::Duplex>>, Zeroizing<[u8; 32]>), ProtocolError> {
-        let stream = (self.dial)().map_err(|error| ProtocolError::Connection { kind: error.kind() })?;
+        let stream = (self.dial)().map_err(|error| ProtocolError::of_io(&error))?;
         let mut link = DealLink::open(stream)?;
         let seed = link.register(&self.ticket, fingerprint, public)?;
         Ok((link, seed))
