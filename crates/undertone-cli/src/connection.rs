@@ -5,7 +5,7 @@ use clap::Args;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
-use undertone_net::{ClientTls, Endpoint};
+use undertone_net::{ClientTls, Endpoint, Network};
 
 /// How long an address may take to answer while others are left to try.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -28,6 +28,16 @@ pub struct ConnectionArguments {
     /// Pin of the server, or a file with its pin or certificate; repeatable
     #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
     pub server_pin: Vec<String>,
+
+    /// Make the connection as slow as a network: lan (0.2 ms one way, 10 Gbit/s), metro (10 ms, 1 Gbit/s), metro-100
+    /// (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s)
+    #[arg(long, value_name = "PROFILE", value_parser = profile)]
+    pub network: Option<Network>,
+}
+
+fn profile(name: &str) -> std::result::Result<Network, String> {
+    let names = || Network::PROFILES.map(|profile| profile.name).join(", ");
+    Network::named(name).ok_or_else(|| format!("there is no such network; choose one of {}", names()))
 }
 
 impl ConnectionArguments {
@@ -41,7 +51,7 @@ impl ConnectionArguments {
             (Some(certificate), Some(key)) => Some(ClientTls::load(certificate, key, &self.server_pin)?),
             _ => None,
         };
-        Ok(Some(Endpoint { address: resolve(name, tls.is_some())?, tls }))
+        Ok(Some(Endpoint { address: resolve(name, tls.is_some())?, tls, network: self.network }))
     }
 }
 
@@ -82,6 +92,7 @@ mod tests {
         drop(listener);
         assert_eq!(listening(&[closed, open], false), Some(closed));
         assert_eq!(listening(&[], false), None);
+        assert!(profile("moon").unwrap_err().contains("lan, metro, metro-100, wan"));
         assert!(matches!(resolve("nonsense", false), Err(Error::Usage(_))));
     }
 }

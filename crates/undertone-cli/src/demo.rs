@@ -38,7 +38,7 @@ pub struct DemoArguments {
 /// Whatever the run gives rise to, and `Disagreement`, after the report, for a token that differs from the clear model's.
 pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
-    let mut progress = RunProgress::new(&context.progress);
+    let mut progress = RunProgress::new(context);
     let folder = bundled::unpack(&context.cleanup)?;
     let model = LocalModel::load(folder.path(), true)?;
     let prompt = Prompt::tokenize(&model, bundled::PUBLIC_TEXT, bundled::PRIVATE_TEXT)?;
@@ -59,7 +59,9 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
         server: &address.into(),
         way: Way::Fhe { parameters: &parameters, key: None },
     };
+    let conversation = context.cleanup.conversing();
     let report = generate(request, &mut progress);
+    drop(conversation);
     handle.stop();
     let ended = serving.join();
     let mut report = report?;

@@ -73,7 +73,7 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     let head = Head::new(identity(&model, &parameters, &programs, &text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
-        let mut progress = RunProgress::new(&context.progress);
+        let mut progress = RunProgress::new(context);
         let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
         for (index, (prompt, line)) in prompts.iter().zip(&lines).enumerate().skip(journal.done()) {
             context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
@@ -86,7 +86,10 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
                 way: Way::Fhe { parameters: &parameters, key: None },
             };
             progress = progress.next_run();
-            journal.append(outcome(index, generate(request, &mut progress))?)?;
+            let conversation = context.cleanup.conversing();
+            let generated = generate(request, &mut progress);
+            drop(conversation);
+            journal.append(outcome(index, generated)?)?;
         }
         context.progress.finish();
     }

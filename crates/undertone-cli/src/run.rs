@@ -71,7 +71,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     prompt.shape(arguments.text.max_new_tokens, &model.config)?;
     let parameters = Parameters::default_preset();
     let key = arguments.key.open(&parameters)?;
-    let mut progress = RunProgress::new(&context.progress);
+    let mut progress = RunProgress::new(context);
     let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
     let request = Request {
         model: &model,
@@ -81,7 +81,10 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         server: &server.endpoint,
         way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
     };
-    let mut report = generate(request, &mut progress)?;
+    let conversation = context.cleanup.conversing();
+    let report = generate(request, &mut progress);
+    drop(conversation);
+    let mut report = report?;
     print(context, &mut report, peak_rss_bytes() + server.peak_rss_bytes())?;
     if let Some((number, _)) = disagreement(&report) {
         let count = report.tokens.len();

@@ -1,5 +1,6 @@
 //! What `run`, `demo` and `eval` share: a server to talk to, progress of a run, and its report.
 
+use crate::cleanup::Cleanup;
 use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -40,7 +41,11 @@ impl ServerAddress {
     pub fn of(connection: &ConnectionArguments, model: &Path, context: &Context) -> Result<Self> {
         match connection.endpoint()? {
             Some(endpoint) => Ok(Self { endpoint, process: None }),
-            None => start(model, context),
+            None => {
+                let mut started = start(model, context)?;
+                started.endpoint.network = connection.network;
+                Ok(started)
+            }
         }
     }
 
@@ -100,6 +105,7 @@ fn tail(mut from: impl Read) -> String {
 /// Shows a run as progress.
 pub struct RunProgress<'a> {
     progress: &'a Progress,
+    cleanup: &'a Cleanup,
     stage: Option<Stage>,
 }
 
@@ -111,14 +117,14 @@ enum Stage {
 
 impl<'a> RunProgress<'a> {
     /// Shows the first sign of life.
-    pub fn new(progress: &'a Progress) -> Self {
-        progress.begin("connecting", 1);
-        Self { progress, stage: None }
+    pub fn new(context: &'a Context) -> Self {
+        context.progress.begin("connecting", 1);
+        Self { progress: &context.progress, cleanup: &context.cleanup, stage: None }
     }
 
     /// The same display for the next run.
     pub fn next_run(self) -> Self {
-        Self { progress: self.progress, stage: None }
+        Self { stage: None, ..self }
     }
 
     fn enter(&mut self, stage: Stage, total: u64) {
@@ -149,6 +155,10 @@ impl Observer for RunProgress<'_> {
             report.stage.clone()
         };
         self.progress.advance_to((f64::from(report.fraction) * FRACTION_STEPS) as u64, &detail);
+    }
+
+    fn stopped(&self) -> bool {
+        self.cleanup.interrupted()
     }
 
     fn token(&mut self, _: &TokenReport) {

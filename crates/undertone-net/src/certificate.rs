@@ -11,7 +11,7 @@ const MAX_NAME: usize = 64;
 pub struct NewCertificate {
     /// The certificate in PEM form; public.
     pub certificate: String,
-    /// Its Ed25519 private key in PEM form (PKCS #8); wiped when dropped.
+    /// Its private key (ECDSA, P-256) in PEM form (PKCS #8); wiped when dropped.
     pub key: Zeroizing<String>,
     /// The pin for the other side.
     pub pin: Pin,
@@ -31,7 +31,8 @@ pub fn make_certificate(name: &str) -> Result<NewCertificate, Error> {
         });
     }
     let failed = |error: rcgen::Error| Error::Setup { cause: error.to_string() };
-    let mut pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(failed)?;
+    // Other tools read this kind; the form in which the library writes Ed25519 keys (RFC 5958) some do not.
+    let mut pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let mut parameters = CertificateParams::default();
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);

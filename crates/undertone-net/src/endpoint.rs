@@ -1,6 +1,6 @@
 //! Where a client finds its server, and how it talks to it.
 
-use crate::{ClientTls, Connection, Error};
+use crate::{ClientTls, Connection, Error, Network};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,14 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// How to prove oneself, and which certificates to accept.
     pub tls: Option<ClientTls>,
+    /// A network to pretend between the two, for measurements.
+    pub network: Option<Network>,
 }
 
 impl From<SocketAddr> for Endpoint {
-    /// A server on this machine, without TLS.
+    /// A server on this machine, without TLS and as near as it is.
     fn from(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self { address, tls: None, network: None }
     }
 }
 
@@ -31,7 +33,12 @@ impl Endpoint {
         }
         let failed = |error: std::io::Error| Error::Connect { address: self.address, kind: error.kind() };
         let until = Instant::now() + time;
-        let stream = TcpStream::connect_timeout(&self.address, time).map_err(failed)?;
+        let mut stream = TcpStream::connect_timeout(&self.address, time).map_err(failed)?;
+        if let Some(network) = self.network {
+            stream = network.before(stream).map_err(failed)?;
+            // What the handshake of TCP itself would have taken.
+            std::thread::sleep(2 * network.delay);
+        }
         let left = until.saturating_duration_since(Instant::now());
         Connection::begin(stream, self.address, self.tls.as_ref(), left)
     }

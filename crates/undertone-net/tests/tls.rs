@@ -3,14 +3,18 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
-use support::{Folder, TIME, connect, pair, private, serve};
+use support::{Folder, TIME, pair, private, serve};
 use undertone_net::{ClientTls, Connection, Endpoint, Error, Identity, Pins, ServerTls};
 
 /// The error of this crate inside an I/O error.
 fn inner(error: &std::io::Error) -> &Error {
     error.get_ref().and_then(|inner| inner.downcast_ref()).unwrap_or_else(|| panic!("{error:?}"))
+}
+
+fn connect(address: SocketAddr, tls: Option<ClientTls>) -> Result<Connection, Error> {
+    Endpoint { tls, ..address.into() }.connect(TIME)
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -253,7 +257,7 @@ fn a_silent_peer_does_not_hold_the_handshake() {
     let time = Duration::from_millis(300);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let error = Endpoint { address, tls: Some(client) }.connect(time).err().unwrap();
+    let error = Endpoint { tls: Some(client), ..address.into() }.connect(time).err().unwrap();
     assert!(matches!(error, Error::Handshake { kind: ErrorKind::TimedOut }), "{error}");
     // A byte now and then does not prolong it.
     let (accepted, mut dribbling) = (listener.accept().unwrap().0, TcpStream::connect(address).unwrap());

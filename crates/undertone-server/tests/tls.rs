@@ -6,10 +6,11 @@ mod tls;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 use support::{Running, hello, options, pump};
-use tls::{connect, identity, settings, try_connect};
+use tls::{identity, settings};
 use undertone_infer::Progress;
-use undertone_net::{ClientTls, Pins};
+use undertone_net::{ClientTls, Connection, Endpoint, Pins};
 use undertone_protocol::message::{ErrorClass, Hello, Welcome};
 use undertone_protocol::modes::clear;
 use undertone_protocol::{Engine, Error, Message, MessageStream, Mode, StepLengths, StepSession};
@@ -41,6 +42,17 @@ impl Host for SumHost {
         let session = clear::Server::new(Mode::Clear, hello.shape, 100, lengths(), welcome).with_engine(Box::new(Sum));
         Ok(Opening { session: Box::new(session), memory_bytes: 1000, setup_bytes: 0 })
     }
+}
+
+fn try_connect(server: &Running, tls: &ClientTls) -> Result<Connection, undertone_net::Error> {
+    let endpoint = Endpoint { tls: Some(tls.clone()), ..server.address.into() };
+    let mut connection = endpoint.connect(Duration::from_secs(10))?;
+    connection.set_read_timeout(Duration::from_secs(20));
+    Ok(connection)
+}
+
+fn connect(server: &Running, tls: &ClientTls) -> MessageStream<Connection> {
+    MessageStream::new(try_connect(server, tls).unwrap())
 }
 
 fn whole_run<S: Read + Write>(mut stream: MessageStream<S>) {
@@ -136,5 +148,5 @@ fn any_address_is_bound_under_tls_and_the_server_stops() {
     let Ok(Message::Error(report)) = waiting.receive() else { panic!("no farewell") };
     assert_eq!(report.class, ErrorClass::ShuttingDown);
     drop(server);
-    assert!(start.elapsed() < std::time::Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use undertone_net::{ClientTls, Connection, Endpoint, Error, Identity, Pin, Pins, ServerTls, make_certificate};
+use undertone_net::{ClientTls, Connection, Error, Identity, Pin, Pins, ServerTls, make_certificate};
 
 pub const TIME: Duration = Duration::from_secs(10);
 
@@ -71,8 +71,4 @@ pub fn serve<T: Send + 'static>(
         then(Connection::accept(stream, tls.as_ref(), TIME))
     });
     (address, thread)
-}
-
-pub fn connect(address: SocketAddr, tls: Option<ClientTls>) -> Result<Connection, Error> {
-    Endpoint { address, tls }.connect(TIME)
 }

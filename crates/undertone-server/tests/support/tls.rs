@@ -1,10 +1,7 @@
-//! Certificates, and connections under TLS to a running server.
+//! Certificates for a server and its clients.
 
-use super::Running;
 use std::path::PathBuf;
-use std::time::Duration;
-use undertone_net::{ClientTls, Connection, Endpoint, Error, Identity, Pins, ServerTls, make_certificate};
-use undertone_protocol::MessageStream;
+use undertone_net::{ClientTls, Identity, Pins, ServerTls, make_certificate};
 
 /// An identity that was just made; its files are gone again.
 pub fn identity(name: &str) -> Identity {
@@ -28,15 +25,4 @@ pub fn settings(clients: usize) -> (ServerTls, Vec<ClientTls>) {
     let accepted: Pins = clients.iter().map(Identity::pin).collect();
     let tls = clients.iter().map(|client| ClientTls::new(client, Pins::from(server.pin())).unwrap()).collect();
     (ServerTls::new(&server, accepted).unwrap(), tls)
-}
-
-pub fn try_connect(server: &Running, tls: &ClientTls) -> Result<Connection, Error> {
-    let mut connection =
-        Endpoint { address: server.address, tls: Some(tls.clone()) }.connect(Duration::from_secs(10))?;
-    connection.set_read_timeout(Duration::from_secs(20));
-    Ok(connection)
-}
-
-pub fn connect(server: &Running, tls: &ClientTls) -> MessageStream<Connection> {
-    MessageStream::new(try_connect(server, tls).unwrap())
 }
