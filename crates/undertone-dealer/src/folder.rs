@@ -5,8 +5,9 @@
 
 use crate::Error;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use undertone_server::read_ticket;
 use zeroize::Zeroizing;
 
 /// 32 secret bytes.
@@ -69,14 +70,6 @@ impl StateFolder {
     }
 }
 
-/// Reads the ticket that a dealer has made for its provider.
-///
-/// # Errors
-/// A file that cannot be read or is no ticket.
-pub fn read_ticket(path: &Path) -> Result<Secret, Error> {
-    read(path, "ticket")
-}
-
 fn random() -> Result<Secret, Error> {
     let mut secret = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *secret).map_err(|_| undertone_shares::Error::NoEntropy)?;
@@ -91,23 +84,10 @@ fn create(path: &Path) -> std::io::Result<File> {
 }
 
 fn read(path: &Path, what: &'static str) -> Result<Secret, Error> {
-    let failed = |source| Error::File { op: "reading", path: path.to_owned(), source };
-    let mut text = Zeroizing::new(String::with_capacity(80));
-    // Room for the digits and a line break; anything longer is no secret of ours.
-    File::open(path).and_then(|file| file.take(80).read_to_string(&mut text)).map_err(failed)?;
-    let content = || Error::Content { what, path: path.to_owned() };
-    let digits: Zeroizing<Vec<u8>> = Zeroizing::new(
-        text.trim()
-            .chars()
-            .map(|c| c.to_digit(16).map(|digit| digit as u8))
-            .collect::<Option<_>>()
-            .ok_or_else(content)?,
-    );
-    let pairs = digits.as_chunks::<2>();
-    if pairs.0.len() != 32 || !pairs.1.is_empty() {
-        return Err(content());
-    }
-    Ok(Zeroizing::new(std::array::from_fn(|i| pairs.0[i][0] << 4 | pairs.0[i][1])))
+    read_ticket(path).map_err(|source| match source.kind() {
+        ErrorKind::InvalidData => Error::Content { what, path: path.to_owned() },
+        _ => Error::File { op: "reading", path: path.to_owned(), source },
+    })
 }
 
 #[cfg(test)]

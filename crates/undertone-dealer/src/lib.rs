@@ -16,4 +16,4 @@ mod folder;
 pub use book::{Book, Settings};
 pub use desk::DealerHost;
 pub use error::Error;
-pub use folder::{StateFolder, read_ticket};
+pub use folder::StateFolder;

@@ -25,5 +25,5 @@ pub use host::{Host, Opening};
 pub use memory::SystemMemory;
 pub use model_host::ModelHost;
 pub use options::Options;
-pub use permuted::{DealerAccess, PermutedHost};
+pub use permuted::{DealerAccess, PermutedHost, read_ticket};
 pub use server::{Handle, Server};

@@ -6,25 +6,30 @@
 
 mod bundles;
 mod session;
+mod ticket;
 
 use crate::Error;
 use crate::host::{Host, Opening};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use undertone_model::Llama;
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::permuted::setup::MaskedSource;
 use undertone_protocol::modes::permuted::{DealLink, Digests, SetupServer};
-use undertone_protocol::{Dial, Error as ProtocolError, Mode};
+use undertone_protocol::{Dial, Duplex, Error as ProtocolError, Mode};
 use undertone_ring::WordKernels;
 use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape};
 use zeroize::Zeroizing;
 
 use bundles::{BundleFolder, Bundles};
 use session::ProviderSession;
+pub use ticket::read_ticket;
 
 /// Memory of a set-up session, which makes one chunk at a time.
 const SETUP_MEMORY: u64 = 16 << 20;
+
+/// A connection to the dealer on which the provider is known, and the seed of the weight masks.
+type Registered = (DealLink<Box<dyn Duplex>>, Zeroizing<[u8; 32]>);
 
 /// The dealer as a provider reaches it.
 #[derive(Clone)]
@@ -37,11 +42,7 @@ pub struct DealerAccess {
 
 impl DealerAccess {
     /// Connects and introduces the provider; also gives the seed of the weight masks.
-    fn register(
-        &self,
-        fingerprint: [u8; 32],
-        public: &[u8],
-    ) -> Result<(DealLink<Box<dyn undertone_protocol::Duplex>>, Zeroizing<[u8; 32]>), ProtocolError> {
+    fn register(&self, fingerprint: [u8; 32], public: &[u8]) -> Result<Registered, ProtocolError> {
         let stream = (self.dial)().map_err(|error| ProtocolError::of_io(&error))?;
         let mut link = DealLink::open(stream)?;
         let seed = link.register(&self.ticket, fingerprint, public)?;
@@ -96,6 +97,17 @@ impl PermutedHost {
         let shape = public_model.shape();
         let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, access, folder };
         Ok(Self { shared: Arc::new(shared), digests, name })
+    }
+
+    /// Loads a model directory and introduces it to the dealer, as [`PermutedHost::new`].
+    ///
+    /// # Errors
+    /// A model that is missing or damaged, and as [`PermutedHost::new`].
+    pub fn load(dir: &Path, access: DealerAccess, folder: Option<PathBuf>) -> Result<Self, Error> {
+        let model = Llama::load(dir)?;
+        // A directory without a tokenizer is served to users without one.
+        let tokenizer = std::fs::read(dir.join("tokenizer.json")).ok();
+        Self::new(&model, tokenizer.as_deref(), access, folder, undertone_ring::detect_word_kernels())
     }
 
     fn open_permuted(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
