@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use undertone_model::LlamaConfig;
 use undertone_model::synthetic::{small_config, synthetic};
-use undertone_protocol::message::{Hello, Welcome, WireShape};
+use undertone_protocol::message::{Hello, ProgressReport, Welcome, WireShape};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::modes::permuted::{Client, Server};
 use undertone_protocol::{Error, Message, MessageType, Mode, Session, Turn, Wire};
@@ -209,6 +209,22 @@ fn waiting() -> Connection {
     connection.serve();
     assert_eq!(connection.server.turn(), Turn::Peer);
     connection
+}
+
+#[test]
+fn signs_of_life_are_heard_while_a_flight_is_due_and_nowhere_else() {
+    let mut connection = waiting();
+    let news = || {
+        let stage = "starting".to_owned();
+        Message::Progress(ProgressReport { stage, layer: 0, layers: 1, fraction: 0.0 })
+    };
+    connection.client.tokens(&[1, 2]).unwrap();
+    connection.client.receive(news()).unwrap();
+    assert_eq!(connection.client.turn(), Turn::Peer);
+    connection.run();
+    assert!(connection.client.logits().is_some());
+    assert!(matches!(connection.client.receive(news()), Err(Error::OutOfTurn { .. })));
+    assert_eq!(connection.client.turn(), Turn::Closed);
 }
 
 fn begin_of(message: Message) -> FlightBegin {

@@ -130,6 +130,8 @@ impl Client {
         match (std::mem::replace(&mut self.state, State::Closed), message) {
             (_, Message::Error(report)) => Err(peer_error(report)),
             (State::AwaitWelcome, Message::Welcome(_)) => Ok(State::Idle),
+            // A sign of life of a provider that computes.
+            (State::AwaitFlight, Message::Progress(_)) => Ok(State::AwaitFlight),
             (State::AwaitFlight, Message::FlightBegin(begin)) => {
                 let step = self.step()?;
                 let receiver = FlightReceiver::new(&begin, self.user.due(), &self.shape, &step)?;
