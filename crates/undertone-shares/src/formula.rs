@@ -12,7 +12,7 @@
 //!
 //! The published count has m = 1 output; a step without outputs also has five flights fewer, one with several chooses a
 //! token for each. Fewer online, because the user's shares are known before the prompt and their masks are chosen to be the next
-//! ones. What goes ahead must be added to compare: today it travels between two tokens as well.
+//! ones. What goes ahead must be added to compare: it travels between two tokens as well.
 
 use crate::shape::{Shape, Step};
 

@@ -36,7 +36,11 @@ pub fn leakage() -> Vec<Leak> {
             "The provider cannot read the text, the activations, the logits or the generated text: cryptographic shares \
              hide them.",
         ),
-        ("length", "The provider sees exactly how many tokens the prompt has and how many are generated."),
+        (
+            "length",
+            "The provider sees exactly how many tokens the prompt has, how many are generated, and how many drafted \
+             tokens were right.",
+        ),
         ("timing", "The provider sees when each token is asked for, and from which network address."),
         (
             "model_identity",
