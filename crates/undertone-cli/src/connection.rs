@@ -35,7 +35,8 @@ pub struct ConnectionArguments {
     pub network: Option<Network>,
 }
 
-fn profile(name: &str) -> std::result::Result<Network, String> {
+/// The network of a name.
+pub fn profile(name: &str) -> std::result::Result<Network, String> {
     let names = || Network::PROFILES.map(|profile| profile.name).join(", ");
     Network::named(name).ok_or_else(|| format!("there is no such network; choose one of {}", names()))
 }
@@ -55,7 +56,11 @@ impl ConnectionArguments {
     }
 }
 
-fn resolve(name: &str, anywhere: bool) -> Result<SocketAddr> {
+/// The address of a name; without TLS, one of this machine where there is one.
+///
+/// # Errors
+/// `Usage` for what is no address.
+pub fn resolve(name: &str, anywhere: bool) -> Result<SocketAddr> {
     let found = name.to_socket_addrs().ok().and_then(|all| listening(&all.collect::<Vec<_>>(), anywhere));
     found.ok_or_else(|| Error::Usage(format!("{name} is no address; write HOST:PORT, for example 127.0.0.1:7411")))
 }

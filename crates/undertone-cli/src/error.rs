@@ -68,6 +68,12 @@ pub enum Error {
     /// What client and server agree on beforehand.
     #[error(transparent)]
     Protocol(#[from] undertone_protocol::Error),
+    /// The dealer of mode permuted.
+    #[error(transparent)]
+    Dealer(#[from] undertone_dealer::Error),
+    /// The mathematics of mode permuted.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
     /// The server half of the demo.
     #[error(transparent)]
     Server(#[from] undertone_server::Error),

@@ -58,7 +58,7 @@ pub struct EvalArguments {
 /// # Errors
 /// Whatever the model, a prompt or the server gives rise to; finished prompts stay in the `--out` file.
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
-    arguments.mode.require_offered()?;
+    arguments.mode.require_fhe("eval")?;
     let text = read_text(&arguments.prompts)?;
     let mut lines = prompt_lines(&text)?;
     if lines.is_empty() {

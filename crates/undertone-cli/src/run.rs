@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::key_file::{KeyArguments, one_standard_input};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
+use crate::permuted::{self, PermutedArguments};
 use crate::prompt::PromptArguments;
 use crate::session::{RunProgress, ServerAddress, disagreement, print};
 use clap::Args;
@@ -25,7 +26,8 @@ Examples:
   undertone run --model DIR --public-file policy.txt --private-file note.txt --max-new-tokens 8
   cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json
   undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
-      --tls-key client.key --server-pin server.crt")]
+      --tls-key client.key --server-pin server.crt
+  undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411       --dealer 127.0.0.1:7412 --store user")]
 pub struct RunArguments {
     /// Hugging Face model directory, with its calibration; the weights may be absent with --server
     #[arg(long, value_name = "DIR")]
@@ -47,6 +49,9 @@ pub struct RunArguments {
 
     #[command(flatten)]
     pub key: KeyArguments,
+
+    #[command(flatten)]
+    pub permuted: PermutedArguments,
 }
 
 /// Runs the verb.
@@ -55,6 +60,10 @@ pub struct RunArguments {
 /// Whatever the model, the prompt or the server gives rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    if arguments.mode == Mode::Permuted {
+        return permuted::run(arguments, context);
+    }
+    permuted::refuse_flags(arguments.permuted.draft, arguments.permuted.dealer.is_some(), "run --mode fhe")?;
     one_standard_input(&[
         ("--public-file", arguments.text.public_file.as_deref()),
         ("--private-file", arguments.text.private_file.as_deref()),

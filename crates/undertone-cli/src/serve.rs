@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::mode::Mode;
 use crate::session::server_program;
 use clap::Args;
 use std::ffi::OsString;
@@ -18,7 +19,8 @@ Examples:
   undertone serve --model DIR
   undertone serve --model DIR --listen 127.0.0.1:7411 --threads 8
   undertone serve --model DIR --listen 0.0.0.0:7411 --tls-certificate server.crt --tls-key server.key \
-      --client-pin alice.crt --client-pin bob.crt"
+      --client-pin alice.crt --client-pin bob.crt
+  undertone serve --mode permuted --model DIR --dealer 127.0.0.1:7412 --dealer-ticket dealer/provider.ticket"
 )]
 pub struct ServeArguments {
     /// Hugging Face model directory, with its calibration
@@ -41,6 +43,26 @@ pub struct ServeArguments {
     #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
     pub client_pin: Vec<String>,
 
+    /// How prompts are protected
+    #[arg(long, value_enum, default_value_t = Mode::Fhe)]
+    pub mode: Mode,
+
+    /// The dealer of mode permuted
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub dealer: Option<String>,
+
+    /// The file by which the dealer knows this server
+    #[arg(long, value_name = "FILE")]
+    pub dealer_ticket: Option<PathBuf>,
+
+    /// Pin of the dealer, or a file with its pin or certificate; repeatable
+    #[arg(long, value_name = "HEX|FILE")]
+    pub dealer_pin: Vec<String>,
+
+    /// Folder for bundles of mode permuted that wait for their use [default: memory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
     /// Threads that compute
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -59,6 +81,11 @@ pub struct ServeArguments {
 /// # Errors
 /// `ServerMissing`, or the system's reason.
 pub fn run(arguments: &ServeArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    if arguments.mode == Mode::Permuted && (arguments.dealer.is_none() || arguments.dealer_ticket.is_none()) {
+        let remedy = "start `undertone deal --state DIR` first, then give --dealer and --dealer-ticket";
+        return Err(Error::Usage(format!("mode permuted needs a dealer; {remedy}")));
+    }
     let mut command = Command::new(server_program()?);
     command.args(flags(arguments, context.json));
     execute(&mut command)
@@ -71,12 +98,17 @@ fn flags(arguments: &ServeArguments, json: bool) -> Vec<OsString> {
         ("--listen", arguments.listen.as_ref().map(OsString::from)),
         ("--tls-certificate", arguments.tls_certificate.as_ref().map(OsString::from)),
         ("--tls-key", arguments.tls_key.as_ref().map(OsString::from)),
+        ("--mode", (arguments.mode != Mode::Fhe).then(|| arguments.mode.name().into())),
+        ("--dealer", arguments.dealer.as_ref().map(OsString::from)),
+        ("--dealer-ticket", arguments.dealer_ticket.as_ref().map(OsString::from)),
+        ("--store", arguments.store.as_ref().map(OsString::from)),
         ("--threads", number(arguments.threads)),
         ("--max-sessions", number(arguments.max_sessions)),
         ("--max-sessions-per-client", number(arguments.max_sessions_per_client)),
     ];
     let pins = arguments.client_pin.iter().map(|pin| ("--client-pin", Some(OsString::from(pin))));
-    for (flag, value) in optional.into_iter().chain(pins) {
+    let dealer_pins = arguments.dealer_pin.iter().map(|pin| ("--dealer-pin", Some(OsString::from(pin))));
+    for (flag, value) in optional.into_iter().chain(pins).chain(dealer_pins) {
         flags.extend(value.into_iter().flat_map(|value| [OsString::from(flag), value]));
     }
     if json {
@@ -110,6 +142,11 @@ mod tests {
             tls_certificate: Some("c".into()),
             tls_key: Some("k".into()),
             client_pin: vec!["one".into(), "two".into()],
+            mode: Mode::Fhe,
+            dealer: None,
+            dealer_ticket: None,
+            dealer_pin: Vec::new(),
+            store: None,
             threads: Some(3),
             max_sessions: None,
             max_sessions_per_client: Some(1),

@@ -71,6 +71,22 @@ pub enum Error {
     /// The key folder cannot be used.
     #[error("the key folder cannot be used: {0}; check its permissions")]
     KeyFolder(std::io::Error),
+    /// A file of the masked model cannot be used.
+    #[error("{op} {} failed: {source}; check the path, its permissions and the space on its disk", path.display())]
+    File {
+        /// What was attempted.
+        op: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The mathematics of mode permuted refused something.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
+    /// Drafted tokens can be checked against a choice without draws only.
+    #[error("drafted tokens need the greedy choice; leave out the temperature, or leave out the draft")]
+    DraftNeedsGreedy,
     /// The user stopped the run.
     #[error("the run was stopped; start it again")]
     Stopped,

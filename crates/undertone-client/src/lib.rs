@@ -12,6 +12,7 @@ mod generate;
 mod key_store;
 mod local_model;
 mod open;
+pub mod permuted;
 mod prompt;
 mod report;
 mod twin;

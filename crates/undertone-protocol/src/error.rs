@@ -205,6 +205,18 @@ pub enum Error {
         /// What the operating system reports.
         kind: std::io::ErrorKind,
     },
+    /// A dealer does not do what a party asked.
+    #[error("the dealer refused: {cause}")]
+    DealRefused {
+        /// Why, and what to do.
+        cause: &'static str,
+    },
+    /// A dealer gives no more bundles.
+    #[error("the dealer's stock is exhausted after {steps} steps; begin a new session, or let the dealer allow more")]
+    Exhausted {
+        /// Steps that it dealt.
+        steps: u64,
+    },
     /// The layer below the frames ended the connection and says why in a sentence of its own.
     #[error("{sentence}")]
     Transport {
@@ -258,7 +270,7 @@ impl Error {
     /// The class under which a peer hears of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Mismatch { .. } | Self::ModeRefused { .. } => ErrorClass::Mismatch,
+            Self::Mismatch { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => ErrorClass::Mismatch,
             Self::Cap { .. } | Self::Memory { .. } => ErrorClass::TooLarge,
             Self::Busy { .. } | Self::ClientBusy { .. } => ErrorClass::Busy,
             Self::ShuttingDown => ErrorClass::ShuttingDown,

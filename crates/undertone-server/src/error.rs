@@ -41,6 +41,21 @@ pub enum Error {
     /// The model was refused.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),
+    /// The model does not fit mode permuted.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
+    /// The dealer of mode permuted cannot be reached.
+    #[error("cannot reach the dealer ({kind}); start `undertone deal` there or check the address")]
+    DealerGone {
+        /// What the operating system reports.
+        kind: std::io::ErrorKind,
+    },
+    /// The dealer of mode permuted did not accept this provider.
+    #[error("the dealer did not accept this provider: {0}")]
+    Dealer(#[from] undertone_protocol::Error),
+    /// The folder for bundles cannot be used.
+    #[error("the folder for bundles cannot be used: {0}; check its permissions and the space on its disk")]
+    BundleFolder(std::io::Error),
     /// The calibration was refused.
     #[error(transparent)]
     Calibration(#[from] undertone_infer::Error),

@@ -1,14 +1,17 @@
 //! The program `undertone-server`: serves one model to clients on this machine, or under TLS on others.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 use undertone_he::Parameters;
+use undertone_net::{ClientTls, Endpoint};
 use undertone_net::{Identity, Pins, ServerTls};
-use undertone_server::{Error, ModelHost, Options, Server};
+use undertone_server::{DealerAccess, Error, Host, ModelHost, Options, PermutedHost, Server, read_ticket};
 
 /// Runs a model on prompts that this machine cannot read.
 #[derive(Debug, Parser)]
@@ -54,10 +57,42 @@ struct Arguments {
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
 
+    /// How prompts are protected
+    #[arg(long, value_enum, default_value_t = Offer::Fhe)]
+    mode: Offer,
+
+    /// The dealer of mode permuted
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "dealer_ticket", required_if_eq("mode", "permuted"))]
+    dealer: Option<SocketAddr>,
+
+    /// The file by which the dealer knows this server: provider.ticket in its folder
+    #[arg(long, value_name = "FILE", requires = "dealer")]
+    dealer_ticket: Option<PathBuf>,
+
+    /// Pin of the dealer, or a file with its pin or certificate; this server shows its own certificate; repeatable
+    #[arg(long, value_name = "HEX|FILE", requires_all = ["dealer", "tls_certificate"])]
+    dealer_pin: Vec<String>,
+
+    /// Folder for bundles of mode permuted that wait for their use; in memory unless given
+    #[arg(long, value_name = "DIR", requires = "dealer")]
+    store: Option<PathBuf>,
+
     /// Print one JSON object instead of a sentence when ready
     #[arg(long)]
     json: bool,
 }
+
+/// A mode that a server offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Offer {
+    /// CKKS
+    Fhe,
+    /// Secret shares with permuted nonlinear steps; needs a dealer
+    Permuted,
+}
+
+/// How long the dealer may take to answer a connection.
+const DEALER_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -87,9 +122,15 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     options.check()?;
     let parameters = Parameters::default_preset();
     let security_bits = parameters.security_bits();
-    let host = ModelHost::load(&arguments.model, parameters)?;
+    let host: Box<dyn Host> = match arguments.mode {
+        Offer::Fhe => Box::new(ModelHost::load(&arguments.model, parameters)?),
+        Offer::Permuted => {
+            let store = arguments.store.clone();
+            Box::new(PermutedHost::load(&arguments.model, dealer(arguments)?, store)?)
+        }
+    };
     let pin = options.tls.as_ref().map(ServerTls::pin);
-    let server = Server::bind(options, Box::new(host))?;
+    let server = Server::bind(options, host)?;
     let handle = server.handle();
     ctrlc::set_handler(move || handle.stop())?;
     let address = server.address();
@@ -108,6 +149,28 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     out.flush()?;
     drop(out);
     Ok(server.run()?)
+}
+
+/// The dealer that the flags name.
+fn dealer(arguments: &Arguments) -> Result<DealerAccess, Box<dyn std::error::Error>> {
+    // The command line is refused without both.
+    let (Some(address), Some(ticket)) = (arguments.dealer, &arguments.dealer_ticket) else {
+        return Err("mode permuted needs --dealer and --dealer-ticket".into());
+    };
+    let tls = match (&arguments.tls_certificate, &arguments.tls_key) {
+        (Some(certificate), Some(key)) if !arguments.dealer_pin.is_empty() => {
+            Some(ClientTls::load(certificate, key, &arguments.dealer_pin)?)
+        }
+        _ => None,
+    };
+    let endpoint = Endpoint { tls, ..address.into() };
+    let unread = |error| format!("{}: {error}; use the file that `undertone deal` names", ticket.display());
+    let ticket = Arc::new(read_ticket(ticket).map_err(unread)?);
+    Ok(DealerAccess { dial: Arc::new(move || dial(&endpoint)), ticket })
+}
+
+fn dial(endpoint: &Endpoint) -> std::io::Result<Box<dyn undertone_protocol::Duplex>> {
+    Ok(Box::new(endpoint.connect(DEALER_PATIENCE).map_err(std::io::Error::other)?))
 }
 
 /// The TLS settings that the flags name, checked before minutes are spent on loading a model.

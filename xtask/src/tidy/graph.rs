@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "undertone-client",
         &[
+            "undertone-ring",
             "undertone-protocol",
             "undertone-net",
             "undertone-secret",
@@ -30,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "undertone-server",
         &[
+            "undertone-ring",
             "undertone-protocol",
             "undertone-net",
             "undertone-infer",
@@ -39,9 +41,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-cuda",
         ],
     ),
+    ("undertone-dealer", &["undertone-ring", "undertone-shares", "undertone-protocol", "undertone-server"]),
     (
         "undertone-cli",
         &[
+            "undertone-dealer",
             "undertone-ring",
             "undertone-model",
             "undertone-he",
