@@ -29,7 +29,7 @@ pub struct ConnectionArguments {
     #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
     pub server_pin: Vec<String>,
 
-    /// Make the connection as slow as a network: lan (0.2 ms one way, 10 Gbit/s), metro (10 ms, 1 Gbit/s), metro-100
+    /// Make the connection as slow as a network: lan (0.2 ms there and back, 10 Gbit/s), metro (10 ms, 1 Gbit/s), metro-100
     /// (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s)
     #[arg(long, value_name = "PROFILE", value_parser = profile)]
     pub network: Option<Network>,

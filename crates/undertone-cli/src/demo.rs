@@ -40,8 +40,8 @@ pub struct DemoArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub draft: usize,
 
-    /// Make the connections as slow as a network, whose delay is that of a whole round here: lan (0.2 ms, 10 Gbit/s),
-    /// metro (10 ms, 1 Gbit/s), metro-100 (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s) (mode permuted)
+    /// Make the connections as slow as a network: lan (0.2 ms there and back, 10 Gbit/s), metro (10 ms, 1 Gbit/s),
+    /// metro-100 (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s) (mode permuted)
     #[arg(long, value_name = "PROFILE", value_parser = profile)]
     pub network: Option<Network>,
 }

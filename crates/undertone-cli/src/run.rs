@@ -27,7 +27,8 @@ Examples:
   cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json
   undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
       --tls-key client.key --server-pin server.crt
-  undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411       --dealer 127.0.0.1:7412 --store user")]
+  undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411 \
+      --dealer 127.0.0.1:7412 --store user")]
 pub struct RunArguments {
     /// Hugging Face model directory, with its calibration; the weights may be absent with --server
     #[arg(long, value_name = "DIR")]

@@ -40,8 +40,14 @@ impl Network {
         Self::profile("wan", 80_000, 100),
     ];
 
-    const fn profile(name: &'static str, delay_us: u64, megabits_per_second: u64) -> Self {
-        Self { name, delay: Duration::from_micros(delay_us), bits_per_second: megabits_per_second * 1_000_000 }
+    const fn profile(name: &'static str, round_trip_us: u64, megabits_per_second: u64) -> Self {
+        let delay = Duration::from_micros(round_trip_us / 2);
+        Self { name, delay, bits_per_second: megabits_per_second * 1_000_000 }
+    }
+
+    /// The shortest time from a byte to its answer, by which profiles are known.
+    pub fn round_trip(&self) -> Duration {
+        2 * self.delay
     }
 
     /// The profile of this name.
@@ -202,9 +208,9 @@ mod tests {
         }
         assert_eq!(Network::named("moon"), None);
         let wan = Network::named("wan").unwrap();
-        assert_eq!((wan.delay, wan.bits_per_second), (Duration::from_millis(80), 100_000_000));
-        // One second of the slowest line, and what it holds: 80 ms at 12.5 MB a second.
+        assert_eq!((wan.round_trip(), wan.bits_per_second), (Duration::from_millis(80), 100_000_000));
+        // One second of the slowest line, and what it holds: 40 ms at 12.5 MB a second.
         assert_eq!(wan.time_of(12_500_000), Duration::from_secs(1));
-        assert_eq!(wan.bytes_in(wan.delay), 1_000_000);
+        assert_eq!(wan.bytes_in(wan.delay), 500_000);
     }
 }

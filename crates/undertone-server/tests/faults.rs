@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use support::{Running, hello, options, pump};
 use undertone_infer::Progress;
 use undertone_net::{ClientTls, Connection, Endpoint};
+use undertone_protocol::frame::CHUNK_LEN;
 use undertone_protocol::message::{ErrorClass, Hello, Welcome};
 use undertone_protocol::modes::clear;
 use undertone_protocol::{Engine, Error, Message, MessageStream, Mode, Session, StepLengths, StepSession, Wire};
 use undertone_server::{Host, Opening, Options};
 
-const BLOB: usize = (1 << 20) + 7;
+const BLOB: usize = CHUNK_LEN + 7;
 const RESULT: usize = 5000;
 /// How long a party that waits for something may wait here.
 const PATIENCE: Duration = Duration::from_secs(2);

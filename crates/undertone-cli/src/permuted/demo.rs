@@ -1,7 +1,7 @@
 //! `undertone demo --mode permuted`: provider, dealer and user in this process, joined by sockets.
 
 use super::report::{Streaming, disagreement, print};
-use super::{check_draft, dial, round_trip};
+use super::{check_draft, dial};
 use crate::bundled;
 use crate::context::Context;
 use crate::demo::DemoArguments;
@@ -75,7 +75,7 @@ pub fn demo(arguments: &DemoArguments, context: &Context) -> Result<()> {
     let host = PermutedHost::new(&weights, file.as_deref(), access, None, kernels.clone())?;
     let provider = Party::start(Box::new(host))?;
 
-    let network = arguments.network.map(round_trip);
+    let network = arguments.network;
     let far = |address: SocketAddr| dial(Endpoint { network, ..address.into() });
     let (to_provider, to_dealer) = (far(provider.address), far(dealer.address));
     let side = setup(&to_provider, None, file.as_deref(), kernels.clone(), &mut |_, _| {})?;

@@ -10,7 +10,7 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use undertone_net::{Endpoint, Network};
+use undertone_net::Endpoint;
 use undertone_protocol::modes::permuted::deal::MAX_DRAFT;
 use undertone_protocol::{Dial, Duplex};
 
@@ -68,9 +68,4 @@ pub fn dial(endpoint: Endpoint) -> Dial {
         let connection = endpoint.connect(CONNECT_TIME).map_err(std::io::Error::other)?;
         Ok(Box::new(connection) as Box<dyn Duplex>)
     })
-}
-
-/// The emulated network whose whole round takes the delay of the profile, as published figures of this mode count it.
-fn round_trip(network: Network) -> Network {
-    Network { delay: network.delay / 2, ..network }
 }

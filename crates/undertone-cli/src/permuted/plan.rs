@@ -75,8 +75,7 @@ fn object(shape: &Shape, (prompt, last): (usize, usize), token: &Traffic, bandwi
     let prefill = prefill(shape, prompt);
     let provider_seconds = weights as f64 / bandwidth;
     let seconds = |rounds: u64, bytes: u64, network: &Network| {
-        // The delay of a profile is that of a whole round in this mode.
-        rounds as f64 * network.delay.as_secs_f64() + 8.0 * bytes as f64 / network.bits_per_second as f64
+        rounds as f64 * network.round_trip().as_secs_f64() + 8.0 * bytes as f64 / network.bits_per_second as f64
     };
     let networks: Vec<Value> = Network::PROFILES
         .iter()
@@ -86,7 +85,7 @@ fn object(shape: &Shape, (prompt, last): (usize, usize), token: &Traffic, bandwi
             let per_token = online.max(masked as f64 / bandwidth);
             json!({
                 "profile": network.name,
-                "round_trip_ms": network.delay.as_secs_f64() * 1e3,
+                "round_trip_ms": network.round_trip().as_secs_f64() * 1e3,
                 "megabits_per_second": network.bits_per_second / 1_000_000,
                 "network_seconds": seconds(token.rounds(), token.token_bytes(), network),
                 "seconds_per_pass": per_token,

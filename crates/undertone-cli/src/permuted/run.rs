@@ -1,7 +1,7 @@
 //! `undertone run --mode permuted`: the user's program.
 
 use super::report::{Streaming, disagreement, print};
-use super::{check_draft, dial, round_trip};
+use super::{check_draft, dial};
 use crate::connection::resolve;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
 
 /// Provider and dealer.
 fn endpoints(arguments: &RunArguments) -> Result<(Endpoint, Endpoint)> {
-    let network = arguments.connection.network.map(round_trip);
+    let network = arguments.connection.network;
     let remedy =
         "start `undertone deal` and `undertone serve --mode permuted`, or try `undertone demo --mode permuted`";
     let missing = |flag| Error::Usage(format!("mode permuted needs {flag}; {remedy}"));
