@@ -1,20 +1,33 @@
 //! What must not outlive the program: half-written files, temporary folders, child processes.
 //!
 //! Owners register here and take themselves off when they are dropped; an interrupt (Ctrl-C, SIGTERM) removes
-//! whatever is still registered and exits with code 130.
+//! whatever is still registered and exits with code 130. A conversation with a server is given a moment to say
+//! goodbye first.
 
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long an interrupted conversation may take to end.
+const GOODBYE: Duration = Duration::from_millis(1500);
 
 /// A shared register of things to remove.
 #[derive(Clone, Default)]
-pub struct Cleanup(Arc<Mutex<Register>>);
+pub struct Cleanup(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    register: Mutex<Register>,
+    changed: Condvar,
+}
 
 #[derive(Default)]
 struct Register {
+    interrupted: bool,
+    conversations: usize,
     paths: BTreeSet<PathBuf>,
     children: Vec<Child>,
 }
@@ -28,8 +41,12 @@ impl Cleanup {
         let cleanup = Self::default();
         let handler = cleanup.clone();
         ctrlc::set_handler(move || {
-            // Held until the process is gone, so that nothing is registered after the register was emptied.
             let mut register = handler.register();
+            register.interrupted = true;
+            let talking = |register: &mut Register| register.conversations > 0;
+            let waited = handler.0.changed.wait_timeout_while(register, GOODBYE, talking);
+            // Held until the process is gone, so that nothing is registered after the register was emptied.
+            let (mut register, _) = waited.unwrap_or_else(PoisonError::into_inner);
             register.empty();
             eprintln!("undertone: interrupted");
             std::process::exit(130);
@@ -43,7 +60,7 @@ impl Cleanup {
 
     fn register(&self) -> MutexGuard<'_, Register> {
         // A panic elsewhere must not keep files from being removed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a file or folder at `path` that an interrupt removes; where `make` fails, `path` is left alone.
@@ -87,9 +104,34 @@ impl Cleanup {
         }
     }
 
-    /// Removes and ends everything registered.
+    /// Whether the user wants the program to end.
+    pub fn interrupted(&self) -> bool {
+        self.register().interrupted
+    }
+
+    /// Until it is dropped, an interrupt waits a moment for the conversation to notice [`Cleanup::interrupted`] and end.
+    pub fn conversing(&self) -> Conversation {
+        self.register().conversations += 1;
+        Conversation(self.clone())
+    }
+
+    /// Removes and ends everything registered. Does not return when interrupted: the interrupt ends the process.
     pub fn run(&self) {
-        self.register().empty();
+        let mut register = self.register();
+        while register.interrupted {
+            register = self.0.changed.wait(register).unwrap_or_else(PoisonError::into_inner);
+        }
+        register.empty();
+    }
+}
+
+/// A conversation that an interrupt waits for.
+pub struct Conversation(Cleanup);
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.0.register().conversations -= 1;
+        self.0.0.changed.notify_all();
     }
 }
 

@@ -1,16 +1,19 @@
 //! `undertone demo`: both parties on this machine, joined by a socket, with the bundled model.
 
 use crate::bundled;
+use crate::connection::profile;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
+use crate::permuted;
 use crate::session::{RunProgress, disagreement, print};
 use clap::Args;
 use std::sync::Arc;
 use undertone_client::{LocalModel, Prompt, Request, RunReport, Way, generate};
 use undertone_he::Parameters;
 use undertone_model::{Llama, Sampler};
+use undertone_net::Network;
 use undertone_server::{ModelHost, Options, Server};
 
 /// Flags of `undertone demo`.
@@ -21,7 +24,9 @@ The exit code is 1 when a token is not the one that the clear model prefers.
 
 Examples:
   undertone demo
-  undertone demo --json")]
+  undertone demo --json
+  undertone demo --mode permuted --network metro
+  undertone demo --mode permuted --draft 4")]
 pub struct DemoArguments {
     /// How the private part is protected
     #[arg(long, value_enum, default_value_t = Mode::Fhe)]
@@ -30,6 +35,15 @@ pub struct DemoArguments {
     /// Most tokens to generate
     #[arg(long, value_name = "K", default_value_t = 8)]
     pub max_new_tokens: usize,
+
+    /// Tokens guessed in every step and checked in one pass (mode permuted)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub draft: usize,
+
+    /// Make the connections as slow as a network: lan (0.2 ms there and back, 10 Gbit/s), metro (10 ms, 1 Gbit/s),
+    /// metro-100 (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s) (mode permuted)
+    #[arg(long, value_name = "PROFILE", value_parser = profile)]
+    pub network: Option<Network>,
 }
 
 /// Runs the verb.
@@ -38,7 +52,11 @@ pub struct DemoArguments {
 /// Whatever the run gives rise to, and `Disagreement`, after the report, for a token that differs from the clear model's.
 pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
-    let mut progress = RunProgress::new(&context.progress);
+    if arguments.mode == Mode::Permuted {
+        return permuted::demo(arguments, context);
+    }
+    permuted::refuse_flags(arguments.draft, arguments.network.is_some(), "demo --mode fhe")?;
+    let mut progress = RunProgress::new(context);
     let folder = bundled::unpack(&context.cleanup)?;
     let model = LocalModel::load(folder.path(), true)?;
     let prompt = Prompt::tokenize(&model, bundled::PUBLIC_TEXT, bundled::PRIVATE_TEXT)?;
@@ -56,10 +74,12 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
         prompt: &prompt,
         max_new_tokens: arguments.max_new_tokens,
         sampler: &mut Sampler::greedy(),
-        server: address,
+        server: &address.into(),
         way: Way::Fhe { parameters: &parameters, key: None },
     };
+    let conversation = context.cleanup.conversing();
     let report = generate(request, &mut progress);
+    drop(conversation);
     handle.stop();
     let ended = serving.join();
     let mut report = report?;

@@ -62,9 +62,18 @@ pub enum Error {
     /// The client side of a run.
     #[error(transparent)]
     Client(#[from] undertone_client::Error),
+    /// A certificate, a pin or a connection.
+    #[error(transparent)]
+    Net(#[from] undertone_net::Error),
     /// What client and server agree on beforehand.
     #[error(transparent)]
     Protocol(#[from] undertone_protocol::Error),
+    /// The dealer of mode permuted.
+    #[error(transparent)]
+    Dealer(#[from] undertone_dealer::Error),
+    /// The mathematics of mode permuted.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
     /// The server half of the demo.
     #[error(transparent)]
     Server(#[from] undertone_server::Error),

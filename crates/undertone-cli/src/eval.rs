@@ -5,6 +5,7 @@
 
 mod journal;
 
+use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
@@ -44,9 +45,8 @@ pub struct EvalArguments {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 
-    /// A running undertone-server; one is started otherwise
-    #[arg(long, value_name = "HOST:PORT")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
 
     /// Use only the first prompts of the file
     #[arg(long, value_name = "N")]
@@ -58,7 +58,7 @@ pub struct EvalArguments {
 /// # Errors
 /// Whatever the model, a prompt or the server gives rise to; finished prompts stay in the `--out` file.
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
-    arguments.mode.require_offered()?;
+    arguments.mode.require_fhe("eval")?;
     let text = read_text(&arguments.prompts)?;
     let mut lines = prompt_lines(&text)?;
     if lines.is_empty() {
@@ -68,13 +68,13 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
-    let server_here = arguments.server.is_none().then(server_program).transpose()?;
+    let server_here = arguments.connection.server.is_none().then(server_program).transpose()?;
     let programs = programs_digest(server_here.as_deref())?;
     let head = Head::new(identity(&model, &parameters, &programs, &text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
-        let mut progress = RunProgress::new(&context.progress);
-        let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
+        let mut progress = RunProgress::new(context);
+        let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
         for (index, (prompt, line)) in prompts.iter().zip(&lines).enumerate().skip(journal.done()) {
             context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
             let request = Request {
@@ -82,11 +82,14 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
                 prompt,
                 max_new_tokens: line.max_new_tokens,
                 sampler: &mut Sampler::greedy(),
-                server: server.address,
+                server: &server.endpoint,
                 way: Way::Fhe { parameters: &parameters, key: None },
             };
             progress = progress.next_run();
-            journal.append(outcome(index, generate(request, &mut progress))?)?;
+            let conversation = context.cleanup.conversing();
+            let generated = generate(request, &mut progress);
+            drop(conversation);
+            journal.append(outcome(index, generated)?)?;
         }
         context.progress.finish();
     }

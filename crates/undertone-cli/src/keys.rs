@@ -1,5 +1,6 @@
-//! `undertone keys`: stored secret keys, each sealed under a passphrase.
+//! `undertone keys`: stored secret keys, each sealed under a passphrase, and certificates for TLS.
 
+use crate::certificate;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key_file::passphrase;
@@ -17,7 +18,8 @@ key every run makes a fresh one, which is the better choice unless the key itsel
 Examples:
   undertone keys new clinic --passphrase-file pass.txt
   undertone keys list --json
-  undertone keys revoke clinic")]
+  undertone keys revoke clinic
+  undertone keys certificate --out tls --name server")]
 pub struct KeysArguments {
     #[command(subcommand)]
     what: What,
@@ -48,6 +50,21 @@ enum What {
         /// Name of the key
         name: String,
     },
+    /// Make a certificate for TLS and its private key, and print its pin for the other side
+    Certificate {
+        /// Folder for NAME.crt and NAME.key
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Name of the files, noted in the certificate for people; nothing checks it
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// Print the pin of a certificate
+    Pin {
+        /// Certificate in PEM form
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
     /// Delete a key; what was encrypted under it can never be opened again
     Revoke {
         /// Name of the key
@@ -60,8 +77,15 @@ enum What {
 /// # Errors
 /// What the key store refuses.
 pub fn run(arguments: &KeysArguments, context: &Context) -> Result<()> {
-    let store = KeyStore::of_user()?;
     match &arguments.what {
+        What::Certificate { out, name } => certificate::make(name, out, context),
+        What::Pin { file } => certificate::pin(file, context),
+        stored => of_store(stored, &KeyStore::of_user()?, context),
+    }
+}
+
+fn of_store(what: &What, store: &KeyStore, context: &Context) -> Result<()> {
+    match what {
         What::New { name, passphrase_file } => {
             let passphrase = passphrase(passphrase_file.as_ref())?;
             store.create(name, &Parameters::default_preset(), passphrase.as_bytes())?;
@@ -82,6 +106,8 @@ pub fn run(arguments: &KeysArguments, context: &Context) -> Result<()> {
             let sentence = "keys push is not part of this release: evaluation keys travel with each session";
             return Err(Error::Usage(sentence.into()));
         }
+        // Certificates are ordinary files, not part of the store.
+        What::Certificate { .. } | What::Pin { .. } => {}
         What::Revoke { name } => {
             store.remove(name)?;
             context.result(&json!({ "name": name, "revoked": true }), || format!("{name} is deleted"));

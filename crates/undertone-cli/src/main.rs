@@ -7,10 +7,13 @@
 mod bench;
 mod bundled;
 mod calibrate;
+mod certificate;
 mod cleanup;
 mod clear;
 mod config;
+mod connection;
 mod context;
+mod deal;
 mod demo;
 mod error;
 mod estimate;
@@ -21,6 +24,7 @@ mod keys;
 mod memory;
 mod mode;
 mod model;
+mod permuted;
 mod plan;
 mod privacy;
 mod progress;
@@ -66,8 +70,10 @@ enum Verb {
     Model(model::ModelArguments),
     /// Measure encrypted quality over a prompt file, resumable
     Eval(eval::EvalArguments),
-    /// Make, list, show and revoke stored keys
+    /// Make, list, show and revoke stored keys, and certificates for TLS
     Keys(keys::KeysArguments),
+    /// Make randomness for a server and its users: the dealer of mode permuted
+    Deal(deal::DealArguments),
     /// Start undertone-server
     Serve(serve::ServeArguments),
     /// Micro-benchmarks
@@ -117,6 +123,7 @@ fn dispatch(arguments: &Arguments) -> error::Result<()> {
         Verb::Model(arguments) => model::run(arguments, &context),
         Verb::Eval(arguments) => eval::run(arguments, &context),
         Verb::Keys(arguments) => keys::run(arguments, &context),
+        Verb::Deal(arguments) => deal::run(arguments, &context),
         Verb::Serve(arguments) => serve::run(arguments, &context),
         Verb::Bench(arguments) => bench::run(arguments, &context),
         Verb::Privacy(arguments) => privacy::run(arguments, &context),

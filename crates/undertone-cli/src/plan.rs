@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
 use crate::mode::Mode;
+use crate::permuted;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -39,9 +40,11 @@ weight_bytes at the server, and client_bytes, which holds the weights once more 
 
 Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
-  undertone plan --model DIR/config.json --compare --json")]
+  undertone plan --model DIR/config.json --compare --json
+  undertone plan --mode permuted --model llama-2-7b --private 128")]
 pub struct PlanArguments {
-    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts
+    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts. In mode
+    /// permuted also llama-2-7b, llama-3-8b, tinyllama-1.1b or llama-100m
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -57,6 +60,14 @@ pub struct PlanArguments {
     #[arg(long, value_name = "K", default_value_t = 16)]
     pub max_new_tokens: usize,
 
+    /// The mode to plan
+    #[arg(long, value_enum, default_value_t = Mode::Fhe, conflicts_with = "compare")]
+    pub mode: Mode,
+
+    /// Tokens guessed in every step (mode permuted)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub draft: usize,
+
     /// Show every mode
     #[arg(long)]
     pub compare: bool,
@@ -67,6 +78,10 @@ pub struct PlanArguments {
 /// # Errors
 /// Whatever the configuration, the calibration or the lengths give rise to.
 pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
+    arguments.mode.require_offered()?;
+    if arguments.mode == Mode::Permuted {
+        return permuted::plan(arguments, context);
+    }
     let (config, calibration) = read(&arguments.model)?;
     let shape = Shape {
         public_tokens: arguments.public,
@@ -77,10 +92,9 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
     let object = planned.object()?;
     context.result(&object, || text(&object));
     if arguments.compare {
-        for mode in [Mode::Permuted, Mode::Adapter] {
-            let object = json!({ "mode": mode.name(), "offered": false, "verdict": "not part of this release" });
-            context.result(&object, || format!("mode {}: not part of this release", mode.name()));
-        }
+        permuted::plan(arguments, context)?;
+        let object = json!({ "mode": Mode::Adapter.name(), "offered": false, "verdict": "not part of this release" });
+        context.result(&object, || format!("mode {}: not part of this release", Mode::Adapter.name()));
     }
     Ok(())
 }

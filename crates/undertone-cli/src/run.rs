@@ -1,10 +1,12 @@
 //! `undertone run`: one prompt, whose private part the server cannot read.
 
+use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::Result;
 use crate::key_file::{KeyArguments, one_standard_input};
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
+use crate::permuted::{self, PermutedArguments};
 use crate::prompt::PromptArguments;
 use crate::session::{RunProgress, ServerAddress, disagreement, print};
 use clap::Args;
@@ -22,7 +24,11 @@ use undertone_model::weights::parse_index;
 
 Examples:
   undertone run --model DIR --public-file policy.txt --private-file note.txt --max-new-tokens 8
-  cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json")]
+  cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json
+  undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
+      --tls-key client.key --server-pin server.crt
+  undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411 \
+      --dealer 127.0.0.1:7412 --store user")]
 pub struct RunArguments {
     /// Hugging Face model directory, with its calibration; the weights may be absent with --server
     #[arg(long, value_name = "DIR")]
@@ -35,9 +41,8 @@ pub struct RunArguments {
     #[arg(long, value_enum, default_value_t = Mode::Fhe)]
     pub mode: Mode,
 
-    /// A running undertone-server
-    #[arg(long, value_name = "HOST:PORT")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
 
     /// Fill the private part up to this many tokens with line breaks, so that its length says less
     #[arg(long, value_name = "N", value_parser = ["32", "64", "128"])]
@@ -45,6 +50,9 @@ pub struct RunArguments {
 
     #[command(flatten)]
     pub key: KeyArguments,
+
+    #[command(flatten)]
+    pub permuted: PermutedArguments,
 }
 
 /// Runs the verb.
@@ -53,13 +61,17 @@ pub struct RunArguments {
 /// Whatever the model, the prompt or the server gives rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    if arguments.mode == Mode::Permuted {
+        return permuted::run(arguments, context);
+    }
+    permuted::refuse_flags(arguments.permuted.draft, arguments.permuted.dealer.is_some(), "run --mode fhe")?;
     one_standard_input(&[
         ("--public-file", arguments.text.public_file.as_deref()),
         ("--private-file", arguments.text.private_file.as_deref()),
         ("--passphrase-file", arguments.key.passphrase_file.as_deref()),
     ])?;
     let mut sampler = arguments.text.sampling.sampler()?;
-    let model = load(&arguments.model, arguments.server.is_some())?;
+    let model = load(&arguments.model, arguments.connection.server.is_some())?;
     let text = arguments.text.read()?;
     let mut prompt = Prompt::tokenize(&model, &text.public, &text.private)?;
     if let Some(length) = arguments.pad_private_to.as_deref().and_then(|length| length.parse().ok()) {
@@ -69,17 +81,20 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     prompt.shape(arguments.text.max_new_tokens, &model.config)?;
     let parameters = Parameters::default_preset();
     let key = arguments.key.open(&parameters)?;
-    let mut progress = RunProgress::new(&context.progress);
-    let server = ServerAddress::of(arguments.server.as_deref(), &arguments.model, context)?;
+    let mut progress = RunProgress::new(context);
+    let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
     let request = Request {
         model: &model,
         prompt: &prompt,
         max_new_tokens: arguments.text.max_new_tokens,
         sampler: &mut sampler,
-        server: server.address,
+        server: &server.endpoint,
         way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
     };
-    let mut report = generate(request, &mut progress)?;
+    let conversation = context.cleanup.conversing();
+    let report = generate(request, &mut progress);
+    drop(conversation);
+    let mut report = report?;
     print(context, &mut report, peak_rss_bytes() + server.peak_rss_bytes())?;
     if let Some((number, _)) = disagreement(&report) {
         let count = report.tokens.len();

@@ -1,21 +1,21 @@
 //! What `run`, `demo` and `eval` share: a server to talk to, progress of a run, and its report.
 
+use crate::cleanup::Cleanup;
+use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes_of;
 use crate::progress::Progress;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use undertone_client::{Observer, RunReport, TokenReport};
+use undertone_net::Endpoint;
 use undertone_protocol::message::ProgressReport;
 
 /// Steps of the progress bar of one computation.
 const FRACTION_STEPS: f64 = 1000.0;
-/// How long an address of this machine may take to answer while others are left to try.
-const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Longest first line of a server, in bytes.
 const LONGEST_READY_LINE: u64 = 4096;
 /// Bytes of a server's standard error that are kept for a message.
@@ -23,8 +23,8 @@ const LAST_WORDS: usize = 4096;
 
 /// Where the computation happens.
 pub struct ServerAddress {
-    /// The address.
-    pub address: SocketAddr,
+    /// The server, and how to reach it.
+    pub endpoint: Endpoint,
     /// The process, when it was started here.
     process: Option<u32>,
 }
@@ -32,12 +32,20 @@ pub struct ServerAddress {
 impl ServerAddress {
     /// The server that the user named, or a child process that serves `model`.
     ///
+    /// The child is reached without TLS: what passes between two processes of one user stays in this machine, whose
+    /// administrator reads their memory anyway, and a certificate for it would only be one more key to lose.
+    ///
     /// # Errors
-    /// `Usage` for an address that does not resolve, `ServerMissing` or `ServerStart` for a child that does not come up.
-    pub fn of(named: Option<&str>, model: &Path, context: &Context) -> Result<Self> {
-        match named {
-            Some(name) => Ok(Self { address: resolve(name)?, process: None }),
-            None => start(model, context),
+    /// `Usage` for an address that does not resolve, `Net` for TLS flags that are refused, `ServerMissing` or
+    /// `ServerStart` for a child that does not come up.
+    pub fn of(connection: &ConnectionArguments, model: &Path, context: &Context) -> Result<Self> {
+        match connection.endpoint()? {
+            Some(endpoint) => Ok(Self { endpoint, process: None }),
+            None => {
+                let mut started = start(model, context)?;
+                started.endpoint.network = connection.network;
+                Ok(started)
+            }
         }
     }
 
@@ -45,23 +53,6 @@ impl ServerAddress {
     pub fn peak_rss_bytes(&self) -> u64 {
         self.process.map_or(0, peak_rss_bytes_of)
     }
-}
-
-fn resolve(name: &str) -> Result<SocketAddr> {
-    let found = name.to_socket_addrs().ok().and_then(|all| listening(&all.collect::<Vec<_>>()));
-    found.ok_or_else(|| Error::Usage(format!("{name} is no address; write HOST:PORT, for example 127.0.0.1:7411")))
-}
-
-/// Of all addresses that a name stands for, the first one where somebody listens: localhost is often ::1 before it is
-/// 127.0.0.1, and a server listens at one of them.
-///
-/// Addresses of other machines are not tried, because the client refuses to talk to them; the first address is the
-/// answer when there is nothing better, so that the refusal names it.
-fn listening(all: &[SocketAddr]) -> Option<SocketAddr> {
-    let here: Vec<SocketAddr> = all.iter().copied().filter(|address| address.ip().is_loopback()).collect();
-    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIME).is_ok();
-    let found = if here.len() > 1 { here.iter().find(answers) } else { None };
-    found.or(here.first()).or(all.first()).copied()
 }
 
 /// The program `undertone-server`, next to this one.
@@ -97,7 +88,7 @@ fn start(model: &Path, context: &Context) -> Result<ServerAddress> {
         let cause = text.lines().last().unwrap_or("it said nothing").trim_start_matches("undertone-server: ");
         return Err(Error::ServerStart { cause: cause.to_owned() });
     };
-    Ok(ServerAddress { address, process: Some(process) })
+    Ok(ServerAddress { endpoint: address.into(), process: Some(process) })
 }
 
 /// Reads to the end and keeps the last bytes as text.
@@ -114,6 +105,7 @@ fn tail(mut from: impl Read) -> String {
 /// Shows a run as progress.
 pub struct RunProgress<'a> {
     progress: &'a Progress,
+    cleanup: &'a Cleanup,
     stage: Option<Stage>,
 }
 
@@ -125,14 +117,14 @@ enum Stage {
 
 impl<'a> RunProgress<'a> {
     /// Shows the first sign of life.
-    pub fn new(progress: &'a Progress) -> Self {
-        progress.begin("connecting", 1);
-        Self { progress, stage: None }
+    pub fn new(context: &'a Context) -> Self {
+        context.progress.begin("connecting", 1);
+        Self { progress: &context.progress, cleanup: &context.cleanup, stage: None }
     }
 
     /// The same display for the next run.
     pub fn next_run(self) -> Self {
-        Self { progress: self.progress, stage: None }
+        Self { stage: None, ..self }
     }
 
     fn enter(&mut self, stage: Stage, total: u64) {
@@ -163,6 +155,10 @@ impl Observer for RunProgress<'_> {
             report.stage.clone()
         };
         self.progress.advance_to((f64::from(report.fraction) * FRACTION_STEPS) as u64, &detail);
+    }
+
+    fn stopped(&self) -> bool {
+        self.cleanup.interrupted()
     }
 
     fn token(&mut self, _: &TokenReport) {
@@ -252,7 +248,6 @@ pub fn print(context: &Context, report: &mut RunReport, peak_rss_bytes: u64) -> 
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use std::net::TcpListener;
 
     /// A report of these tokens, each with what the clear model prefers.
     pub fn report_of(tokens: &[(u32, Option<u32>)]) -> RunReport {
@@ -297,23 +292,6 @@ pub mod tests {
         assert!(text(&differing).contains("NOT every token"));
         let alone = report_of(&[(5, None)]);
         assert!(disagreement(&alone).is_none() && text(&alone).contains("no weights"));
-    }
-
-    #[test]
-    fn of_several_addresses_the_one_that_listens_is_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let open = listener.local_addr().unwrap();
-        let closed: SocketAddr = format!("[::1]:{}", open.port()).parse().unwrap();
-        let elsewhere: SocketAddr = "192.0.2.1:7411".parse().unwrap();
-        assert_eq!(listening(&[closed, open]), Some(open));
-        assert_eq!(listening(&[elsewhere, closed, open]), Some(open));
-        assert_eq!(resolve(&format!("localhost:{}", open.port())).unwrap(), open);
-        // Nobody else is asked, and what cannot be reached is still named.
-        assert_eq!(listening(&[elsewhere]), Some(elsewhere));
-        drop(listener);
-        assert_eq!(listening(&[closed, open]), Some(closed));
-        assert_eq!(listening(&[]), None);
-        assert!(matches!(resolve("nonsense"), Err(Error::Usage(_))));
     }
 
     #[test]

@@ -294,11 +294,16 @@ fn keys_that_do_not_exist_or_are_unnamed() {
 #[test]
 fn modes_that_are_not_offered_and_flags_that_do_not_exist() {
     let scene = Scene::new("usage");
-    for verb in
-        [run_with(&["--mode", "permuted"]), vec!["demo", "--mode", "adapter"], vec!["privacy", "--mode", "permuted"]]
-    {
+    for verb in [run_with(&["--mode", "adapter"]), vec!["demo", "--mode", "adapter"]] {
         scene.refuses(&verb, 2, &["--mode fhe"]);
     }
+    // Mode permuted needs two more parties, and its flags belong to it alone.
+    scene.refuses(&run_with(&["--mode", "permuted"]), 2, &["--server", "undertone deal"]);
+    scene.refuses(&run_with(&["--mode", "permuted", "--server", "127.0.0.1:1"]), 2, &["--dealer"]);
+    scene.refuses(&run_with(&["--draft", "2"]), 2, &["--mode permuted"]);
+    scene.refuses(&["demo", "--mode", "permuted", "--draft", "33"], 2, &["at most 32"]);
+    scene.refuses(&["serve", "--mode", "permuted", "--model", "model"], 2, &["--dealer-ticket"]);
+    scene.refuses(&["deal", "--state", "dealer", "--piece", "0"], 2, &["--piece is 0"]);
     // Usage errors of the parser itself have its own form, and the same exit code.
     for arguments in [&["run"][..], &["run", "--no-such-flag"], &["no-such-verb"]] {
         assert_eq!(scene.output(arguments).status.code(), Some(2), "{arguments:?}");

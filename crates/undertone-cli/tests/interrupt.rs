@@ -109,6 +109,34 @@ fn an_interrupted_run_leaves_no_server() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// An interrupted client tells the server, which then need not wait for it.
+#[test]
+fn an_interrupted_run_says_goodbye() {
+    let folder = scratch("goodbye");
+    std::fs::write(folder.join("private.txt"), "A note about a patient.").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (said, greeted) = (std::sync::Mutex::new(Vec::new()), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // A server that never welcomes anybody.
+        scope.spawn(|| {
+            let mut stream = undertone_protocol::MessageStream::new(listener.accept().unwrap().0);
+            while let Ok(message) = stream.receive() {
+                said.lock().unwrap().push(message.message_type());
+                greeted.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.args(["run", "--server", &address, "--model"]).arg(model);
+        command.arg("--private-file").arg(folder.join("private.txt"));
+        interrupt(&mut command, || greeted.load(std::sync::atomic::Ordering::SeqCst), Duration::from_millis(100));
+    });
+    use undertone_protocol::MessageType::{Bye, Hello};
+    assert_eq!(said.into_inner().unwrap(), [Hello, Bye]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Copies an executable. Another process writes it, because a program that this one had open for writing while another
 /// test started a process could not be run until that process is past its start.
 fn install(from: &Path, to: &Path) {

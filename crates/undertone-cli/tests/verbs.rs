@@ -261,3 +261,56 @@ fn calibrate_reports_what_a_prefix_and_a_rotation_change_and_clear_reads_the_pre
     assert_eq!(file.tensor("logits").unwrap().shape()[0], prefix.len());
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn the_demo_of_mode_permuted_agrees_with_its_twin() {
+    // A build for tests says so on standard error, so only standard output is looked at.
+    let demo = |flags: &[&str]| -> Value {
+        let output = undertone(&[&["demo", "--mode", "permuted", "--json"], flags].concat());
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let plain = demo(&[]);
+    has_fields(
+        &plain,
+        &[
+            "mode",
+            "tokens",
+            "prefill_seconds",
+            "bytes_up",
+            "bytes_down",
+            "peak_rss_bytes",
+            "leakage",
+            "rounds",
+            "bytes_by_message",
+            "offline_bytes",
+            "offline_seconds",
+            "profile",
+        ],
+    );
+    let ids = |report: &Value| -> Vec<u64> {
+        let tokens = report["tokens"].as_array().unwrap().iter();
+        tokens
+            .map(|token| {
+                assert_eq!(token["id"], token["clear_id"]);
+                token["id"].as_u64().unwrap()
+            })
+            .collect()
+    };
+    let drafted = demo(&["--draft", "4"]);
+    assert!(ids(&plain).len() >= 4 && ids(&plain) == ids(&drafted));
+    assert!(drafted["rounds"].as_u64() < plain["rounds"].as_u64());
+    assert!(drafted["tokens_per_pass"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn plan_of_mode_permuted_knows_rounds_and_bytes_of_the_published_models() {
+    let plan =
+        object(&["plan", "--mode", "permuted", "--model", "llama-2-7b", "--private", "119", "--public", "0", "--json"]);
+    // 6 rounds for each of 32 layers and 3 for the token; the published count at 128 columns is 38.8 MB.
+    assert_eq!(plan["rounds_per_pass"], 195);
+    assert!((plan["published_bytes_per_token"].as_f64().unwrap() / 1e6 - 38.8).abs() < 0.1, "{plan}");
+    assert!(plan["bytes_per_pass"].as_u64() < plan["published_bytes_per_token"].as_u64());
+    assert_eq!(plan["networks"].as_array().unwrap().len(), 4);
+    let metro = &plan["networks"][1];
+    assert!(metro["network_seconds"].as_f64().unwrap() > 1.95, "{metro}");
+}

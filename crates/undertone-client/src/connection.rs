@@ -1,35 +1,34 @@
-//! The TCP connection to a server on this machine, and the loop that moves messages.
+//! The connection to a server, and the loop that moves messages.
 
 use crate::{Error, Observer};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-use undertone_protocol::{MessageStream, StepSession, Turn};
+use std::time::{Duration, Instant};
+use undertone_net::Endpoint;
+use undertone_protocol::{Error as ProtocolError, Message, MessageStream, StepSession, Turn};
 
-/// Longest time to connect.
+/// Longest time to connect and to agree on TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest silence of a server; a working one gives a sign of life every few seconds.
 const SILENCE: Duration = Duration::from_secs(120);
+/// How long the last message of a server that has closed is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How soon a wish to stop is noticed while the server is silent.
+const ATTENTION: Duration = Duration::from_millis(200);
 
-/// An open connection.
+/// An open connection; says farewell when dropped.
 pub struct Connection {
-    stream: MessageStream<TcpStream>,
+    stream: MessageStream<undertone_net::Connection>,
 }
 
 impl Connection {
-    /// Connects to a server on this machine.
+    /// Connects to a server.
     ///
     /// # Errors
-    /// `NotLoopback` for other machines, `Connect` when nobody listens.
-    pub fn open(address: SocketAddr) -> Result<Self, Error> {
-        if !address.ip().is_loopback() {
-            return Err(Error::NotLoopback { address });
-        }
-        let failed = |error: std::io::Error| Error::Connect { address, kind: error.kind() };
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(SILENCE)).map_err(failed)?;
-        Ok(Self { stream: MessageStream::new(stream) })
+    /// Those of [`Endpoint::connect`].
+    pub fn open(server: &Endpoint) -> Result<Self, Error> {
+        let mut connection = server.connect(CONNECT_TIMEOUT)?;
+        connection.set_read_timeout(ATTENTION);
+        connection.set_write_timeout(SILENCE);
+        Ok(Self { stream: MessageStream::new(connection) })
     }
 
     /// Sends what the session has to say.
@@ -41,13 +40,40 @@ impl Connection {
     pub fn flush(&mut self, session: &mut dyn StepSession) -> Result<(), Error> {
         while let Some(message) = session.next_message() {
             if let Err(error) = self.stream.send(&message) {
-                while let Ok(message) = self.stream.receive() {
-                    session.receive(message)?;
-                }
-                return Err(error.into());
+                return Err(self.last_message(session).unwrap_or_else(|| error.into()));
             }
         }
         Ok(())
+    }
+
+    /// Why the server, or the TLS below, has ended the connection, if it says so.
+    fn last_message(&mut self, session: &mut dyn StepSession) -> Option<Error> {
+        let start = Instant::now();
+        loop {
+            match self.stream.receive() {
+                Err(ProtocolError::Silent) if start.elapsed() < LAST_WORDS => {}
+                Ok(message) => {
+                    if let Err(error) = session.receive(message) {
+                        return Some(error.into());
+                    }
+                }
+                Err(error @ (ProtocolError::Transport { .. } | ProtocolError::TlsPeer)) => return Some(error.into()),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next message of the server.
+    fn receive(&mut self, observer: &dyn Observer) -> Result<Option<Message>, Error> {
+        let start = Instant::now();
+        loop {
+            match self.stream.receive() {
+                Err(ProtocolError::Silent) if observer.stopped() => return Ok(None),
+                // Not silent: a message that takes long to arrive, or a server that was not listened to for a while.
+                Err(ProtocolError::Silent) if start.elapsed().min(self.stream.inner().silence()) < SILENCE => {}
+                received => return Ok(Some(received?)),
+            }
+        }
     }
 
     /// Moves messages until the session waits for the application or is closed.
@@ -65,7 +91,9 @@ impl Connection {
             if session.turn() != Turn::Peer {
                 return Ok(());
             }
-            session.receive(self.stream.receive()?)?;
+            if let Some(message) = self.receive(observer)? {
+                session.receive(message)?;
+            }
             if let Some(report) = session.take_progress() {
                 observer.progress(step, &report);
             }
@@ -81,5 +109,11 @@ impl Connection {
     /// What travelled so far.
     pub fn ledger(&self) -> &undertone_protocol::Ledger {
         self.stream.ledger()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stream.inner_mut().close();
     }
 }

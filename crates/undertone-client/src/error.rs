@@ -1,28 +1,12 @@
 //! The one error type of this crate. No prompt, token or key appears in a message.
 
-use std::net::SocketAddr;
-
 /// Why a run was refused or broke off.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nobody listens at the address.
-    #[error("cannot connect to {address} ({kind}); start undertone-server there or check the address")]
-    Connect {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system reports.
-        kind: std::io::ErrorKind,
-    },
-    /// The address is on another machine, and the connection would not be encrypted.
-    #[error(
-        "{address} is not a loopback address and this client has no TLS yet; connect through a tunnel to 127.0.0.1, \
-         such as ssh -L"
-    )]
-    NotLoopback {
-        /// The address.
-        address: SocketAddr,
-    },
+    /// The connection could not be made, or its certificate or a pin was refused.
+    #[error(transparent)]
+    Net(#[from] undertone_net::Error),
     /// The conversation with the server failed.
     #[error(transparent)]
     Protocol(#[from] undertone_protocol::Error),
@@ -87,6 +71,22 @@ pub enum Error {
     /// The key folder cannot be used.
     #[error("the key folder cannot be used: {0}; check its permissions")]
     KeyFolder(std::io::Error),
+    /// A file of the masked model cannot be used.
+    #[error("{op} {} failed: {source}; check the path, its permissions and the space on its disk", path.display())]
+    File {
+        /// What was attempted.
+        op: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The mathematics of mode permuted refused something.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
+    /// Drafted tokens can be checked against a choice without draws only.
+    #[error("drafted tokens need the greedy choice; leave out the temperature, or leave out the draft")]
+    DraftNeedsGreedy,
     /// The user stopped the run.
     #[error("the run was stopped; start it again")]
     Stopped,

@@ -7,11 +7,11 @@ use crate::open::{Opened, Way, open};
 use crate::report::{RunReport, TokenReport};
 use crate::twin::ClearTwin;
 use crate::{Error, LocalModel, Prompt};
-use std::net::SocketAddr;
 use std::time::Instant;
 use undertone_he::Slots;
 use undertone_model::Sampler;
 use undertone_model::tokenizer::DecodeStream;
+use undertone_net::Endpoint;
 use undertone_protocol::Turn;
 use undertone_protocol::message::ProgressReport;
 use zeroize::Zeroizing;
@@ -52,8 +52,8 @@ pub struct Request<'a> {
     pub max_new_tokens: usize,
     /// Chooses tokens from logits.
     pub sampler: &'a mut Sampler,
-    /// The server.
-    pub server: SocketAddr,
+    /// The server, and how to reach it.
+    pub server: &'a Endpoint,
     /// How the private part travels.
     pub way: Way<'a>,
 }

@@ -2,9 +2,9 @@
 
 use crate::codec::{ClearCodec, Codec, FheCodec, Key};
 use crate::{Connection, Error, LocalModel, Observer};
-use std::net::SocketAddr;
 use undertone_he::{Chain, Parameters};
 use undertone_infer::Program;
+use undertone_net::Endpoint;
 use undertone_protocol::message::{Hello, WireShape, calibration_digest};
 use undertone_protocol::modes::{clear, fhe};
 use undertone_protocol::{Leak, Mode, StepSession};
@@ -38,10 +38,10 @@ pub(crate) struct Opened<'a> {
     pub(crate) leakage: Vec<Leak>,
 }
 
-/// Opens a session of `shape` with the server at `address`.
+/// Opens a session of `shape` with `server`.
 pub(crate) fn open<'a>(
     way: Way<'a>,
-    address: SocketAddr,
+    server: &Endpoint,
     model: &LocalModel,
     shape: WireShape,
     padded_from: Option<usize>,
@@ -54,7 +54,7 @@ pub(crate) fn open<'a>(
         Way::Clear { chain } => {
             let prepared = clear::prepare(chain, &model.config, &model.calibration, shape)?;
             let mut session = clear::Client::new(hello(Mode::Clear, clear::chain_digest(chain)), prepared.lengths);
-            let mut connection = Connection::open(address)?;
+            let mut connection = Connection::open(server)?;
             connection.pump(&mut session, 0, observer)?;
             Ok(Opened {
                 connection,
@@ -70,7 +70,7 @@ pub(crate) fn open<'a>(
             let prepared = fhe::prepare(parameters, &model.config, &model.calibration, shape)?;
             let key_bytes = prepared.plan.key_bytes();
             let mut session = fhe::Client::new(hello(Mode::Fhe, parameters.digest()), prepared.plan);
-            let mut connection = Connection::open(address)?;
+            let mut connection = Connection::open(server)?;
             connection.pump(&mut session, 0, observer)?;
             let mut rng = SecretRng::from_os().map_err(undertone_secret::Error::from)?;
             let key = match key {

@@ -95,7 +95,7 @@ fn an_escape_ends_like_an_answer() {
         let run = |guard: f64| -> (Result<RunReport, Error>, (Vec<Message>, String)) {
             let (server, thread) = serve(Scripted { steps, guard, slot_count: chain.slot_count() }, &model, chain);
             let prompt = &Prompt::from_ids(vec![1, 4, 6, 8], vec![2, 5, 9, 11, 30]);
-            let (sampler, way, model) = (&mut Sampler::greedy(), Way::Clear { chain }, &model);
+            let (sampler, way, model, server) = (&mut Sampler::greedy(), Way::Clear { chain }, &model, &server.into());
             let result = generate(Request { model, prompt, max_new_tokens: 9, sampler, server, way }, &mut ());
             (result, thread.join().unwrap())
         };

@@ -71,7 +71,7 @@ impl Setting {
         observer: &mut dyn Observer,
     ) -> Result<RunReport, Error> {
         let sampler = &mut Sampler::greedy();
-        let (prompt, server) = (&self.prompt, server.address);
+        let (prompt, server) = (&self.prompt, &server.address.into());
         generate(Request { model, prompt, max_new_tokens: NEW, sampler, server, way }, observer)
     }
 }
@@ -325,8 +325,8 @@ fn lengths_are_checked_before_anything_is_sent() {
     assert!(matches!(shape(1, 1, 0), Err(Error::Empty { .. })));
 
     let sampler = &mut Sampler::greedy();
-    let remote = "192.0.2.1:7411".parse().unwrap();
+    let remote: std::net::SocketAddr = "192.0.2.1:7411".parse().unwrap();
     let (model, prompt) = (&setting.model(), &setting.prompt);
-    let request = Request { model, prompt, max_new_tokens: 1, sampler, server: remote, way: setting.clear() };
-    assert!(matches!(generate(request, &mut ()), Err(Error::NotLoopback { .. })));
+    let request = Request { model, prompt, max_new_tokens: 1, sampler, server: &remote.into(), way: setting.clear() };
+    assert!(matches!(generate(request, &mut ()), Err(Error::Net(undertone_net::Error::NotLoopback { .. }))));
 }

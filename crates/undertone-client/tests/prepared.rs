@@ -35,7 +35,7 @@ fn run(weights: &Arc<Llama>, calibration: &Calibration, prompt: &Prompt, clear: 
         false => Way::Fhe { parameters: &parameters, key: None },
     };
     let sampler = &mut Sampler::greedy();
-    let request = Request { model: &model, prompt, max_new_tokens: NEW, sampler, server: address, way };
+    let request = Request { model: &model, prompt, max_new_tokens: NEW, sampler, server: &address.into(), way };
     let report = generate(request, &mut ());
     handle.stop();
     serving.join().unwrap().unwrap();

@@ -176,6 +176,12 @@ pub enum Error {
         /// Sessions open.
         have: usize,
     },
+    /// The server runs as many sessions as it accepts from one client.
+    #[error("the server already serves {have} sessions of this client; end one of them, or try again in a minute")]
+    ClientBusy {
+        /// Sessions that the client has open.
+        have: usize,
+    },
     /// The server is stopping.
     #[error("the server is shutting down; try again later")]
     ShuttingDown,
@@ -199,6 +205,27 @@ pub enum Error {
         /// What the operating system reports.
         kind: std::io::ErrorKind,
     },
+    /// A dealer does not do what a party asked.
+    #[error("the dealer refused: {cause}")]
+    DealRefused {
+        /// Why, and what to do.
+        cause: &'static str,
+    },
+    /// A dealer gives no more bundles.
+    #[error("the dealer's stock is exhausted after {steps} steps; begin a new session, or let the dealer allow more")]
+    Exhausted {
+        /// Steps that it dealt.
+        steps: u64,
+    },
+    /// The layer below the frames ended the connection and says why in a sentence of its own.
+    #[error("{sentence}")]
+    Transport {
+        /// The sentence; it names public things only.
+        sentence: String,
+    },
+    /// The peer speaks TLS where plain frames are due.
+    #[error("the peer speaks TLS and this side does not; give both a certificate and the pin of the other, or neither")]
+    TlsPeer,
     /// The computation was given up because nobody waits for it.
     #[error("the computation was cancelled; start it again")]
     Cancelled,
@@ -243,16 +270,18 @@ impl Error {
     /// The class under which a peer hears of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Mismatch { .. } | Self::ModeRefused { .. } => ErrorClass::Mismatch,
+            Self::Mismatch { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => ErrorClass::Mismatch,
             Self::Cap { .. } | Self::Memory { .. } => ErrorClass::TooLarge,
-            Self::Busy { .. } => ErrorClass::Busy,
+            Self::Busy { .. } | Self::ClientBusy { .. } => ErrorClass::Busy,
             Self::ShuttingDown => ErrorClass::ShuttingDown,
             Self::Peer { class, .. } => *class,
             Self::OutOfTurn { .. } => ErrorClass::OutOfTurn,
             Self::UnexpectedKey { .. } => ErrorClass::Key,
             Self::He(undertone_he::Error::Decode { .. }) => ErrorClass::Malformed,
             Self::Compute { .. } | Self::He(_) => ErrorClass::Internal,
-            Self::Cancelled | Self::Closed | Self::Silent | Self::Connection { .. } => ErrorClass::Cancelled,
+            Self::Cancelled | Self::Closed | Self::Silent | Self::Connection { .. } | Self::Transport { .. } => {
+                ErrorClass::Cancelled
+            }
             _ => ErrorClass::Malformed,
         }
     }

@@ -72,7 +72,7 @@ impl FrameHeader {
     /// Reads and checks a header.
     ///
     /// # Errors
-    /// `Magic`, `InsecurePeer`, `Version`, `HeaderChecksum`, `MessageType`, `Flags` or `TooLong`, in this order.
+    /// `Magic`, `TlsPeer`, `InsecurePeer`, `Version`, `HeaderChecksum`, `MessageType`, `Flags` or `TooLong`, in this order.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, Error> {
         let (ours, other) = magics();
         let magic: [u8; 4] = field(bytes, 0);
@@ -83,7 +83,7 @@ impl FrameHeader {
             return Err(Error::InsecurePeer);
         }
         if magic != ours {
-            return Err(Error::Magic);
+            return Err(if is_tls(bytes) { Error::TlsPeer } else { Error::Magic });
         }
         if !intact {
             return Err(Error::HeaderChecksum);
@@ -116,6 +116,11 @@ impl FrameHeader {
         }
         Ok(())
     }
+}
+
+/// Whether these are the first bytes of a TLS record: a handshake or an alert of version 3.x (RFC 8446, section 5.1).
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 0x03, 0x00..=0x04, ..])
 }
 
 fn field<const K: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; K] {
@@ -210,7 +215,7 @@ impl FrameDecoder {
     /// Whether the stream may end here, that is, between two frames.
     ///
     /// # Errors
-    /// `Truncated` inside a frame, or the error found before.
+    /// `Truncated` inside a frame, `TlsPeer` after the beginning of a TLS record, or the error found before.
     pub fn finish(&self) -> Result<(), Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -218,6 +223,8 @@ impl FrameDecoder {
         let (have, need) = match &self.current {
             Some((header, payload)) => (HEADER_LEN + payload.len(), HEADER_LEN + header.len),
             None if self.filled == 0 => return Ok(()),
+            // An alert of a TLS server is shorter than a header, and all that it says to one who does not speak TLS.
+            None if is_tls(&self.head[..self.filled]) => return Err(Error::TlsPeer),
             None => (self.filled, HEADER_LEN),
         };
         Err(Error::Truncated { what: "a frame", have, need })

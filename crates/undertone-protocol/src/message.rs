@@ -7,8 +7,11 @@
 use crate::Error;
 use crate::frame::{self, CHUNK_LEN, MAX_PAYLOAD};
 use crate::modes::fhe::message::{KeyBegin, KeyEnd};
+use crate::modes::permuted::deal::{DealReply, DealRequest};
 use crate::modes::permuted::message::{FlightBegin, StepBegin};
+use crate::modes::permuted::setup::Setup;
 pub use crate::operations::Operations;
+pub use crate::report::{ErrorClass, ErrorReport, ProgressReport};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Most public tokens of a session.
@@ -86,6 +89,12 @@ message_types! {
     StepBegin = 48, "step_begin", 64;
     /// A flight follows (mode permuted).
     FlightBegin = 49, "flight_begin", 32;
+    /// What a user needs of a model before its first session (mode permuted).
+    Setup = 50, "setup", 64;
+    /// A party asks its dealer (mode permuted).
+    DealRequest = 51, "deal_request", 128;
+    /// The dealer answers (mode permuted).
+    DealReply = 52, "deal_reply", 8 * MAX_BLOBS;
 }
 
 /// The protocol variant of a session.
@@ -97,6 +106,10 @@ pub enum Mode {
     Clear,
     /// Secret shares with a dealer, nonlinear steps on permuted values.
     Permuted,
+    /// The public model and the masked weights on their way to a user of mode permuted.
+    Setup,
+    /// A dealer and one of the parties of mode permuted.
+    Deal,
 }
 
 impl Mode {
@@ -106,6 +119,8 @@ impl Mode {
             Self::Fhe => "fhe",
             Self::Clear => "clear",
             Self::Permuted => "permuted",
+            Self::Setup => "setup",
+            Self::Deal => "deal",
         }
     }
 }
@@ -135,7 +150,7 @@ impl WireShape {
     /// # Errors
     /// `Cap` names the field.
     pub fn check_for(&self, mode: Mode) -> Result<(), Error> {
-        let most_private = if mode == Mode::Permuted { MAX_PUBLIC_TOKENS } else { MAX_PRIVATE_TOKENS };
+        let most_private = if matches!(mode, Mode::Fhe | Mode::Clear) { MAX_PRIVATE_TOKENS } else { MAX_PUBLIC_TOKENS };
         cap("public_tokens", self.public_tokens, MAX_PUBLIC_TOKENS)?;
         cap("private_tokens", self.private_tokens, most_private)?;
         cap("max_new_tokens", self.max_new_tokens, MAX_NEW_TOKENS)?;
@@ -213,67 +228,6 @@ pub struct Welcome {
     pub max_sessions: u32,
 }
 
-/// Where the server is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ProgressReport {
-    /// Name of the stage: lower-case letters, digits, `_`, `-` and spaces.
-    pub stage: String,
-    /// Layer being computed, or place in the queue.
-    pub layer: u32,
-    /// Number of layers, or length of the queue.
-    pub layers: u32,
-    /// Part of the whole step that is done, 0 to 1.
-    pub fraction: f32,
-}
-
-/// The kind of an error, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ErrorClass {
-    /// Bytes that do not decode.
-    Malformed,
-    /// A message in the wrong place.
-    OutOfTurn,
-    /// Parameters, model, calibration or mode differ.
-    Mismatch,
-    /// A key that is not due.
-    Key,
-    /// The session is larger than the server accepts.
-    TooLarge,
-    /// The server has no place now.
-    Busy,
-    /// The server is stopping.
-    ShuttingDown,
-    /// The computation failed.
-    Internal,
-    /// The computation was cancelled.
-    Cancelled,
-}
-
-impl std::fmt::Display for ErrorClass {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "malformed",
-            Self::OutOfTurn => "out of turn",
-            Self::Mismatch => "mismatch",
-            Self::Key => "key",
-            Self::TooLarge => "too large",
-            Self::Busy => "busy",
-            Self::ShuttingDown => "shutting down",
-            Self::Internal => "internal",
-            Self::Cancelled => "cancelled",
-        })
-    }
-}
-
-/// The last message of a session that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorReport {
-    /// The kind.
-    pub class: ErrorClass,
-    /// One sentence, at most [`MAX_SENTENCE`] bytes.
-    pub sentence: String,
-}
-
 /// The prompt: public tokens in the clear, and the lengths of the blobs that carry the private part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefill {
@@ -319,6 +273,9 @@ pub enum Message {
     KeysDone,
     StepBegin(StepBegin),
     FlightBegin(FlightBegin),
+    Setup(Setup),
+    DealRequest(DealRequest),
+    DealReply(DealReply),
 }
 
 impl std::fmt::Debug for Message {
@@ -346,6 +303,9 @@ impl Message {
             Self::KeysDone => MessageType::KeysDone,
             Self::StepBegin(_) => MessageType::StepBegin,
             Self::FlightBegin(_) => MessageType::FlightBegin,
+            Self::Setup(_) => MessageType::Setup,
+            Self::DealRequest(_) => MessageType::DealRequest,
+            Self::DealReply(_) => MessageType::DealReply,
         }
     }
 
@@ -387,6 +347,9 @@ impl Message {
             MessageType::KeysDone => Self::KeysDone,
             MessageType::StepBegin => Self::StepBegin(parse(message, payload)?),
             MessageType::FlightBegin => Self::FlightBegin(parse(message, payload)?),
+            MessageType::Setup => Self::Setup(parse(message, payload)?),
+            MessageType::DealRequest => Self::DealRequest(parse(message, payload)?),
+            MessageType::DealReply => Self::DealReply(parse(message, payload)?),
         };
         decoded.check()?;
         if !matches!(decoded, Self::Chunk(_)) && decoded.payload()? != payload {
@@ -408,6 +371,9 @@ impl Message {
             Self::KeyEnd(m) => write(m),
             Self::StepBegin(m) => write(m),
             Self::FlightBegin(m) => write(m),
+            Self::Setup(m) => write(m),
+            Self::DealRequest(m) => write(m),
+            Self::DealReply(m) => write(m),
             Self::Chunk(bytes) => Ok(bytes.clone()),
             Self::Bye | Self::KeysDone => Ok(Vec::new()),
         }
@@ -432,26 +398,11 @@ impl Message {
             Self::KeyBegin(begin) => begin.check(),
             Self::StepBegin(begin) => begin.check(),
             Self::FlightBegin(begin) => begin.check(),
+            Self::Setup(setup) => setup.check(),
+            Self::DealRequest(request) => request.check(),
+            Self::DealReply(reply) => reply.check(),
             Self::Welcome(_) | Self::Bye | Self::Chunk(_) | Self::KeyEnd(_) | Self::KeysDone => Ok(()),
         }
-    }
-}
-
-impl ProgressReport {
-    fn check(&self) -> Result<(), Error> {
-        let malformed = |cause| Err(Error::Malformed { message: "progress", cause });
-        if self.stage.len() > MAX_STAGE {
-            return malformed("the stage name is too long");
-        }
-        // The name is shown on a terminal, so it must not carry control sequences.
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_- ".contains(&byte);
-        if !self.stage.bytes().all(plain) {
-            return malformed("the stage name has other characters than a-z, 0-9, _, - and space");
-        }
-        if !(0.0..=1.0).contains(&self.fraction) {
-            return malformed("the fraction is not within 0 and 1");
-        }
-        Ok(())
     }
 }
 

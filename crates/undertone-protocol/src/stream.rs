@@ -7,6 +7,14 @@ use std::io::{ErrorKind, Read, Write};
 /// Bytes read at a time.
 const READ_LEN: usize = 64 << 10;
 
+/// Anything that carries bytes both ways: a socket, with TLS or without, or one behind an emulated network.
+pub trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
+
+/// Opens a connection to one peer, whenever one is needed.
+pub type Dial = std::sync::Arc<dyn Fn() -> std::io::Result<Box<dyn Duplex>> + Send + Sync>;
+
 /// A [`Wire`] on a byte stream.
 #[derive(Debug)]
 pub struct MessageStream<S> {
@@ -48,7 +56,7 @@ impl<S: Read + Write> MessageStream<S> {
     /// Writes one message in full.
     ///
     /// # Errors
-    /// Those of [`Message::encode`], `Silent` when the stream times out, `Connection` when it fails.
+    /// Those of [`Message::encode`], `Silent` when the stream times out, `Connection` or `Transport` when it fails.
     pub fn send(&mut self, message: &Message) -> Result<(), Error> {
         let frame = self.wire.encode(message)?;
         self.stream.write_all(&frame).and_then(|()| self.stream.flush()).map_err(failed)
@@ -57,8 +65,8 @@ impl<S: Read + Write> MessageStream<S> {
     /// Reads one message.
     ///
     /// # Errors
-    /// `Closed` at the end between two frames, `Truncated` inside one, `Silent` when the stream times out,
-    /// `Connection` when it fails, and those of [`Wire::feed`].
+    /// `Closed` at the end between two frames, `Truncated` inside one, `Silent` when the stream times out, after
+    /// which it may be called again, `Connection` or `Transport` when it fails, and those of [`Wire::feed`].
     pub fn receive(&mut self) -> Result<Message, Error> {
         loop {
             while !self.pending.is_empty() {
@@ -83,9 +91,20 @@ impl<S: Read + Write> MessageStream<S> {
 }
 
 fn failed(error: std::io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent,
-        kind => Error::Connection { kind },
+    Error::of_io(&error)
+}
+
+impl Error {
+    /// What a stream, or the attempt to open one, reports.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Silent,
+            // An error with something inside is one of the layer below, which words it better than its kind does.
+            kind => match error.get_ref() {
+                Some(cause) => Self::Transport { sentence: cause.to_string() },
+                None => Self::Connection { kind },
+            },
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use undertone_protocol::message::{
     Welcome, WireShape,
 };
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
+use undertone_protocol::modes::permuted::deal::{DealReply, DealRequest, Opened};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
+use undertone_protocol::modes::permuted::setup::Setup;
 use undertone_protocol::{
     Error, FrameDecoder, Message, MessageType, Mode, Wire, decode_frame, decode_message, encode_frame,
 };
@@ -51,10 +53,25 @@ fn sample(message_type: MessageType) -> Message {
         }
         MessageType::KeyEnd => Message::KeyEnd(KeyEnd { digest: [3; 32] }),
         MessageType::KeysDone => Message::KeysDone,
-        MessageType::StepBegin => {
-            Message::StepBegin(StepBegin { session: [5; 16], number: 3, position: 70_000, tokens: 128 })
-        }
+        MessageType::StepBegin => Message::StepBegin(StepBegin {
+            session: [5; 16],
+            number: 3,
+            position: 70_000,
+            tokens: 128,
+            outputs: 3,
+            kept: 128,
+            skipped: 9,
+        }),
         MessageType::FlightBegin => Message::FlightBegin(FlightBegin { kind: 4, layer: 21, step: 3, len: 90_000_000 }),
+        MessageType::Setup => {
+            Message::Setup(Setup::Description { public_len: 700, masked_len: 53_000_000_000, name: [4; 32] })
+        }
+        MessageType::DealRequest => {
+            Message::DealRequest(DealRequest::Register { ticket: [6; 32], fingerprint: [7; 32], public_len: 700 })
+        }
+        MessageType::DealReply => {
+            Message::DealReply(DealReply::Opened(Opened { session: [5; 16], pieces: vec![64, 64, 17] }))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use undertone_model::LlamaConfig;
 use undertone_model::synthetic::{small_config, synthetic};
-use undertone_protocol::message::{Hello, Welcome, WireShape};
+use undertone_protocol::message::{Hello, ProgressReport, Welcome, WireShape};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::modes::permuted::{Client, Server};
 use undertone_protocol::{Error, Message, MessageType, Mode, Session, Turn, Wire};
@@ -24,8 +24,11 @@ struct Connection {
     server: Server,
     wires: [Wire; 2],
     dealer: DealerSession,
+    user: Arc<UserModel>,
     provider_bundle: Option<ProviderBundle>,
     shape: Shape,
+    /// Tokens of the step before, and of all steps.
+    tokens: (usize, usize),
 }
 
 impl Connection {
@@ -39,8 +42,10 @@ impl Connection {
             server: Server::new(welcome, shape, Provider::new(Arc::clone(&setup.provider))),
             wires: [Wire::new(), Wire::new()],
             dealer: setup.dealer.session_with_seed(Seed::from_bytes([root; 32])),
+            user: Arc::clone(&setup.user),
             provider_bundle: None,
             shape,
+            tokens: (0, 0),
         };
         // The driver of the server has read the hello when it makes the session.
         let frame = connection.wires[0].encode(&connection.client.next_message().unwrap()).unwrap();
@@ -87,25 +92,36 @@ impl Connection {
         }
     }
 
-    fn deal(&mut self, tokens: usize) -> UserBundle {
-        let (for_user, for_provider) = self.dealer.deal(tokens).unwrap();
+    fn deal(&mut self, tokens: usize, outputs: usize) -> UserBundle {
+        let (for_user, for_provider) = self.dealer.deal(tokens, outputs).unwrap();
         // Through bytes, as stores keep them.
         let (user, provider) = (for_user.encode(&self.shape), for_provider.encode(&self.shape));
         self.provider_bundle = Some(ProviderBundle::decode(&provider, &self.shape, POSITIONS).unwrap());
         UserBundle::decode(&user, &self.shape, POSITIONS).unwrap()
     }
 
-    /// One step to its token.
-    fn step(&mut self, tokens: &[u32]) -> u32 {
-        let bundle = self.deal(tokens.len());
-        self.client.begin(bundle).unwrap();
+    /// Prepares a step and begins it at the client.
+    fn begin(&mut self, bundle: UserBundle) {
+        let (kept, first) = self.tokens;
+        let tokens = bundle.step().tokens;
+        let prepared = self.user.prepare(bundle, first, Placement { kept, skipped: 0 }).unwrap();
+        self.client.begin(prepared).unwrap();
+        self.tokens = (tokens, first + tokens);
+    }
+
+    /// One step to its tokens, the largest logits of its outputs.
+    fn step(&mut self, tokens: &[u32], outputs: usize) -> Vec<u32> {
+        let bundle = self.deal(tokens.len(), outputs);
+        self.begin(bundle);
         self.run();
         self.client.tokens(tokens).unwrap();
         self.run();
-        let place = greedy_place(self.client.logits().unwrap().0);
-        self.client.select(place).unwrap();
-        self.run();
-        self.client.take_token().unwrap()
+        if let Some((logits, _)) = self.client.logits() {
+            let places: Vec<usize> = logits.chunks(self.shape.vocab).map(greedy_place).collect();
+            self.client.select(&places).unwrap();
+            self.run();
+        }
+        self.client.take_tokens().unwrap().to_vec()
     }
 }
 
@@ -133,21 +149,27 @@ fn what_travels_is_what_the_formulas_say() {
         let shape = connection.shape;
         let mut need = (0, 0, 0);
         let mut position = 0;
-        // A prompt, another piece of prompt, single tokens.
-        for (number, tokens) in [7usize, 2, 1, 1].into_iter().enumerate() {
-            let step = Step { number: number as u64, position, tokens };
+        let mut outputs_so_far = 0;
+        let mut depth = 0;
+        // Two pieces of a prompt, a single token, drafted tokens, a single token.
+        for (number, (tokens, outputs)) in [(7usize, 0), (2, 1), (1, 1), (3, 3), (1, 1)].into_iter().enumerate() {
+            let step = Step { number: number as u64, position, tokens, outputs };
             let traffic = Traffic::new(&shape, &step);
             let ids: Vec<u32> = (0..tokens as u32).map(|i| (i * 5 + 3) % 50).collect();
-            connection.step(&ids);
+            connection.step(&ids, outputs);
             position += tokens;
+            outputs_so_far += outputs as u64;
             need = (need.0 + traffic.online_bytes, need.1 + traffic.ahead_bytes, need.2 + traffic.depth);
             for ledger in [connection.client.ledger(), connection.server.ledger()] {
                 assert_eq!((ledger.online_bytes(), ledger.ahead_bytes(), ledger.depth()), need, "{config:?} {step:?}");
-                let layers = shape.layers as u64;
-                assert_eq!(ledger.depth(), 2 * (6 * layers + 3) * (number as u64 + 1));
-                let lookup = [FlightKind::Select, FlightKind::Selected].map(|kind| ledger.kinds()[&kind].bytes);
-                assert_eq!(lookup.iter().sum::<u64>(), (number as u64 + 1) * traffic.lookup_bytes);
+                let lookup = [FlightKind::Select, FlightKind::Selected];
+                let lookup = lookup.map(|kind| ledger.kinds().get(&kind).map_or(0, |traffic| traffic.bytes));
+                assert_eq!(lookup.iter().sum::<u64>(), outputs_so_far * (4 + 4 * shape.vocab as u64));
             }
+            let layers = shape.layers as u64;
+            depth += 6 * layers + if outputs > 0 { 3 } else { 0 };
+            assert_eq!(connection.client.ledger().rounds(), depth);
+            assert_eq!(traffic.rounds(), 6 * layers + if outputs > 0 { 3 } else { 0 });
             // What the frames carried, counted by the wires and not by the sessions.
             for wire in &connection.wires {
                 assert_eq!(chunk_bytes(wire), need.0 + need.1);
@@ -155,7 +177,7 @@ fn what_travels_is_what_the_formulas_say() {
             }
             // What the dealer gave: the bundle without its header.
             assert_eq!(ProviderBundle::size_bytes(&shape, &step) as u64 - 80, traffic.offline_bytes);
-            assert_eq!(UserBundle::size_bytes(&shape, &step), 84);
+            assert_eq!(UserBundle::size_bytes(&shape, &step), 80 + 4 * outputs);
         }
         connection.client.close();
         connection.run();
@@ -173,7 +195,7 @@ fn sessions_over_frames_give_the_twins_tokens() {
     let mut input = vec![3, 1, 4, 1, 5];
     for _ in 0..5 {
         let need = greedy_place(&twin.forward_last(&input).unwrap()) as u32;
-        assert_eq!(connection.step(&input), need);
+        assert_eq!(connection.step(&input, 1), [need]);
         input = vec![need];
     }
 }
@@ -181,13 +203,28 @@ fn sessions_over_frames_give_the_twins_tokens() {
 /// A server that has accepted a step of two tokens and waits for `prepare`.
 fn waiting() -> Connection {
     let mut connection = Connection::new(&small_config(), 50);
-    let bundle = connection.deal(2);
-    connection.client.begin(bundle).unwrap();
-    connection.client.work(&()).unwrap();
+    let bundle = connection.deal(2, 1);
+    connection.begin(bundle);
     connection.server.receive(connection.client.next_message().unwrap()).unwrap();
     connection.serve();
     assert_eq!(connection.server.turn(), Turn::Peer);
     connection
+}
+
+#[test]
+fn signs_of_life_are_heard_while_a_flight_is_due_and_nowhere_else() {
+    let mut connection = waiting();
+    let news = || {
+        let stage = "starting".to_owned();
+        Message::Progress(ProgressReport { stage, layer: 0, layers: 1, fraction: 0.0 })
+    };
+    connection.client.tokens(&[1, 2]).unwrap();
+    connection.client.receive(news()).unwrap();
+    assert_eq!(connection.client.turn(), Turn::Peer);
+    connection.run();
+    assert!(connection.client.logits().is_some());
+    assert!(matches!(connection.client.receive(news()), Err(Error::OutOfTurn { .. })));
+    assert_eq!(connection.client.turn(), Turn::Closed);
 }
 
 fn begin_of(message: Message) -> FlightBegin {
@@ -224,12 +261,14 @@ fn flights_out_of_turn_or_of_other_lengths_are_refused_before_their_contents() {
 #[test]
 fn bundles_of_other_steps_are_refused() {
     let mut connection = Connection::new(&small_config(), 60);
-    let first = connection.deal(2);
+    let first = connection.deal(2, 1);
     let _lost = connection.provider_bundle.take();
-    let _second = connection.deal(2);
-    connection.client.begin(first).unwrap();
-    connection.client.work(&()).unwrap();
-    connection.server.receive(connection.client.next_message().unwrap()).unwrap();
+    let _second = connection.deal(2, 1);
+    connection.begin(first);
+    connection.client.tokens(&[1, 2]).unwrap();
+    while let Some(message) = connection.client.next_message() {
+        connection.server.receive(message).unwrap();
+    }
     assert_eq!(connection.server.wanted().unwrap().number, 0);
     let wrong = connection.provider_bundle.take().unwrap();
     assert!(matches!(connection.server.supply(wrong), Err(Error::Mismatch { what: "bundle" })));
@@ -238,28 +277,35 @@ fn bundles_of_other_steps_are_refused() {
 
 #[test]
 fn damaged_messages_give_errors_and_no_panic() {
-    let begin = Message::StepBegin(StepBegin { session: [7; 16], number: 1, position: 5, tokens: 3 });
+    let step_begin = StepBegin { session: [7; 16], number: 1, position: 5, tokens: 3, outputs: 1, kept: 1, skipped: 0 };
+    let begin = Message::StepBegin(step_begin);
     let payload = begin.encode().unwrap();
     for len in 0..payload.len() {
         assert!(Message::decode(MessageType::StepBegin, &payload[..len]).is_err());
     }
-    let empty = Message::StepBegin(StepBegin { session: [7; 16], number: 1, position: 5, tokens: 0 });
-    assert!(empty.encode().is_err());
+    for wrong in [
+        StepBegin { tokens: 0, ..step_begin },
+        StepBegin { outputs: 4, ..step_begin },
+        StepBegin { skipped: 4, ..step_begin },
+        StepBegin { kept: u32::MAX, ..step_begin },
+    ] {
+        assert!(Message::StepBegin(wrong).encode().is_err());
+    }
     let flight = Message::FlightBegin(FlightBegin { kind: 200, layer: 0, step: 0, len: 8 });
     assert!(flight.encode().is_err());
 
     let shape = Shape::new(&small_config());
     let mut connection = Connection::new(&small_config(), 61);
-    let (user, provider) = connection.dealer.deal(3).unwrap();
+    let (user, provider) = connection.dealer.deal(3, 1).unwrap();
     let (user, provider) = (user.encode(&shape), provider.encode(&shape));
     for cut in [0, 4, 79, 80, user.len() - 1] {
         assert!(UserBundle::decode(&user[..cut], &shape, POSITIONS).is_err());
         assert!(ProviderBundle::decode(&provider[..cut], &shape, POSITIONS).is_err());
     }
     // A bundle that claims more tokens than it has room for, or than the model has positions.
-    for tokens in [4u64, 1 << 20, u64::MAX] {
+    for tokens in [4u32, 1 << 20, u32::MAX] {
         let mut claimed = provider.clone();
-        claimed[40..48].copy_from_slice(&tokens.to_le_bytes());
+        claimed[40..44].copy_from_slice(&tokens.to_le_bytes());
         assert!(ProviderBundle::decode(&claimed, &shape, POSITIONS).is_err());
     }
     assert!(UserBundle::decode(&provider, &shape, POSITIONS).is_err());

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 pub enum Error {
     /// The address is reachable from other machines, and the connection would not be encrypted.
     #[error(
-        "{address} is not a loopback address and this server has no TLS yet, so the public text, token counts and \
-         timing would be open to the network; listen on 127.0.0.1 and reach it through a tunnel such as ssh -L"
+        "{address} is not a loopback address and there is no TLS, so the public text, token counts and timing would be \
+         open to the network; give --tls-certificate, --tls-key and --client-pin, or listen on 127.0.0.1"
     )]
     NotLoopback {
         /// The address asked for.
@@ -32,9 +32,30 @@ pub enum Error {
         /// The number asked for.
         have: usize,
     },
+    /// TLS was asked for and no client could ever connect.
+    #[error("TLS is asked for and no client is pinned; give the pin of each client with --client-pin")]
+    NoClients,
+    /// The certificate, its key or a pin was refused.
+    #[error(transparent)]
+    Net(#[from] undertone_net::Error),
     /// The model was refused.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),
+    /// The model does not fit mode permuted.
+    #[error(transparent)]
+    Shares(#[from] undertone_shares::Error),
+    /// The dealer of mode permuted cannot be reached.
+    #[error("cannot reach the dealer ({kind}); start `undertone deal` there or check the address")]
+    DealerGone {
+        /// What the operating system reports.
+        kind: std::io::ErrorKind,
+    },
+    /// The dealer of mode permuted did not accept this provider.
+    #[error("the dealer did not accept this provider: {0}")]
+    Dealer(#[from] undertone_protocol::Error),
+    /// The folder for bundles cannot be used.
+    #[error("the folder for bundles cannot be used: {0}; check its permissions and the space on its disk")]
+    BundleFolder(std::io::Error),
     /// The calibration was refused.
     #[error(transparent)]
     Calibration(#[from] undertone_infer::Error),

@@ -90,7 +90,7 @@ impl Host for ModelHost {
         match hello.mode {
             Mode::Fhe => self.open_fhe(hello, welcome),
             Mode::Clear if self.offer_clear => self.open_clear(hello, welcome),
-            Mode::Clear | Mode::Permuted => Err(ProtocolError::ModeRefused { mode: hello.mode.name() }),
+            _ => Err(ProtocolError::ModeRefused { mode: hello.mode.name() }),
         }
     }
 }

@@ -3,14 +3,19 @@
 use crate::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use undertone_net::ServerTls;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// The certificate to show and the clients to accept; without it, loopback addresses only.
+    pub tls: Option<ServerTls>,
     /// Sessions served at a time; more are told to come back.
     pub max_sessions: usize,
+    /// Sessions served at a time of one client, which its certificate tells from others; without TLS there is no telling.
+    pub max_sessions_per_client: usize,
     /// Most new tokens that a session may ask for. Planning a session takes time for each, before anything is paid.
     pub max_new_tokens: u32,
     /// Threads of the compute pool; `None` takes one per core.
@@ -22,7 +27,7 @@ pub struct Options {
     pub message_timeout: Duration,
     /// The slowest transfer that is waited for: what was announced has this pace on average, or the session ends.
     pub slowest_bytes_per_second: u64,
-    /// Longest time from connection to hello.
+    /// Longest time from connection to the end of the TLS handshake, and from there to hello.
     pub hello_timeout: Duration,
     /// Time between two signs of life while computing.
     pub heartbeat: Duration,
@@ -34,7 +39,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: None,
             max_sessions: 4,
+            max_sessions_per_client: 2,
             max_new_tokens: 512,
             threads: None,
             // A person who reads a token and decides whether to go on.
@@ -62,6 +69,10 @@ impl Options {
     /// # Errors
     /// `NotLoopback`.
     pub fn check(&self) -> Result<(), Error> {
-        if self.listen.ip().is_loopback() { Ok(()) } else { Err(Error::NotLoopback { address: self.listen }) }
+        if self.tls.is_some() || self.listen.ip().is_loopback() {
+            Ok(())
+        } else {
+            Err(Error::NotLoopback { address: self.listen })
+        }
     }
 }

@@ -7,6 +7,8 @@
 use crate::Options;
 use std::time::Duration;
 use undertone_protocol::Message;
+use undertone_protocol::modes::permuted::deal::DealReply;
+use undertone_protocol::modes::permuted::setup::Setup;
 
 /// The time limits of one session.
 pub(crate) struct Pace<'a> {
@@ -36,7 +38,8 @@ impl<'a> Pace<'a> {
         if !matches!(message, Message::Chunk(_)) {
             self.transfer_until = announced(message).map(|bytes| now + self.options.transfer_time(bytes));
         }
-        if matches!(message, Message::KeysDone | Message::Prefill(_)) {
+        if matches!(message, Message::KeysDone | Message::Prefill(_) | Message::StepBegin(_) | Message::DealRequest(_))
+        {
             self.setup_until = None;
         }
     }
@@ -55,6 +58,9 @@ pub(crate) fn announced(message: &Message) -> Option<u64> {
         Message::Prefill(prefill) => sum(&prefill.blobs),
         Message::Decode(step) => sum(&step.blobs),
         Message::Result(result) => sum(&result.blobs),
+        Message::FlightBegin(begin) => Some(begin.len.into()),
+        Message::Setup(Setup::Masked { len }) => Some(*len),
+        Message::DealReply(DealReply::Bundle { len, .. }) => Some((*len).into()),
         _ => None,
     }
 }

@@ -1,17 +1,18 @@
 //! The listening loop, and one session from connection to end.
 
 use crate::compute::Compute;
-use crate::connection::{TimedStream, send};
+use crate::connection::{TimedConnection, send};
 use crate::memory::{Budget, Reservation};
 use crate::pace::Pace;
-use crate::sessions::{Place, Sessions};
+use crate::sessions::Sessions;
 use crate::watch::Watch;
 use crate::{Error, Host, Opening, Options};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use undertone_net::Connection;
 use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
 use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Turn};
 
@@ -70,7 +71,7 @@ impl Server {
         let pool = build("compute", have)?;
         let key_pool = if pool.current_num_threads() == 1 { Some(build("keys", 1)?) } else { None };
         let shared = Shared {
-            sessions: Arc::new(Sessions::new(options.max_sessions)),
+            sessions: Arc::new(Sessions::new(options.max_sessions, options.max_sessions_per_client)),
             budget: Arc::new(Budget::new(options.memory_bytes)),
             compute: Compute::default(),
             planning: Compute::default(),
@@ -142,8 +143,16 @@ impl Handle {
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // The listening loop waits in `accept`; a connection wakes it. If none can be made, it has ended already.
-        let _ = TcpStream::connect_timeout(&self.address, WAKE_UP);
+        let _ = TcpStream::connect_timeout(&reachable(self.address), WAKE_UP);
     }
+}
+
+/// Where this machine reaches a listener that was bound to all of its addresses.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 /// Errors of `accept` that concern one connection or a passing shortage.
@@ -156,12 +165,20 @@ fn passing(error: &std::io::Error) -> bool {
 
 /// One connection from beginning to end.
 fn serve(shared: &Shared, stream: TcpStream) {
-    let place = shared.sessions.enter(&stream);
     let options = &shared.options;
-    let Ok(timed) = TimedStream::new(stream, options) else { return };
-    let mut stream = MessageStream::new(timed);
-    let ended = place.and_then(|place| converse(shared, &mut stream, &place).map(|()| place));
+    // A peer that cannot be noted, or does not prove who it is, has no session to tell anything about.
+    let Ok(place) = shared.sessions.arrive(&stream) else { return };
+    if shared.stopping.load(Ordering::SeqCst) && options.tls.is_some() {
+        // It may have arrived after the last look at the open connections; nobody else would end its handshake.
+        return;
+    }
+    let Ok(connection) = Connection::accept(stream, options.tls.as_ref(), options.hello_timeout) else { return };
+    let entered = place.enter(connection.peer());
+    let mut stream = MessageStream::new(TimedConnection::new(connection, options));
+    let ended = entered.and_then(|()| converse(shared, &mut stream, place.number));
     if let Err(error) = &ended {
+        // Free before the last words, which may take a while.
+        place.leave();
         let error = if shared.stopping.load(Ordering::SeqCst) { &ProtocolError::ShuttingDown } else { error };
         stream.inner_mut().allow_write(LAST_WORDS);
         // The peer may be gone; then nobody is left to tell.
@@ -170,7 +187,7 @@ fn serve(shared: &Shared, stream: TcpStream) {
     stream.inner_mut().finish();
 }
 
-fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Place) -> Result<(), ProtocolError> {
+fn converse(shared: &Shared, stream: &mut MessageStream<TimedConnection>, number: u64) -> Result<(), ProtocolError> {
     if shared.stopping.load(Ordering::SeqCst) {
         // This session may have entered after the last look at the open ones; nobody else would end it.
         return Err(ProtocolError::ShuttingDown);
@@ -179,7 +196,7 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedStream>, place: &Pl
         return Err(ProtocolError::OutOfTurn { message: "another", state: "waiting for hello" });
     };
     let options = &shared.options;
-    let (opening, _reservation) = open(shared, &hello, place.number)?;
+    let (opening, _reservation) = open(shared, &hello, number)?;
     let mut session = opening.session;
     let mut pace = Pace::new(options, opening.setup_bytes, stream.inner().waited());
     loop {

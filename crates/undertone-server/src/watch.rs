@@ -5,7 +5,7 @@
 //! from it, like the end of the connection, cancels the job.
 
 use crate::Options;
-use crate::connection::{TimedStream, send};
+use crate::connection::{TimedConnection, send};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ impl<'a> Watch<'a> {
     /// Runs `work` while a second thread watches `stream`.
     pub(crate) fn run<R>(
         &self,
-        stream: &mut MessageStream<TimedStream>,
+        stream: &mut MessageStream<TimedConnection>,
         options: &Options,
         work: impl FnOnce(&Self) -> R,
     ) -> R {
@@ -57,7 +57,7 @@ impl<'a> Watch<'a> {
         })
     }
 
-    fn follow(&self, stream: &mut MessageStream<TimedStream>, options: &Options) {
+    fn follow(&self, stream: &mut MessageStream<TimedConnection>, options: &Options) {
         let mut sent = Instant::now();
         let mut state = self.lock();
         while !state.done {
@@ -72,7 +72,7 @@ impl<'a> Watch<'a> {
             });
             drop(state);
             // The lock is free here: neither a look at the connection nor a slow write holds up the job.
-            let mut gone = stream.has_pending() || stream.inner().stirred();
+            let mut gone = stream.has_pending() || stream.inner_mut().stirred();
             if let (false, Some(Some(report))) = (gone, report) {
                 sent = Instant::now();
                 gone = send(stream, &Message::Progress(report), options).is_err();

@@ -28,21 +28,29 @@ fn timed<T>(sum: &mut f64, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn step(session: &mut DealerSession, user: &mut User, provider: &mut Provider, tokens: &[u32]) -> Result<(u32, Times)> {
+/// The rows of the step before and the tokens of this one lead to a token.
+fn step(
+    session: &mut DealerSession,
+    (user, provider): (&mut User, &mut Provider),
+    kept: usize,
+    tokens: &[u32],
+) -> Result<(u32, Times)> {
+    let placement = Placement { kept, skipped: 0 };
     let mut times = Times::default();
-    let (for_user, for_provider) = timed(&mut times.deal, || session.deal(tokens.len()))?;
-    provider.begin(for_provider)?;
-    let ahead = timed(&mut times.prepare, || user.begin(for_user))?;
+    let (for_user, for_provider) = timed(&mut times.deal, || session.deal(tokens.len(), 1))?;
+    provider.begin(for_provider, placement)?;
+    let ahead = timed(&mut times.prepare, || user.begin(for_user, placement))?;
     provider.receive(ahead)?;
     let mut up = timed(&mut times.user, || user.embed(tokens))?;
     loop {
         let down = timed(&mut times.provider, || provider.receive(up))?.expect("every online flight has an answer");
         up = match timed(&mut times.user, || user.receive(down))? {
             Reply::Send(flight) => flight,
-            Reply::Token(token) => return Ok((token, times)),
+            Reply::Tokens(tokens) => return Ok((tokens[0], times)),
+            Reply::Last(_) => unreachable!("a step with an output"),
             Reply::Choose => {
                 let place = greedy_place(user.logits().expect("the logits that were announced").0);
-                user.select(place)?
+                user.select(&[place])?
             }
         };
     }
@@ -105,23 +113,24 @@ fn main() -> Result<()> {
         );
     };
     let tokens: Vec<u32> = (0..prompt as u32).map(|i| i * 7 % 100).collect();
-    let (mut token, times) = step(&mut session, &mut user, &mut provider, &tokens)?;
+    let (mut token, times) = step(&mut session, (&mut user, &mut provider), 0, &tokens)?;
     report(
         &format!("prompt of {prompt}"),
         times,
-        Traffic::new(&shape, &Step { number: 0, position: 0, tokens: prompt }),
+        Traffic::new(&shape, &Step { number: 0, position: 0, tokens: prompt, outputs: 1 }),
     );
     // The least of each part: what the machine does when nobody disturbs it.
     let mut least = Times { deal: f64::MAX, prepare: f64::MAX, provider: f64::MAX, user: f64::MAX };
-    for _ in 0..steps {
-        let (next, times) = step(&mut session, &mut user, &mut provider, &[token])?;
+    for number in 0..steps {
+        let kept = if number == 0 { prompt } else { 1 };
+        let (next, times) = step(&mut session, (&mut user, &mut provider), kept, &[token])?;
         token = next;
         least.deal = least.deal.min(times.deal);
         least.prepare = least.prepare.min(times.prepare);
         least.provider = least.provider.min(times.provider);
         least.user = least.user.min(times.user);
     }
-    let last = Step { number: steps as u64, position: prompt + steps - 1, tokens: 1 };
+    let last = Step { number: steps as u64, position: prompt + steps - 1, tokens: 1, outputs: 1 };
     report("token, least", least, Traffic::new(&shape, &last));
     Ok(())
 }

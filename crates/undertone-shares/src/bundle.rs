@@ -1,8 +1,8 @@
 //! Offline bundles: what the dealer hands out for one step.
 //!
-//! The user's is a seed and one number. The provider's is a seed and the corrections that make the two parties'
+//! The user's is a seed and one number for every output. The provider's is a seed and the corrections that make the two parties'
 //! masks fit each other. Encoding, little endian: magic 4, version 1, party 1, zero 2, session 16, step 8, position 8,
-//! tokens 8, seed 32, then the contents, whose length follows from model and step alone and is checked before
+//! tokens 4, outputs 4, seed 32, then the contents, whose length follows from model and step alone and is checked before
 //! anything is allocated.
 
 use zeroize::Zeroizing;
@@ -88,10 +88,10 @@ impl Corrections {
             ]);
         }
         all.extend([
-            (&mut self.final_norm.opened, shape.hidden),
-            (&mut self.final_norm.returned, shape.hidden),
-            (&mut self.head, shape.vocab),
-            (&mut self.logits.opened, shape.vocab),
+            (&mut self.final_norm.opened, step.outputs * shape.hidden),
+            (&mut self.final_norm.returned, step.outputs * shape.hidden),
+            (&mut self.head, step.outputs * shape.vocab),
+            (&mut self.logits.opened, step.outputs * shape.vocab),
             (&mut self.logits.returned, 0),
         ]);
         all
@@ -113,8 +113,8 @@ pub struct UserBundle {
     pub(crate) session: SessionId,
     pub(crate) step: Step,
     pub(crate) seed: Seed,
-    /// The mask of the one entry of the look-up table that the user may read.
-    pub(crate) table_mask: u32,
+    /// The mask of the one entry that the user may read, of the look-up table of every output.
+    pub(crate) table_masks: Zeroizing<Vec<u32>>,
 }
 
 /// What the provider needs for one step. It must be used once.
@@ -161,7 +161,9 @@ fn header(party: u8, session: &SessionId, step: &Step, seed: &Seed, capacity: us
     out.extend(MAGIC);
     out.extend([1, party, 0, 0]);
     out.extend(session);
-    for number in [step.number, step.position as u64, step.tokens as u64] {
+    // A step was checked, so its counts fit 24 bits.
+    let extent = step.tokens as u64 | (step.outputs as u64) << 32;
+    for number in [step.number, step.position as u64, extent] {
         out.extend(number.to_le_bytes());
     }
     out.extend(seed.bytes());
@@ -177,8 +179,9 @@ fn read_header<B: Bundle>(bytes: &[u8], party: u8, shape: &Shape, max_positions:
         return Err(malformed("it is not a bundle of this party and version"));
     }
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
-    let count = |at| usize::try_from(number(at)).map_err(|_| malformed("a count is out of range"));
-    let step = Step { number: number(24), position: count(32)?, tokens: count(40)? };
+    let position = usize::try_from(number(32)).map_err(|_| malformed("its position is out of range"))?;
+    let count = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i])) as usize;
+    let step = Step { number: number(24), position, tokens: count(40), outputs: count(44) };
     step.check(shape, max_positions)?;
     if bytes.len() != B::size_bytes(shape, &step) {
         return Err(malformed("its length is not that of its step"));
@@ -198,20 +201,20 @@ impl Bundle for UserBundle {
         self.session
     }
 
-    fn size_bytes(_: &Shape, _: &Step) -> usize {
-        HEADER_LEN + 4
+    fn size_bytes(_: &Shape, step: &Step) -> usize {
+        HEADER_LEN + 4 * step.outputs
     }
 
     fn encode(self, shape: &Shape) -> Zeroizing<Vec<u8>> {
         let mut out = header(1, &self.session, &self.step, &self.seed, Self::size_bytes(shape, &self.step));
-        out.extend(self.table_mask.to_le_bytes());
+        out.extend(self.table_masks.iter().flat_map(|mask| mask.to_le_bytes()));
         out
     }
 
     fn decode(bytes: &[u8], shape: &Shape, max_positions: usize) -> Result<Self> {
         let Header { session, step, seed } = read_header::<Self>(bytes, 1, shape, max_positions)?;
-        let table_mask = u32::from_le_bytes(std::array::from_fn(|i| bytes[HEADER_LEN + i]));
-        Ok(Self { session, step, seed, table_mask })
+        let masks = bytes[HEADER_LEN..].as_chunks::<4>().0.iter().map(|mask| u32::from_le_bytes(*mask));
+        Ok(Self { session, step, seed, table_masks: Zeroizing::new(masks.collect()) })
     }
 }
 

@@ -74,6 +74,11 @@ impl Dealer {
         self.weights.duplicate()
     }
 
+    /// The dimensions of the model.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// A session with a fresh seed.
     ///
     /// # Errors
@@ -152,35 +157,39 @@ impl DealerSession {
         crate::twin::Replay::new(self.root.duplicate())
     }
 
-    /// The bundles of the next step of `tokens` tokens.
+    /// The bundles of the next step, of `tokens` tokens of which the last `outputs` are opened.
     ///
     /// # Errors
     /// What [`Step::check`] refuses.
-    pub fn deal(&mut self, tokens: usize) -> Result<(UserBundle, ProviderBundle)> {
-        let step = Step { number: self.next, position: self.position, tokens };
+    pub fn deal(&mut self, tokens: usize, outputs: usize) -> Result<(UserBundle, ProviderBundle)> {
+        let step = Step { number: self.next, position: self.position, tokens, outputs };
         let dealer = Arc::clone(&self.dealer);
         step.check(&dealer.shape, dealer.public.config.max_position_embeddings)?;
         let user = self.root.of_step(Role::User, &step);
         let provider = self.root.of_step(Role::Provider, &step);
         let mut dealing = Dealing { dealer: &dealer, step, user: &user, provider: &provider };
         let corrections = dealing.corrections(&mut self.caches);
-        let place = lookup_place(&user, &dealer.shape);
-        let table_mask = table_masks(&provider, &dealer.shape)[place as usize];
+        let tables = table_masks(&provider, &dealer.shape, outputs);
+        let places = lookup_places(&user, &dealer.shape, outputs);
+        let rows = tables.chunks_exact(dealer.shape.vocab).zip(&places);
+        let table_masks = Zeroizing::new(rows.map(|(table, &place)| table[place as usize]).collect());
         self.next += 1;
         self.position += tokens;
-        let bundle = UserBundle { session: self.id, step, seed: user, table_mask };
+        let bundle = UserBundle { session: self.id, step, seed: user, table_masks };
         Ok((bundle, ProviderBundle { session: self.id, step, seed: provider, corrections }))
     }
 }
 
-/// The place of the one entry that the user can read.
-pub(crate) fn lookup_place(user: &Seed, shape: &Shape) -> u32 {
-    user.stream(Draw::LOOKUP_PLACE, 0).below(shape.vocab as u64) as u32
+/// The place of the one entry that the user can read in the table of every output.
+pub(crate) fn lookup_places(user: &Seed, shape: &Shape, outputs: usize) -> Vec<u32> {
+    let mut stream = user.stream(Draw::LOOKUP_PLACE, 0);
+    (0..outputs).map(|_| stream.below(shape.vocab as u64) as u32).collect()
 }
 
-/// The masks of the table.
-pub(crate) fn table_masks(provider: &Seed, shape: &Shape) -> Vec<u32> {
-    provider.words(Draw::LOOKUP_TABLE, 0, shape.vocab).iter().map(|&word| word as u32).collect()
+/// The masks of the tables, `[outputs, V]`.
+pub(crate) fn table_masks(provider: &Seed, shape: &Shape, outputs: usize) -> Zeroizing<Vec<u32>> {
+    let words = provider.words(Draw::LOOKUP_TABLE, 0, outputs * shape.vocab);
+    Zeroizing::new(words.iter().map(|&word| word as u32).collect())
 }
 
 /// The making of one step's corrections.
@@ -197,6 +206,9 @@ impl Dealing<'_> {
         let input = self.user.words(Draw::EMBED_INPUT, 0, n * shape.vocab);
         let embed = self.product(Matrix::Embed, 0, &input, Draw::EMBED);
         let layers = caches.iter_mut().enumerate().map(|(layer, cache)| self.layer(layer, cache)).collect();
+        if self.step.outputs == 0 {
+            return Corrections { embed, layers, ..Corrections::default() };
+        }
         let (final_norm, output) = self.site(Site::FinalNorm, 0);
         let head = self.product(Matrix::Head, 0, &output, Draw::HEAD);
         let (logits, _) = self.site(Site::Logits, 0);
@@ -316,7 +328,7 @@ mod tests {
         for tokens in [3, 1] {
             let encoded = |session: &mut DealerSession| {
                 use crate::bundle::Bundle;
-                let (user, provider) = session.deal(tokens).unwrap();
+                let (user, provider) = session.deal(tokens, 1).unwrap();
                 let shape = session.dealer.shape;
                 (user.encode(&shape), provider.encode(&shape))
             };

@@ -1,7 +1,8 @@
 //! Flights: what one party sends in one go, as numbers. `undertone-protocol` turns them into bytes.
 //!
 //! A step is `prepare` (ahead, independent of the prompt), `embed`, then per layer six questions of the provider and
-//! their answers, then the final norm, the logits and the look-up. One flight up and one down make a round.
+//! their answers, then the final norm, the logits and the look-up. One flight up and one down make a round. A step
+//! without outputs ends with the last answer of its last layer.
 
 use crate::error::{Error, Result, expect_len};
 use crate::shape::{Shape, Site, Step};
@@ -62,15 +63,15 @@ flight_kinds! {
     Gate = 12, "gate";
     /// User to provider: their activation, masked, still permuted.
     Activated = 13, "activated";
-    /// Provider to user: the last token's residual stream, permuted.
+    /// Provider to user: the residual stream of the outputs, permuted.
     FinalNorm = 14, "final_norm";
     /// User to provider: its norm, masked, still permuted.
     FinalNormed = 15, "final_normed";
     /// Provider to user: logits, permuted.
     Logits = 16, "logits";
-    /// User to provider: the shifted place of the chosen token.
+    /// User to provider: the shifted place of the chosen token of every output.
     Select = 17, "select";
-    /// Provider to user: the shifted, masked table of token ids.
+    /// Provider to user: the shifted, masked table of token ids, one for every output.
     Selected = 18, "selected";
 }
 
@@ -94,7 +95,7 @@ impl FlightKind {
         match self {
             Self::Prepare => {
                 let layer = 2 * n * shape.hidden + rotated + key + 2 * n * shape.intermediate;
-                Extent::words(shape.layers * layer + shape.hidden + shape.vocab)
+                Extent::words(shape.layers * layer + step.outputs * (shape.hidden + shape.vocab))
             }
             Self::Embed => Extent::words(n * shape.vocab),
             Self::AttentionNorm => input(Site::AttentionNorm),
@@ -112,8 +113,8 @@ impl FlightKind {
             Self::FinalNorm => input(Site::FinalNorm),
             Self::FinalNormed => output(Site::FinalNorm),
             Self::Logits => input(Site::Logits),
-            Self::Select => Extent { words: 0, bits: 0, entries: 1 },
-            Self::Selected => Extent { words: 0, bits: 0, entries: shape.vocab },
+            Self::Select => Extent { words: 0, bits: 0, entries: step.outputs },
+            Self::Selected => Extent { words: 0, bits: 0, entries: step.outputs * shape.vocab },
         }
     }
 }

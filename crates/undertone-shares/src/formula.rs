@@ -6,12 +6,13 @@
 //! | | published protocol | here |
 //! | --- | --- | --- |
 //! | online, layer | 8nD + nd(4g + 3h) + 5S + 6nF | 4nD + nd(4h + 3g) + 4S + 3nF, and nd(2h + g) bits |
-//! | online, model | nV + 3D + D + 2V | nV + 2D + V |
-//! | ahead, user to provider, layer | – | 2nD + nd(h + 2g) + 2nF; model D + V |
+//! | online, model | nV + 3D + D + 2V | nV + m (2D + V) |
+//! | ahead, user to provider, layer | – | 2nD + nd(h + 2g) + 2nF; model m (D + V) |
 //! | offline, dealer to provider, layer | n[(h + 2g)d + hd + 6D + 5F] + 3S | that and nd(4h + 2g) for truncation |
 //!
-//! Fewer online, because the user's shares are known before the prompt and their masks are chosen to be the next
-//! ones. What goes ahead must be added to compare: today it travels between two tokens as well.
+//! The published count has m = 1 output; a step without outputs also has five flights fewer, one with several chooses a
+//! token for each. Fewer online, because the user's shares are known before the prompt and their masks are chosen to be the next
+//! ones. What goes ahead must be added to compare: it travels between two tokens as well.
 
 use crate::shape::{Shape, Step};
 
@@ -35,7 +36,8 @@ pub struct Traffic {
 impl Traffic {
     /// The counts of one step.
     pub fn new(shape: &Shape, step: &Step) -> Self {
-        let [n, t, layers, vocab] = [step.tokens, step.position, shape.layers, shape.vocab].map(|x| x as u64);
+        let [n, m, t, layers, vocab] =
+            [step.tokens, step.outputs, step.position, shape.layers, shape.vocab].map(|x| x as u64);
         let [hidden, wide, h, g, d] =
             [shape.hidden, shape.intermediate, shape.heads, shape.key_heads, shape.head_dim].map(|x| x as u64);
         let scores = h * (n * t + n * (n + 1) / 2);
@@ -43,15 +45,15 @@ impl Traffic {
         let layer = 4 * n * hidden + n * d * (4 * h + 3 * g) + 4 * scores + 3 * n * wide;
         // Top bits, packed: of queries and keys in one flight, of mixed values in another.
         let layer_bits = (n * d * (h + g)).div_ceil(8) + (n * d * h).div_ceil(8);
-        let lookup = 4 + 4 * vocab;
-        let online = 8 * (layers * layer + n * vocab + 2 * hidden + vocab) + layers * layer_bits + lookup;
+        let lookup = m * (4 + 4 * vocab);
+        let online = 8 * (layers * layer + n * vocab + m * (2 * hidden + vocab)) + layers * layer_bits + lookup;
 
-        let ahead = layers * (2 * n * hidden + n * d * (h + 2 * g) + 2 * n * wide) + hidden + vocab;
+        let ahead = layers * (2 * n * hidden + n * d * (h + 2 * g) + 2 * n * wide) + m * (hidden + vocab);
 
         let site_and_products = n * ((h + 2 * g) * d + h * d + 6 * hidden + 5 * wide) + 3 * scores;
         let truncation = n * d * (4 * h + 2 * g);
-        // The embedding's product, the final norm's two, the head's product, the permuted logits.
-        let offline = layers * (site_and_products + truncation) + n * hidden + 2 * hidden + 2 * vocab;
+        // The embedding's product, and for each output the final norm's two, the head's product, the permuted logits.
+        let offline = layers * (site_and_products + truncation) + n * hidden + m * (2 * hidden + 2 * vocab);
 
         let published = layers * (8 * n * hidden + n * d * (4 * g + 3 * h) + 5 * scores + 6 * n * wide)
             + n * vocab
@@ -63,7 +65,7 @@ impl Traffic {
             ahead_bytes: 8 * ahead,
             offline_bytes: 8 * offline,
             // One flight embeds, twelve per layer, five for final norm, logits and look-up.
-            depth: 1 + 12 * layers + 5,
+            depth: 1 + 12 * layers + if m > 0 { 5 } else { 0 },
             published_elements: published,
         }
     }
@@ -89,7 +91,7 @@ mod tests {
         let [hidden, intermediate, layers, heads, key_heads, head_dim, vocab] = dimensions;
         let shape = Shape { hidden, intermediate, layers, heads, key_heads, head_dim, vocab };
         // The published counts take t as the columns that the new token sees, itself included.
-        Traffic::new(&shape, &Step { number: 0, position: 127, tokens: 1 })
+        Traffic::new(&shape, &Step { number: 0, position: 127, tokens: 1, outputs: 1 })
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The masked model `X - U`, which the user stores: uniform words to whoever does not know U.
 
+use std::io::Read;
+
 use crate::error::{Error, Result, expect_len};
 use crate::shape::Shape;
 
@@ -24,6 +26,26 @@ impl MaskedModel {
     /// Bytes of the encoding: eight for every weight.
     pub fn size_bytes(shape: &Shape) -> u64 {
         shape.matrices().iter().map(|&(rows, cols)| 8 * rows as u64 * cols as u64).sum()
+    }
+
+    /// Reads an encoding, one matrix at a time.
+    ///
+    /// # Errors
+    /// What the reader reports, and an end before the last word; what follows it is left unread.
+    pub fn read(from: &mut impl Read, shape: &Shape) -> std::io::Result<Self> {
+        let mut bytes = vec![0u8; 1 << 16];
+        let mut matrix = |len: usize| {
+            let mut words = Vec::with_capacity(len);
+            while words.len() < len {
+                let part = &mut bytes[..(8 * (len - words.len())).min(1 << 16)];
+                from.read_exact(part)?;
+                words.extend(part.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)));
+            }
+            Ok::<_, std::io::Error>(words)
+        };
+        let sizes = shape.matrices();
+        let matrices = sizes.iter().map(|(rows, cols)| matrix(rows * cols)).collect::<std::io::Result<_>>()?;
+        Ok(Self { matrices })
     }
 
     /// Its encoding: the words of all matrices, little endian, nothing else.

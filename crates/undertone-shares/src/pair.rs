@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::flight::Flight;
 use crate::provider::{Provider, ProviderModel};
 use crate::random::Seed;
+use crate::rows::Placement;
 use crate::user::{Reply, User, UserModel};
 use crate::weights::QuantizedModel;
 
@@ -47,6 +48,7 @@ pub struct Pair {
     dealer: DealerSession,
     provider: Provider,
     user: User,
+    last: usize,
 }
 
 impl Pair {
@@ -56,6 +58,7 @@ impl Pair {
             dealer: model.dealer.session_with_seed(root),
             provider: Provider::new(Arc::clone(&model.provider)),
             user: User::new(Arc::clone(&model.user)),
+            last: 0,
         }
     }
 
@@ -74,15 +77,33 @@ impl Pair {
         &mut self,
         tokens: &[u32],
         choose: impl FnOnce(&[u64]) -> usize,
-        mut see: impl FnMut(&Flight),
+        see: impl FnMut(&Flight),
     ) -> Result<u32> {
-        let (for_user, for_provider) = self.dealer.deal(tokens.len())?;
-        self.provider.begin(for_provider)?;
-        let prepare = self.user.begin(for_user)?;
+        let placement = Placement { kept: self.last, skipped: 0 };
+        let mut choose = Some(choose);
+        let chosen = self.step_as(tokens, 1, placement, |row| choose.take().map_or(0, |choose| choose(row)), see)?;
+        chosen.first().copied().ok_or(Error::OutOfTurn { have: "no token", need: "the token of an output" })
+    }
+
+    /// As [`Pair::step`] with `outputs` outputs, of which each is chosen, and rows that do not count.
+    ///
+    /// # Errors
+    /// What the parties refuse.
+    pub fn step_as(
+        &mut self,
+        tokens: &[u32],
+        outputs: usize,
+        placement: Placement,
+        mut choose: impl FnMut(&[u64]) -> usize,
+        mut see: impl FnMut(&Flight),
+    ) -> Result<Vec<u32>> {
+        let (for_user, for_provider) = self.dealer.deal(tokens.len(), outputs)?;
+        self.last = tokens.len();
+        self.provider.begin(for_provider, placement)?;
+        let prepare = self.user.begin(for_user, placement)?;
         see(&prepare);
         self.provider.receive(prepare)?;
         let mut up = self.user.embed(tokens)?;
-        let mut choose = Some(choose);
         loop {
             see(&up);
             let Some(down) = self.provider.receive(up)? else {
@@ -91,13 +112,18 @@ impl Pair {
             see(&down);
             up = match self.user.receive(down)? {
                 Reply::Send(flight) => flight,
-                Reply::Token(token) => return Ok(token),
+                Reply::Last(flight) => {
+                    see(&flight);
+                    self.provider.receive(flight)?;
+                    return Ok(Vec::new());
+                }
+                Reply::Tokens(tokens) => return Ok(tokens.to_vec()),
                 Reply::Choose => {
-                    let place = match (choose.take(), self.user.logits()) {
-                        (Some(choose), Some((logits, _))) => choose(logits),
-                        _ => return Err(Error::OutOfTurn { have: "logits", need: "one choice in a step" }),
+                    let Some((logits, _)) = self.user.logits() else {
+                        return Err(Error::OutOfTurn { have: "logits", need: "logits of a step" });
                     };
-                    self.user.select(place)?
+                    let places: Vec<usize> = logits.chunks_exact(logits.len() / outputs).map(&mut choose).collect();
+                    self.user.select(&places)?
                 }
             };
         }

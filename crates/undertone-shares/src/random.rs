@@ -31,19 +31,22 @@ impl Seed {
         Self(bytes)
     }
 
+    /// A public name of what these masks hide. Nothing about the seed follows from it.
+    pub fn public_name(&self) -> [u8; 32] {
+        self.child(Role::Name, 0).0
+    }
+
     /// The bytes, for a store or a message to the party that the seed is for.
-    pub(crate) fn bytes(&self) -> &[u8; 32] {
+    pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// The seed of `role` in a step; nothing about this seed follows from it. A step that is dealt once more at
-    /// another position or with another number of tokens gets another seed.
+    /// another position, with another number of tokens or of outputs gets another seed.
     pub(crate) fn of_step(&self, role: Role, step: &Step) -> Self {
-        let mut extent = [0u8; 8];
-        // A step was checked, so both fit 24 bits.
-        extent[..4].copy_from_slice(&(step.position as u32).to_le_bytes());
-        extent[4..].copy_from_slice(&(step.tokens as u32).to_le_bytes());
-        self.child(role, step.number).child(Role::Extent, u64::from_le_bytes(extent))
+        // A step was checked, so all three fit 24 bits.
+        let extent = step.position as u64 | (step.tokens as u64) << 32;
+        self.child(role, step.number).child(Role::Extent, extent).child(Role::Outputs, step.outputs as u64)
     }
 
     /// The seed of `role` and a number.
@@ -108,6 +111,10 @@ pub(crate) enum Role {
     Session = ROLES + 3,
     /// Position and tokens of a step, below the seed of its number.
     Extent = ROLES + 4,
+    /// Outputs of a step, below the seed of its extent.
+    Outputs = ROLES + 5,
+    /// A public name of the masked model, below the seed of the weight masks.
+    Name = ROLES + 6,
 }
 
 /// What is drawn. The user's draws come from the user's seed of a step, the provider's from the provider's.
@@ -236,13 +243,21 @@ mod tests {
     fn children_meet_no_words_and_steps_of_other_extents_have_other_seeds() {
         let seed = Seed::from_bytes([3; 32]);
         let word = |seed: &Seed| u64::from_le_bytes(std::array::from_fn(|i| seed.0[i]));
-        let step = |number, position, tokens| seed.of_step(Role::User, &Step { number, position, tokens });
-        let seeds = [step(1, 5, 2), step(1, 5, 3), step(1, 6, 2), step(2, 5, 2), seed.child(Role::Provider, 1)];
+        let step =
+            |number, position, tokens, outputs| seed.of_step(Role::User, &Step { number, position, tokens, outputs });
+        let seeds = [
+            step(1, 5, 2, 1),
+            step(1, 5, 2, 2),
+            step(1, 5, 3, 1),
+            step(1, 6, 2, 1),
+            step(2, 5, 2, 1),
+            seed.child(Role::Provider, 1),
+        ];
         let mut firsts: std::collections::BTreeSet<u64> = seeds.iter().map(word).collect();
         // What the weight masks begin with; 1 was the tag of both.
         firsts.insert(seed.words(Draw::WEIGHTS, 1, 1)[0]);
-        assert_eq!(firsts.len(), 6);
-        assert_eq!(word(&step(1, 5, 2)), word(&seeds[0]));
+        assert_eq!(firsts.len(), 7);
+        assert_eq!(word(&step(1, 5, 2, 1)), word(&seeds[0]));
         let sites =
             [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation, Site::FinalNorm, Site::Logits];
         assert!(sites.iter().all(|&site| Draw::output(site).0 < ROLES));

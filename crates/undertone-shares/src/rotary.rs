@@ -1,7 +1,7 @@
 //! The rotary embedding on words: a public linear map, so each party applies it to its own share.
 //!
 //! Both parties must use the same integers: one unit of difference in a cosine would multiply a share, which is as
-//! large as the ring. [`RotaryTable::fingerprint`] is there to be compared before a session; no message carries it yet.
+//! large as the ring. A digest of [`RotaryTable::words`] is compared before a session.
 
 use undertone_model::{LlamaConfig, rope_cos_sin};
 
@@ -30,22 +30,21 @@ impl RotaryTable {
         self.angles.len() / self.half
     }
 
-    /// A checksum (FNV-1a over the integers) that shows whether two tables are the same; it protects nothing.
-    pub fn fingerprint(&self) -> u64 {
-        let step = |hash: u64, word: &u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-        self.angles.as_flattened().iter().fold(0xcbf2_9ce4_8422_2325, step)
+    /// The integers, for a digest: `[positions, d / 2, 2]`.
+    pub fn words(&self) -> &[u64] {
+        self.angles.as_flattened()
     }
 
     /// Rotates every head of every row, coordinate `i` with `i + d/2`; the result has [`ROTARY_BITS`] more.
     ///
     /// # Shapes
-    /// `values` is `[rows, width]`, `width` a multiple of `d`; row `i` is at `position + i`.
+    /// `values` is `[rows, width]`, `width` a multiple of `d`; row `i` is at `positions[i]`.
     ///
     /// # Panics
     /// When the table has fewer positions.
-    pub(crate) fn rotate(&self, values: &mut [u64], width: usize, position: usize) {
-        let rows = values.chunks_exact_mut(width).zip(self.angles.chunks_exact(self.half).skip(position));
-        for (row, angles) in rows {
+    pub(crate) fn rotate(&self, values: &mut [u64], width: usize, positions: &[usize]) {
+        for (row, position) in values.chunks_exact_mut(width).zip(positions) {
+            let angles = &self.angles[position * self.half..][..self.half];
             for head in row.chunks_exact_mut(2 * self.half) {
                 let (low, high) = head.split_at_mut(self.half);
                 for ((low, high), [cosine, sine]) in low.iter_mut().zip(high).zip(angles) {

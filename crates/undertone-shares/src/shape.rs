@@ -114,34 +114,40 @@ pub enum Site {
     MlpNorm,
     /// SiLU of the gate times up.
     Activation,
-    /// The norm before the head, of the last token.
+    /// The norm before the head, of the outputs.
     FinalNorm,
-    /// Logits of the last token, which the user chooses from.
+    /// Logits of the outputs, which the user chooses from.
     Logits,
 }
 
-/// One pass: the tokens that enter together.
+/// One pass: the tokens that enter together. They take the rows `position..position + tokens` of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// Number of the step in its session, from 0.
     pub number: u64,
-    /// Position of the first token.
+    /// Row of the first token.
     pub position: usize,
     /// Tokens `n`.
     pub tokens: usize,
+    /// Of how many of them, the last ones, logits are opened and a token is chosen: none for a piece of a prompt with
+    /// more to come, one for its end and for a generated token, all for drafted tokens.
+    pub outputs: usize,
 }
 
 impl Step {
     /// Checks a step against a model before anything is allocated for it.
     ///
     /// # Errors
-    /// No tokens, more positions than the model has, more scores than a step may have, a flight above
-    /// [`MAX_FLIGHT_BYTES`].
+    /// No tokens, more outputs than tokens, more positions than the model has, more scores than a step may have, a
+    /// flight above [`MAX_FLIGHT_BYTES`].
     pub fn check(&self, shape: &Shape, max_positions: usize) -> Result<()> {
         let refuse = |what, have: usize, need: String| Err(Error::OutOfRange { what, have: have as u64, need });
         let end = self.position.saturating_add(self.tokens);
         if self.tokens == 0 || end > max_positions {
             return refuse("the last position of a step", end, format!("from 1 to {max_positions}, with a token"));
+        }
+        if self.outputs > self.tokens {
+            return refuse("the number of outputs of a step", self.outputs, format!("at most {}", self.tokens));
         }
         // Positions are at most 2^24 and heads 2^10, so this product cannot overflow.
         let scores = self.tokens.saturating_mul(end).saturating_mul(shape.heads);
@@ -179,7 +185,7 @@ impl Step {
     pub fn site_input(&self, shape: &Shape, site: Site) -> usize {
         match site {
             Site::Activation => 2 * self.tokens * shape.intermediate,
-            Site::Logits => shape.vocab,
+            Site::Logits => self.outputs * shape.vocab,
             _ => self.site_output(shape, site),
         }
     }
@@ -190,7 +196,7 @@ impl Step {
             Site::AttentionNorm | Site::MlpNorm => self.tokens * shape.hidden,
             Site::Softmax => self.scores(shape),
             Site::Activation => self.tokens * shape.intermediate,
-            Site::FinalNorm => shape.hidden,
+            Site::FinalNorm => self.outputs * shape.hidden,
             Site::Logits => 0,
         }
     }
@@ -211,15 +217,17 @@ mod tests {
             head_dim: 64,
             vocab: 32_000,
         };
-        let check = |tokens| Step { number: 0, position: 0, tokens }.check(&shape, 2048);
+        let check = |tokens| Step { number: 0, position: 0, tokens, outputs: 1 }.check(&shape, 2048);
         let fits = |tokens| {
-            let step = Step { number: 0, position: 0, tokens };
+            let step = Step { number: 0, position: 0, tokens, outputs: 1 };
             FlightKind::ALL.iter().all(|kind| kind.extent(&shape, &step).size_bytes() <= MAX_FLIGHT_BYTES)
         };
         let most = (1..2048).find(|&tokens| !fits(tokens)).unwrap() - 1;
         assert!(check(most).is_ok());
         let error = check(most + 1).unwrap_err().to_string();
         assert!(error.contains("prepare") && error.contains("shorter chunks"), "{error}");
+        let outputs = |outputs| Step { number: 0, position: 0, tokens: 2, outputs }.check(&shape, 2048);
+        assert!(outputs(0).is_ok() && outputs(2).is_ok() && outputs(3).is_err());
         assert!(check(0).is_err() && check(2049).is_err() && check(usize::MAX).is_err());
     }
 }

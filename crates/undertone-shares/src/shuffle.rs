@@ -24,8 +24,9 @@ impl Shuffle {
                 (0..step.tokens).for_each(|i| push_rows(&mut sources, &mut stream, shape.heads, step.visible(i)))
             }
             Site::Activation => push_rows(&mut sources, &mut stream, 1, step.tokens * shape.intermediate),
-            Site::FinalNorm => push_rows(&mut sources, &mut stream, 1, shape.hidden),
-            Site::Logits => push_rows(&mut sources, &mut stream, 1, shape.vocab),
+            Site::FinalNorm => push_rows(&mut sources, &mut stream, step.outputs, shape.hidden),
+            // The user must know which output it chooses for, so rows stay.
+            Site::Logits => (0..step.outputs).for_each(|_| push_rows(&mut sources, &mut stream, 1, shape.vocab)),
         }
         Self { sources }
     }
@@ -75,12 +76,12 @@ mod tests {
 
     const SHAPE: Shape =
         Shape { hidden: 5, intermediate: 7, layers: 1, heads: 3, key_heads: 3, head_dim: 2, vocab: 11 };
-    const STEP: Step = Step { number: 0, position: 2, tokens: 4 };
+    const STEP: Step = Step { number: 0, position: 2, tokens: 4, outputs: 2 };
 
     #[test]
     fn rows_stay_together_and_inversion_undoes() {
         let seed = Seed::from_bytes([1; 32]);
-        for site in [Site::AttentionNorm, Site::Softmax, Site::Activation, Site::Logits] {
+        for site in [Site::AttentionNorm, Site::Softmax, Site::Activation, Site::FinalNorm, Site::Logits] {
             let shuffle = Shuffle::of_site(&seed, &SHAPE, &STEP, site, 0);
             let values: Vec<u64> = (0..shuffle.sources.len() as u64).collect();
             assert_eq!(shuffle.invert(&shuffle.apply(&values)), values);
@@ -100,6 +101,8 @@ mod tests {
             start += SHAPE.heads * len;
         }
         assert_eq!(start, STEP.scores(&SHAPE));
+        let logits = Shuffle::of_site(&seed, &SHAPE, &STEP, Site::Logits, 0);
+        assert!(logits.sources.iter().enumerate().all(|(i, &source)| i / SHAPE.vocab == source as usize / SHAPE.vocab));
     }
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
         for session in 0..2 {
             let root = Seed::from_bytes([session; 32]);
             for number in 0..20 {
-                let step = Step { number, position: 30 + number as usize, tokens: 1 };
+                let step = Step { number, position: 30 + number as usize, tokens: 1, outputs: 1 };
                 let seed = root.of_step(crate::random::Role::Provider, &step);
                 let layers = [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation];
                 let sites = (0..shape.layers).flat_map(|layer| layers.map(|site| (site, layer)));

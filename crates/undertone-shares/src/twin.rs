@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::fixed::{ACTIVATION_BITS, add_shifted, power};
 use crate::nonlinear::{rms_norm, silu_product, softmax_rows};
 use crate::rotary::RotaryTable;
+use crate::rows::{Placement, Rows};
 use crate::shape::{Matrix, Shape, Step};
 use crate::truncation;
 use crate::weights::QuantizedModel;
@@ -59,6 +60,7 @@ pub struct Twin<R> {
     rounding: R,
     next: u64,
     position: usize,
+    rows: Rows,
     caches: Vec<(HeadRows, HeadRows)>,
 }
 
@@ -72,7 +74,7 @@ impl<R: Rounding> Twin<R> {
     ) -> Self {
         let shape = model.public().shape();
         let caches = (0..shape.layers).map(|_| (HeadRows::new(&shape), HeadRows::new(&shape))).collect();
-        Self { model, shape, rotary, kernels, rounding, next: 0, position: 0, caches }
+        Self { model, shape, rotary, kernels, rounding, next: 0, position: 0, rows: Rows::default(), caches }
     }
 
     /// Runs the next tokens and returns the residual stream after the last layer, `[n, D]`.
@@ -80,8 +82,17 @@ impl<R: Rounding> Twin<R> {
     /// # Errors
     /// What [`Step::check`] refuses, tokens outside the vocabulary.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<u64>> {
-        let step = Step { number: self.next, position: self.position, tokens: tokens.len() };
+        self.forward_as(tokens, 1, Placement { kept: self.rows.last(), skipped: 0 })
+    }
+
+    /// As [`Twin::forward`] for a step with `outputs` outputs and rows that do not count.
+    ///
+    /// # Errors
+    /// As [`Twin::forward`], and a placement that does not fit the step before.
+    pub fn forward_as(&mut self, tokens: &[u32], outputs: usize, placement: Placement) -> Result<Vec<u64>> {
+        let step = Step { number: self.next, position: self.position, tokens: tokens.len(), outputs };
         step.check(&self.shape, self.rotary.positions())?;
+        let positions = self.rows.positions(&step, &placement)?;
         let vocab = self.shape.vocab;
         if tokens.iter().any(|&token| token as usize >= vocab) {
             return Err(Error::OutsideVocabulary { vocab });
@@ -91,8 +102,9 @@ impl<R: Rounding> Twin<R> {
         let entry = |token: u32, row: usize| (i64::from(table[row * vocab + token as usize]) as u64) << shift;
         let mut stream: Vec<u64> =
             tokens.iter().flat_map(|&token| (0..self.shape.hidden).map(move |row| entry(token, row))).collect();
+        self.rows.push(&step, &placement);
         for layer in 0..self.shape.layers {
-            self.attention(&step, layer, &mut stream);
+            self.attention(&step, &positions, layer, &mut stream);
             self.mlp(layer, &mut stream);
         }
         self.next += 1;
@@ -119,13 +131,13 @@ impl<R: Rounding> Twin<R> {
         Ok(self.logits(&stream[stream.len() - self.shape.hidden..]))
     }
 
-    fn attention(&mut self, step: &Step, layer: usize, stream: &mut [u64]) {
+    fn attention(&mut self, step: &Step, positions: &[usize], layer: usize, stream: &mut [u64]) {
         let (shape, kernels) = (self.shape, Arc::clone(&self.kernels));
         let public = self.model.public();
         let width = shape.rotated() + shape.key();
         let qkv = self.product(Matrix::Qkv(layer), &self.norm(stream));
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
-        self.rotary.rotate(&mut rotated, shape.rotated(), step.position);
+        self.rotary.rotate(&mut rotated, shape.rotated(), positions);
         let drops = public.rotated_drop(layer);
         let drop = |i: usize| drops[usize::from(i % shape.rotated() >= shape.query())];
         self.truncate(Truncation::Rotated, step, layer, &mut rotated, drop);
@@ -137,6 +149,7 @@ impl<R: Rounding> Twin<R> {
         let mut scores = vec![0; step.scores(&shape)];
         let queries = columns(&rotated, shape.rotated(), 0..shape.query());
         add_scores(&*kernels, (&shape, step), &mut scores, &queries, keys);
+        self.rows.hide(&shape, step, &mut scores);
         let probabilities = softmax_rows(&shape, step, &scores);
         let mut mixed = vec![0; step.tokens * shape.query()];
         add_mixed(&*kernels, (&shape, step), &mut mixed, &probabilities, values);

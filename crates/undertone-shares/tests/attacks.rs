@@ -78,7 +78,7 @@ fn first_messages_tell_the_token_under_bounded_masks_and_not_here() {
             .map(|message| {
                 let mut session = setup.dealer.session_with_seed(root(1, (run * MESSAGES + message) as u64));
                 let mut user = User::new(Arc::clone(&setup.user));
-                user.begin(session.deal(1).unwrap().0).unwrap();
+                user.begin(session.deal(1, 1).unwrap().0, Placement::default()).unwrap();
                 user.embed(&[token as u32]).unwrap().words
             })
             .collect();
@@ -207,10 +207,10 @@ fn everything_the_provider_receives_is_uniform() {
 /// Runs one step by hand up to the choice; returns both parties and the opened logits.
 fn until_choice(setup: &PairModel, seed: Seed, tokens: &[u32]) -> (User, Provider, Vec<u64>) {
     let mut session = setup.dealer.session_with_seed(seed);
-    let (for_user, for_provider) = session.deal(tokens.len()).unwrap();
+    let (for_user, for_provider) = session.deal(tokens.len(), 1).unwrap();
     let (mut user, mut provider) = (User::new(Arc::clone(&setup.user)), Provider::new(Arc::clone(&setup.provider)));
-    provider.begin(for_provider).unwrap();
-    provider.receive(user.begin(for_user).unwrap()).unwrap();
+    provider.begin(for_provider, Placement::default()).unwrap();
+    provider.receive(user.begin(for_user, Placement::default()).unwrap()).unwrap();
     let mut up = user.embed(tokens).unwrap();
     loop {
         let down = provider.receive(up).unwrap().unwrap();
@@ -237,7 +237,7 @@ fn a_look_up_reveals_one_entry_whatever_is_asked() {
 
         // A cheating user asks for any place instead of a likely one: it gets the id at that place, one per step.
         let place = (number * 13) as usize % vocab;
-        let ask = user.select(place).unwrap();
+        let ask = user.select(&[place]).unwrap();
         let shift = ask.entries[0] as usize;
         let answer = provider.receive(ask).unwrap().unwrap();
         let known = (place + vocab - shift) % vocab;
@@ -250,8 +250,8 @@ fn a_look_up_reveals_one_entry_whatever_is_asked() {
                 others.extend(entry.wrapping_sub(*id).to_le_bytes());
             }
         }
-        let Reply::Token(token) = user.receive(answer).unwrap() else { panic!("the step ends with its token") };
-        assert_eq!(clear[token as usize], logits[place]);
+        let Reply::Tokens(tokens) = user.receive(answer).unwrap() else { panic!("the step ends with its token") };
+        assert_eq!(clear[tokens[0] as usize], logits[place]);
 
         // A second question in the same step is refused.
         assert!(provider.receive(select(1)).is_err());
@@ -265,7 +265,7 @@ fn places_outside_the_table_are_refused() {
     let setup = setup();
     for entry in [config().vocab_size as u32, u32::MAX] {
         let (mut user, mut provider, _) = until_choice(&setup, root(5, 0), &[3, 9]);
-        let ask = Flight { entries: vec![entry], ..user.select(0).unwrap() };
+        let ask = Flight { entries: vec![entry], ..user.select(&[0]).unwrap() };
         assert!(matches!(provider.receive(ask), Err(Error::OutOfRange { .. })));
         // The session has failed, and its masks are spent.
         assert!(provider.receive(select(0)).is_err());

@@ -14,10 +14,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("undertone-secret", &["undertone-ring", "undertone-he"]),
     ("undertone-infer", &["undertone-he", "undertone-model"]),
     ("undertone-protocol", &["undertone-he", "undertone-infer", "undertone-model", "undertone-shares"]),
+    ("undertone-net", &[]),
     (
         "undertone-client",
         &[
+            "undertone-ring",
             "undertone-protocol",
+            "undertone-net",
             "undertone-secret",
             "undertone-he",
             "undertone-infer",
@@ -28,7 +31,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "undertone-server",
         &[
+            "undertone-ring",
             "undertone-protocol",
+            "undertone-net",
             "undertone-infer",
             "undertone-he",
             "undertone-model",
@@ -36,9 +41,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-cuda",
         ],
     ),
+    ("undertone-dealer", &["undertone-ring", "undertone-shares", "undertone-protocol", "undertone-server"]),
     (
         "undertone-cli",
         &[
+            "undertone-dealer",
             "undertone-ring",
             "undertone-model",
             "undertone-he",
@@ -46,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-secret",
             "undertone-infer",
             "undertone-protocol",
+            "undertone-net",
             "undertone-client",
             "undertone-server",
         ],

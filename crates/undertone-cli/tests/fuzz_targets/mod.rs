@@ -7,6 +7,7 @@
 
 mod he;
 mod model;
+pub mod permuted;
 mod protocol;
 
 /// A name and a body.
@@ -14,13 +15,16 @@ pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// Every target with its name, which is that of its corpus folder.
 pub const TARGETS: &[Target] = &[
+    ("bundles", permuted::bundles),
     ("calibration", model::calibration),
     ("ciphertexts", he::ciphertexts),
     ("config", model::config),
+    ("flights", permuted::flights),
     ("frames", protocol::frames),
     ("keys", he::keys),
     ("messages", protocol::messages),
     ("products", he::products),
+    ("public_models", permuted::public_models),
     ("safetensors", model::safetensors),
     ("sealed", he::sealed),
     ("shard_index", model::shard_index),

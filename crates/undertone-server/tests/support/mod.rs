@@ -1,5 +1,6 @@
 //! A running server, and a client that moves messages.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -60,7 +61,10 @@ pub fn options() -> Options {
 }
 
 /// Moves messages until it is the application's turn; collects the news.
-pub fn pump(stream: &mut MessageStream<TcpStream>, client: &mut dyn StepSession) -> Result<Vec<ProgressReport>, Error> {
+pub fn pump(
+    stream: &mut MessageStream<impl Read + Write>,
+    client: &mut dyn StepSession,
+) -> Result<Vec<ProgressReport>, Error> {
     let mut news = Vec::new();
     loop {
         while let Some(message) = client.next_message() {

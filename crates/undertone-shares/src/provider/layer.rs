@@ -64,7 +64,7 @@ impl LayerState {
         let qkv = model.product(Matrix::Qkv(layer), &normed, &active.bundle.corrections.layers[layer].qkv);
         let width = shape.rotated() + shape.key();
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
-        model.rotary.rotate(&mut rotated, shape.rotated(), step.position);
+        model.rotary.rotate(&mut rotated, shape.rotated(), &active.positions);
         active.add_prepared(&mut rotated);
         active.bundle.seed.add_to(Draw::ROTATED_OPENING, layer, &mut rotated);
 
@@ -105,6 +105,7 @@ impl LayerState {
         let mut scores = sum(share, &active.bundle.corrections.layers[layer].scores);
         add_scores(kernels, (shape, &step), &mut scores, &queries(&open), &self.shifted_keys);
         add_scores(kernels, (shape, &step), &mut scores, &queries(&mask), &self.keys);
+        active.rows.hide(shape, &step, &mut scores);
         active.open(model, (Site::Softmax, layer), scores, FlightKind::Softmax, FlightKind::Probabilities)
     }
 

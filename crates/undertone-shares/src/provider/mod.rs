@@ -19,11 +19,12 @@ use crate::error::{Error, Result};
 use crate::fixed::{add_assign, add_shifted};
 use crate::flight::{Flight, FlightKind};
 use crate::masked::MaskedModel;
-use crate::random::Seed;
+use crate::random::{Draw, Seed};
 use crate::rotary::RotaryTable;
+use crate::rows::{Placement, Rows};
 use crate::shape::{Matrix, Shape, Site, Step};
 use crate::shuffle::Shuffle;
-use crate::weights::QuantizedModel;
+use crate::weights::{PublicModel, QuantizedModel};
 
 use layer::LayerState;
 
@@ -44,7 +45,7 @@ impl ProviderModel {
         Self { model, shape, rotary, kernels }
     }
 
-    /// The rotary table. It must equal the user's; nothing compares them yet.
+    /// The rotary table. It must equal the user's.
     pub fn rotary(&self) -> &RotaryTable {
         &self.rotary
     }
@@ -58,6 +59,32 @@ impl ProviderModel {
         }
         // The masks are gone now, so what is left needs no clearing.
         MaskedModel::new(masks.iter_mut().map(|words| std::mem::take(&mut **words)).collect())
+    }
+
+    /// Words `first..first + len` of the masked model, fewer at its end: what [`ProviderModel::masked`] holds, without
+    /// holding it.
+    pub fn masked_words(&self, weight_seed: &Seed, first: u64, len: usize) -> Vec<u64> {
+        let (mut skip, mut out) = (first, Vec::new());
+        for (index, weights) in self.model.matrices().iter().enumerate() {
+            let size = weights.values.len() as u64;
+            if skip < size {
+                let start = skip as usize;
+                let count = (len - out.len()).min(weights.values.len() - start);
+                let masks = weight_seed.words_from(Draw::WEIGHTS, index, start, count);
+                let words = weights.values[start..start + count].iter().zip(&*masks);
+                out.extend(words.map(|(&weight, mask)| (i64::from(weight) as u64).wrapping_sub(*mask)));
+            }
+            skip = skip.saturating_sub(size);
+            if out.len() == len {
+                break;
+            }
+        }
+        out
+    }
+
+    /// What the user may know.
+    pub fn public(&self) -> &PublicModel {
+        self.model.public()
     }
 
     /// X (y - v) + w0.
@@ -77,6 +104,10 @@ struct Active {
     prepared: VecDeque<u64>,
     /// Share of the residual stream, `[n, D]`.
     stream: Zeroizing<Vec<u64>>,
+    /// Positions of its tokens.
+    positions: Vec<usize>,
+    /// The session's, in the hands of the step while it lasts.
+    rows: Rows,
     due: (FlightKind, usize),
 }
 
@@ -86,6 +117,7 @@ pub struct Provider {
     session: Option<SessionId>,
     next: u64,
     position: usize,
+    rows: Rows,
     layers: Vec<LayerState>,
     active: Option<Active>,
     failed: bool,
@@ -95,14 +127,14 @@ impl Provider {
     /// A session at position 0.
     pub fn new(model: Arc<ProviderModel>) -> Self {
         let layers = (0..model.shape.layers).map(|_| LayerState::new(&model.shape)).collect();
-        Self { model, session: None, next: 0, position: 0, layers, active: None, failed: false }
+        Self { model, session: None, next: 0, position: 0, rows: Rows::default(), layers, active: None, failed: false }
     }
 
     /// Begins a step with its bundle, which the store has marked as taken.
     ///
     /// # Errors
-    /// A step in progress, a session that failed, a bundle for another step or session.
-    pub fn begin(&mut self, bundle: ProviderBundle) -> Result<()> {
+    /// A step in progress, a session that failed, a bundle for another step or session, a placement that does not fit.
+    pub fn begin(&mut self, bundle: ProviderBundle, placement: Placement) -> Result<()> {
         if self.failed || self.active.is_some() {
             return Err(Error::OutOfTurn {
                 have: "a new step",
@@ -112,9 +144,26 @@ impl Provider {
         let step = bundle.step;
         step.check(&self.model.shape, self.model.rotary.positions())?;
         check_place(&mut self.session, bundle.session, &step, self.next, self.position)?;
-        let (prepared, stream) = (VecDeque::new(), Zeroizing::new(Vec::new()));
-        self.active = Some(Active { step, bundle, prepared, stream, due: (FlightKind::Prepare, 0) });
+        let positions = self.rows.positions(&step, &placement)?;
+        self.rows.push(&step, &placement);
+        let (prepared, stream, rows) = (VecDeque::new(), Zeroizing::new(Vec::new()), std::mem::take(&mut self.rows));
+        let due = (FlightKind::Prepare, 0);
+        self.active = Some(Active { step, bundle, prepared, stream, positions, rows, due });
         Ok(())
+    }
+
+    /// Checks a step that a user announces, before anything is received for it.
+    ///
+    /// # Errors
+    /// What [`Step::check`] refuses.
+    pub fn check(&self, step: &Step) -> Result<()> {
+        step.check(&self.model.shape, self.model.rotary.positions())
+    }
+
+    /// Whether this is the flight that ends a step without outputs, which takes no computation.
+    pub fn is_last(&self, flight: &Flight) -> bool {
+        let last = |active: &Active| active.step.outputs == 0 && flight.layer as usize + 1 == self.model.shape.layers;
+        flight.kind == FlightKind::Activated && self.active.as_ref().is_some_and(last)
     }
 
     /// The flight that is due, and its layer.
@@ -141,9 +190,10 @@ impl Provider {
         flight.expect(kind, layer, &self.model.shape, &active.step)?;
         let answer = self.answer(&mut active, flight)?;
         self.failed = false;
-        if kind == FlightKind::Select {
+        if kind == FlightKind::Select || (answer.is_none() && kind == FlightKind::Activated) {
             self.next += 1;
             self.position += active.step.tokens;
+            self.rows = active.rows;
         } else {
             self.active = Some(active);
         }
@@ -153,13 +203,17 @@ impl Provider {
     fn answer(&mut self, active: &mut Active, flight: Flight) -> Result<Option<Flight>> {
         let model = Arc::clone(&self.model);
         let (kind, layer) = active.due;
+        if kind == FlightKind::Activated && layer + 1 == model.shape.layers && active.step.outputs == 0 {
+            // Nobody looks at what the last layer adds.
+            return Ok(None);
+        }
         if kind.in_layer() {
             let done = self.layers[layer].answer(&model, active, layer, flight)?;
-            return Ok(Some(match done {
-                Some(flight) => flight,
-                None if layer + 1 < model.shape.layers => active.ask_norm(&model, layer + 1),
-                None => active.ask_final_norm(&model),
-            }));
+            return Ok(match done {
+                Some(flight) => Some(flight),
+                None if layer + 1 < model.shape.layers => Some(active.ask_norm(&model, layer + 1)),
+                None => Some(active.ask_final_norm(&model)),
+            });
         }
         match kind {
             FlightKind::Prepare => {
@@ -225,7 +279,7 @@ impl Active {
     }
 
     fn ask_final_norm(&mut self, model: &ProviderModel) -> Flight {
-        let last = self.stream[self.stream.len() - model.shape.hidden..].to_vec();
+        let last = self.stream[self.stream.len() - self.step.outputs * model.shape.hidden..].to_vec();
         self.open(model, (Site::FinalNorm, 0), last, FlightKind::FinalNorm, FlightKind::FinalNormed)
     }
 
@@ -236,18 +290,23 @@ impl Active {
         self.open(model, (Site::Logits, 0), logits, FlightKind::Logits, FlightKind::Select)
     }
 
-    /// The table of token ids by permuted place, shifted by the user's number and masked: the user can read one entry.
+    /// For every output the table of token ids by permuted place, shifted by the user's number and masked: the user can
+    /// read one entry of each.
     fn look_up(&mut self, model: &ProviderModel, flight: &Flight) -> Result<Flight> {
         let vocab = model.shape.vocab;
-        let shift = flight.entries[0] as usize;
-        if shift >= vocab {
+        if let Some(&shift) = flight.entries.iter().find(|&&shift| shift as usize >= vocab) {
             let need = format!("below {vocab}");
-            return Err(Error::OutOfRange { what: "the place of a look-up", have: shift as u64, need });
+            return Err(Error::OutOfRange { what: "the place of a look-up", have: shift.into(), need });
         }
         let shuffle = self.shuffle(model, Site::Logits, 0);
-        let shifted = shuffle.sources()[shift..].iter().chain(&shuffle.sources()[..shift]);
-        let masks = table_masks(&self.bundle.seed, &model.shape);
-        let entries = shifted.zip(masks).map(|(id, mask)| id.wrapping_add(mask)).collect();
+        let rows = shuffle.sources().chunks_exact(vocab).zip(&flight.entries).enumerate();
+        // Sources count through all rows; ids begin anew in each.
+        let shifted = rows.flat_map(|(row, (sources, &shift))| {
+            let (before, after) = sources.split_at(shift as usize);
+            after.iter().chain(before).map(move |source| source - (row * vocab) as u32)
+        });
+        let masks = table_masks(&self.bundle.seed, &model.shape, self.step.outputs);
+        let entries = shifted.zip(&*masks).map(|(id, mask)| id.wrapping_add(*mask)).collect();
         Ok(Flight { entries, ..Flight::words(FlightKind::Selected, 0, &self.step, Vec::new()) })
     }
 }

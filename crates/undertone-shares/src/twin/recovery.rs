@@ -24,13 +24,13 @@ struct View {
 fn view(twin: &mut Twin<Replay>, history: &[u32], token: u32) -> View {
     let public = twin.model.public().clone();
     twin.forward(history).unwrap();
-    let step = Step { number: twin.next, position: twin.position, tokens: 1 };
+    let step = Step { number: twin.next, position: twin.position, tokens: 1, outputs: 1 };
     let vocab = twin.shape.vocab;
     let shift = public.shift(Matrix::Embed);
     let table = &twin.model.matrix(Matrix::Embed).values;
     let mut stream: Vec<u64> =
         (0..twin.shape.hidden).map(|row| (i64::from(table[row * vocab + token as usize]) as u64) << shift).collect();
-    twin.attention(&step, 0, &mut stream);
+    twin.attention(&step, &[step.position], 0, &mut stream);
     let both = twin.product(Matrix::GateUp(0), &twin.norm(&stream));
     let scales = public.layers[0];
     let unit = |bits: u32| power(-(bits as i32));

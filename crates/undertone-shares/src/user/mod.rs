@@ -15,12 +15,13 @@ use zeroize::Zeroizing;
 
 use crate::attention::HeadRows;
 use crate::bundle::{SessionId, UserBundle, check_place};
-use crate::dealer::lookup_place;
+use crate::dealer::lookup_places;
 use crate::error::{Error, Result};
 use crate::flight::{Flight, FlightKind};
 use crate::masked::MaskedModel;
 use crate::random::Draw;
 use crate::rotary::RotaryTable;
+use crate::rows::{Placement, Rows};
 use crate::shape::{Shape, Step};
 use crate::weights::PublicModel;
 
@@ -51,9 +52,58 @@ impl UserModel {
         Ok(Self { public, shape, masked, rotary, kernels })
     }
 
-    /// The rotary table. It must equal the provider's; nothing compares them yet.
+    /// The rotary table. It must equal the provider's.
     pub fn rotary(&self) -> &RotaryTable {
         &self.rotary
+    }
+
+    /// What is public of the model.
+    pub fn public(&self) -> &PublicModel {
+        &self.public
+    }
+
+    /// Computes what a step sends ahead, which needs neither the prompt nor the end of the step before: only the
+    /// position `first` of its first token.
+    ///
+    /// # Errors
+    /// A step that the model refuses, positions that it does not have.
+    pub fn prepare(&self, bundle: UserBundle, first: usize, placement: Placement) -> Result<Prepared> {
+        let step = bundle.step;
+        step.check(&self.shape, self.rotary.positions())?;
+        let positions: Vec<usize> =
+            (0..step.tokens).map(|row| first.saturating_add(row.saturating_sub(placement.skipped))).collect();
+        if let Some(&last) = positions.last().filter(|&&last| last >= self.rotary.positions()) {
+            let need = format!("below {}", self.rotary.positions());
+            return Err(Error::OutOfRange { what: "the last position of a step", have: last as u64, need });
+        }
+        let flight = prepare::flight(self, &bundle, &positions);
+        Ok(Prepared { bundle, first, placement, flight })
+    }
+}
+
+/// A step whose flight `prepare` is computed.
+pub struct Prepared {
+    bundle: UserBundle,
+    /// Position of its first token.
+    first: usize,
+    placement: Placement,
+    flight: Flight,
+}
+
+impl Prepared {
+    /// The name of the session of its bundle.
+    pub fn session(&self) -> SessionId {
+        self.bundle.session
+    }
+
+    /// The step.
+    pub fn step(&self) -> Step {
+        self.bundle.step
+    }
+
+    /// Which rows count from this step on.
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 }
 
@@ -61,10 +111,12 @@ impl UserModel {
 pub enum Reply {
     /// An answer to send.
     Send(Flight),
-    /// Logits under a permutation: choose one by [`User::select`].
+    /// The last answer of a step without outputs, which is complete with it.
+    Last(Flight),
+    /// Logits under a permutation: choose by [`User::select`].
     Choose,
-    /// The chosen token. The step is complete.
-    Token(u32),
+    /// The chosen token of every output. The step is complete.
+    Tokens(Zeroizing<Vec<u32>>),
 }
 
 /// Masks of cached keys and values, and the opened rows themselves.
@@ -97,6 +149,7 @@ pub struct User {
     session: Option<SessionId>,
     next: u64,
     position: usize,
+    rows: Rows,
     caches: Vec<LayerCache>,
     active: Option<Active>,
     failed: bool,
@@ -108,24 +161,44 @@ impl User {
         let rows = || HeadRows::new(&model.shape);
         let cache = |_| LayerCache { keys: rows(), key_masks: rows(), values: rows(), value_masks: rows() };
         let caches = (0..model.shape.layers).map(cache).collect();
-        Self { model, session: None, next: 0, position: 0, caches, active: None, failed: false }
+        Self { model, session: None, next: 0, position: 0, rows: Rows::default(), caches, active: None, failed: false }
     }
 
     /// Begins a step with its bundle, which the store has marked as taken, and computes the flight to send ahead.
     /// The prompt is not needed yet.
     ///
     /// # Errors
-    /// A step in progress, a session that failed, a bundle for another step or session.
-    pub fn begin(&mut self, bundle: UserBundle) -> Result<Flight> {
+    /// A step in progress, a session that failed, a bundle for another step or session, a placement that does not fit.
+    pub fn begin(&mut self, bundle: UserBundle, placement: Placement) -> Result<Flight> {
+        let step = bundle.step;
+        step.check(&self.model.shape, self.model.rotary.positions())?;
+        let first = self.rows.positions(&step, &placement)?[0];
+        self.begin_prepared(self.model.prepare(bundle, first, placement)?)
+    }
+
+    /// As [`User::begin`] with what [`UserModel::prepare`] made, perhaps while the step before was in progress.
+    ///
+    /// # Errors
+    /// As [`User::begin`], and what was prepared for another position.
+    pub fn begin_prepared(&mut self, prepared: Prepared) -> Result<Flight> {
         if self.failed || self.active.is_some() {
             return Err(Error::OutOfTurn { have: "a new step", need: "the end of the step in progress" });
         }
+        let Prepared { bundle, first, placement, flight } = prepared;
         let step = bundle.step;
-        step.check(&self.model.shape, self.model.rotary.positions())?;
         check_place(&mut self.session, bundle.session, &step, self.next, self.position)?;
-        let flight = prepare::flight(&self.model, &bundle);
+        let due = self.rows.positions(&step, &placement)?[0];
+        if due != first {
+            return Err(Error::WrongBundle { what: "position", have: first as u64, need: due as u64 });
+        }
+        self.rows.push(&step, &placement);
         self.active = Some(Active { step, bundle, due: Due::Tokens, logits: Zeroizing::default() });
         Ok(flight)
+    }
+
+    /// The step that is due next, of `tokens` tokens and `outputs` outputs, in numbers.
+    pub fn next_step(&self, tokens: usize, outputs: usize) -> Step {
+        Step { number: self.next, position: self.position, tokens, outputs }
     }
 
     /// The step in progress.
@@ -185,11 +258,15 @@ impl User {
                 active.due = Due::Choice;
                 Reply::Choose
             }
-            FlightKind::Selected => Reply::Token(self.token(&active, &flight.entries)?),
-            _ => Reply::Send(active.answer(&self.model, &mut self.caches, layer, &flight)),
+            FlightKind::Selected => Reply::Tokens(self.tokens(&active, &flight.entries)?),
+            _ => {
+                let answer = active.answer(&self.model, &mut self.caches, layer, &flight);
+                let last = kind == FlightKind::Gate && layer + 1 == self.model.shape.layers;
+                if last && active.step.outputs == 0 { Reply::Last(answer) } else { Reply::Send(answer) }
+            }
         };
         self.failed = false;
-        if kind == FlightKind::Selected {
+        if matches!(reply, Reply::Tokens(_) | Reply::Last(_)) {
             self.next += 1;
             self.position += active.step.tokens;
         } else {
@@ -198,41 +275,44 @@ impl User {
         Ok(reply)
     }
 
-    /// The logits of the last token under a permutation that the user does not know, as fixed-point integers.
+    /// The logits of every output, `[outputs, V]`, each row under a permutation that the user does not know, as
+    /// fixed-point integers, and their fractional bits.
     pub fn logits(&self) -> Option<(&[u64], u32)> {
         let active = self.active.as_ref().filter(|active| active.due == Due::Choice)?;
         Some((&active.logits, crate::fixed::ACTIVATION_BITS + self.model.public.head))
     }
 
-    /// Asks which token stands at `place` of the permuted logits.
+    /// Asks which tokens stand at `places` of the permuted logits, one for each output.
     ///
     /// # Errors
-    /// A place outside the vocabulary, another state.
-    pub fn select(&mut self, place: usize) -> Result<Flight> {
+    /// A place outside the vocabulary, another number of places, another state.
+    pub fn select(&mut self, places: &[usize]) -> Result<Flight> {
         let vocab = self.model.shape.vocab;
         let Some(active) = self.active.as_mut().filter(|active| active.due == Due::Choice && !self.failed) else {
             return Err(Error::OutOfTurn { have: "a choice", need: "logits" });
         };
-        if place >= vocab {
-            return Err(Error::OutOfRange {
-                what: "the chosen place",
-                have: place as u64,
-                need: format!("below {vocab}"),
-            });
+        crate::error::expect_len("the list of chosen places", places.len(), active.step.outputs)?;
+        if let Some(&place) = places.iter().find(|&&place| place >= vocab) {
+            let need = format!("below {vocab}");
+            return Err(Error::OutOfRange { what: "the chosen place", have: place as u64, need });
         }
-        let known = lookup_place(&active.bundle.seed, &self.model.shape) as usize;
+        let known = lookup_places(&active.bundle.seed, &self.model.shape, places.len());
         active.due = Due::Peer(FlightKind::Selected, 0);
-        let entries = vec![((place + vocab - known) % vocab) as u32];
+        let shift = |(&place, known): (&usize, u32)| ((place + vocab - known as usize) % vocab) as u32;
+        let entries = places.iter().zip(known).map(shift).collect();
         Ok(Flight { entries, ..Flight::words(FlightKind::Select, 0, &active.step, Vec::new()) })
     }
 
-    fn token(&self, active: &Active, entries: &[u32]) -> Result<u32> {
-        let known = lookup_place(&active.bundle.seed, &self.model.shape) as usize;
-        let token = entries[known].wrapping_sub(active.bundle.table_mask);
-        if token as usize >= self.model.shape.vocab {
+    fn tokens(&self, active: &Active, entries: &[u32]) -> Result<Zeroizing<Vec<u32>>> {
+        let vocab = self.model.shape.vocab;
+        let known = lookup_places(&active.bundle.seed, &self.model.shape, active.step.outputs);
+        let tables = entries.chunks_exact(vocab).zip(known).zip(&*active.bundle.table_masks);
+        let tokens: Zeroizing<Vec<u32>> =
+            Zeroizing::new(tables.map(|((table, known), mask)| table[known as usize].wrapping_sub(*mask)).collect());
+        if tokens.iter().any(|&token| token as usize >= vocab) {
             return Err(Error::Malformed { what: "the look-up table", cause: "it holds no token" });
         }
-        Ok(token)
+        Ok(tokens)
     }
 }
 

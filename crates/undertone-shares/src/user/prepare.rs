@@ -12,12 +12,13 @@ use crate::random::{Draw, Seed};
 use crate::shape::{Matrix, Site, Step};
 
 /// The shares that the provider needs, each under a mask used nowhere else, in the order of their use.
-pub(super) fn flight(model: &UserModel, bundle: &UserBundle) -> Flight {
+pub(super) fn flight(model: &UserModel, bundle: &UserBundle, positions: &[usize]) -> Flight {
     let (shape, step) = (&model.shape, bundle.step);
     // The step was checked, so this is at most `MAX_FLIGHT_BYTES`.
     let extent = FlightKind::Prepare.extent(shape, &step);
     debug_assert!(extent.size_bytes() <= crate::MAX_FLIGHT_BYTES);
-    let mut preparing = Preparing { model, step, seed: &bundle.seed, words: Vec::with_capacity(extent.words) };
+    let mut preparing =
+        Preparing { model, step, positions, seed: &bundle.seed, words: Vec::with_capacity(extent.words) };
     preparing.all();
     debug_assert_eq!(preparing.words.len(), extent.words);
     Flight::words(FlightKind::Prepare, 0, &step, preparing.words)
@@ -26,6 +27,7 @@ pub(super) fn flight(model: &UserModel, bundle: &UserBundle) -> Flight {
 struct Preparing<'a> {
     model: &'a UserModel,
     step: Step,
+    positions: &'a [usize],
     seed: &'a Seed,
     words: Vec<u64>,
 }
@@ -44,7 +46,10 @@ impl Preparing<'_> {
             let input = self.output(Site::Activation, layer);
             self.add_to_stream(&mut stream, Matrix::Down(layer), layer, &input, Draw::DOWN);
         }
-        self.push_site(Site::FinalNorm, 0, &stream[(n - 1) * shape.hidden..]);
+        if self.step.outputs == 0 {
+            return;
+        }
+        self.push_site(Site::FinalNorm, 0, &stream[(n - self.step.outputs) * shape.hidden..]);
         let logits = self.product(Matrix::Head, 0, &self.output(Site::FinalNorm, 0), Draw::HEAD);
         self.push_site(Site::Logits, 0, &logits);
     }
@@ -55,7 +60,7 @@ impl Preparing<'_> {
         let qkv = self.product(Matrix::Qkv(layer), layer, &self.output(Site::AttentionNorm, layer), Draw::QKV);
         let width = shape.rotated() + shape.key();
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
-        self.model.rotary.rotate(&mut rotated, shape.rotated(), self.step.position);
+        self.model.rotary.rotate(&mut rotated, shape.rotated(), self.positions);
         self.seed.add_to(Draw::ROTATED_OPENING, layer, &mut rotated);
         self.words.extend(rotated);
         let values = columns(&qkv, width, shape.rotated()..width);

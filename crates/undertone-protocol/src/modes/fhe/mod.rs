@@ -50,7 +50,8 @@ pub fn leakage(shape: Option<&WireShape>, padded_from: Option<u32>) -> Vec<Leak>
         ),
         (
             "transport",
-            "Someone on the network sees what the server sees, because there is no TLS yet; use this machine or a tunnel.",
+            "Someone on the network sees sizes and times of messages, and so the token counts. TLS hides the rest; without TLS \
+             both programs must be on one machine, whose administrator sees what the server sees.",
         ),
         ("feedback", "Do not hand logits or exact probabilities back to the server: they can reveal the secret key."),
     ];

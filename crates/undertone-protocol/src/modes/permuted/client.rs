@@ -1,7 +1,8 @@
 //! The user's session: a bundle, tokens and a choice from the application, flights from and to the provider.
 //!
-//! Turn of the application, in order: [`Client::begin`] with a bundle, [`Client::tokens`], [`Client::select`] once
-//! [`Client::logits`] are there, then [`Client::take_token`], and the next bundle or [`Client::close`].
+//! Turn of the application, in order: [`Client::begin`] with what was prepared, [`Client::tokens`], [`Client::select`]
+//! once [`Client::logits`] are there, then [`Client::take_tokens`], and the next step or [`Client::close`]. A step
+//! without outputs ends with no tokens.
 
 use super::message::{FlightReceiver, StepBegin, push_flight};
 use super::plan::FlightLedger;
@@ -11,13 +12,13 @@ use crate::exchange::peer_error;
 use crate::message::{Hello, Message, Mode};
 use crate::session::{Session, Turn};
 use undertone_infer::Progress;
-use undertone_shares::{Bundle, Flight, Reply, Shape, Step, User, UserBundle};
+use undertone_shares::{Flight, Prepared, Reply, Shape, Step, User};
+use zeroize::Zeroizing;
 
 enum State {
     AwaitWelcome,
-    /// Waits for a bundle.
+    /// Waits for a step.
     Idle,
-    Preparing(Box<UserBundle>),
     AwaitTokens,
     AwaitFlight,
     Receiving(Box<FlightReceiver>),
@@ -33,7 +34,7 @@ pub struct Client {
     state: State,
     outbox: Outbox,
     ledger: FlightLedger,
-    token: Option<u32>,
+    tokens: Option<Zeroizing<Vec<u32>>>,
 }
 
 impl Client {
@@ -41,17 +42,22 @@ impl Client {
     pub fn new(hello: Hello, shape: Shape, user: User) -> Self {
         let mut outbox = Outbox::default();
         outbox.push(Message::Hello(hello));
-        Self { user, shape, state: State::AwaitWelcome, outbox, ledger: FlightLedger::default(), token: None }
+        Self { user, shape, state: State::AwaitWelcome, outbox, ledger: FlightLedger::default(), tokens: None }
     }
 
-    /// Begins a step; its bundle comes from a store, which has marked it as taken.
+    /// Begins a step; its bundle came from a store, which has marked it as taken.
     ///
     /// # Errors
-    /// `OutOfTurn`.
-    pub fn begin(&mut self, bundle: UserBundle) -> Result<(), Error> {
-        self.require(matches!(self.state, State::Idle), "a bundle")?;
-        self.outbox.push(Message::StepBegin(StepBegin::new(bundle.session(), &bundle.step())));
-        self.state = State::Preparing(Box::new(bundle));
+    /// `OutOfTurn`, or what was prepared for another step.
+    pub fn begin(&mut self, prepared: Prepared) -> Result<(), Error> {
+        self.require(matches!(self.state, State::Idle), "a step")?;
+        let (step, placement) = (prepared.step(), prepared.placement());
+        self.outbox.push(Message::StepBegin(StepBegin::new(prepared.session(), &step, &placement)));
+        // An error leaves the session closed.
+        self.state = State::Closed;
+        let flight = self.user.begin_prepared(prepared)?;
+        self.send(&flight, &step)?;
+        self.state = State::AwaitTokens;
         Ok(())
     }
 
@@ -67,26 +73,32 @@ impl Client {
         Ok(())
     }
 
-    /// The logits in an order that the user does not know, and their fractional bits, when a choice is due.
+    /// The logits of every output, `[outputs, V]`, in an order that the user does not know, and their fractional bits,
+    /// when a choice is due.
     pub fn logits(&self) -> Option<(&[u64], u32)> {
         self.user.logits()
     }
 
-    /// Asks for the token at a place of the logits.
+    /// Asks for the tokens at places of the logits, one for every output.
     ///
     /// # Errors
     /// `OutOfTurn`, or a place outside the vocabulary.
-    pub fn select(&mut self, place: usize) -> Result<(), Error> {
+    pub fn select(&mut self, places: &[usize]) -> Result<(), Error> {
         self.require(matches!(self.state, State::AwaitChoice), "a choice")?;
-        let (step, flight) = (self.step()?, self.user.select(place)?);
+        let (step, flight) = (self.step()?, self.user.select(places)?);
         self.send(&flight, &step)?;
         self.state = State::AwaitFlight;
         Ok(())
     }
 
-    /// The token of the step that is complete, once.
-    pub fn take_token(&mut self) -> Option<u32> {
-        self.token.take()
+    /// The tokens of the step that is complete, once: one for every output.
+    pub fn take_tokens(&mut self) -> Option<Zeroizing<Vec<u32>>> {
+        self.tokens.take()
+    }
+
+    /// The step that is due next, if it has `tokens` tokens and `outputs` outputs.
+    pub fn next_step(&self, tokens: usize, outputs: usize) -> Step {
+        self.user.next_step(tokens, outputs)
     }
 
     /// Queues the end of the session.
@@ -118,6 +130,8 @@ impl Client {
         match (std::mem::replace(&mut self.state, State::Closed), message) {
             (_, Message::Error(report)) => Err(peer_error(report)),
             (State::AwaitWelcome, Message::Welcome(_)) => Ok(State::Idle),
+            // A sign of life of a provider that computes.
+            (State::AwaitFlight, Message::Progress(_)) => Ok(State::AwaitFlight),
             (State::AwaitFlight, Message::FlightBegin(begin)) => {
                 let step = self.step()?;
                 let receiver = FlightReceiver::new(&begin, self.user.due(), &self.shape, &step)?;
@@ -131,13 +145,6 @@ impl Client {
         }
     }
 
-    fn prepare(&mut self, bundle: UserBundle) -> Result<State, Error> {
-        let step = bundle.step();
-        let flight = self.user.begin(bundle)?;
-        self.send(&flight, &step)?;
-        Ok(State::AwaitTokens)
-    }
-
     fn answer(&mut self, flight: Flight) -> Result<State, Error> {
         let step = self.step()?;
         self.ledger.record(flight.kind, flight.kind.extent(&self.shape, &step).size_bytes());
@@ -147,8 +154,13 @@ impl Client {
                 Ok(State::AwaitFlight)
             }
             Reply::Choose => Ok(State::AwaitChoice),
-            Reply::Token(token) => {
-                self.token = Some(token);
+            Reply::Last(flight) => {
+                self.send(&flight, &step)?;
+                self.tokens = Some(Zeroizing::default());
+                Ok(State::Idle)
+            }
+            Reply::Tokens(tokens) => {
+                self.tokens = Some(tokens);
                 Ok(State::Idle)
             }
         }
@@ -159,8 +171,8 @@ impl State {
     fn name(&self) -> &'static str {
         match self {
             Self::AwaitWelcome => "waiting for the welcome",
-            Self::Idle => "waiting for a bundle",
-            Self::Preparing(_) | Self::Ready(_) => "computing",
+            Self::Idle => "waiting for a step",
+            Self::Ready(_) => "computing",
             Self::AwaitTokens => "waiting for tokens",
             Self::AwaitFlight => "waiting for a flight",
             Self::Receiving(_) => "receiving a flight",
@@ -178,7 +190,7 @@ impl Session for Client {
     fn turn(&self) -> Turn {
         match self.state {
             State::AwaitWelcome | State::AwaitFlight | State::Receiving(_) => Turn::Peer,
-            State::Preparing(_) | State::Ready(_) => Turn::Work,
+            State::Ready(_) => Turn::Work,
             State::Idle | State::AwaitTokens | State::AwaitChoice => Turn::Application,
             State::Closed => Turn::Closed,
         }
@@ -196,7 +208,6 @@ impl Session for Client {
 
     fn work(&mut self, _: &dyn Progress) -> Result<(), Error> {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Preparing(bundle) => self.prepare(*bundle)?,
             State::Ready(flight) => self.answer(*flight)?,
             other => other,
         };

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
 use crate::message::{MAX_BLOB, MAX_PUBLIC_TOKENS, Message};
 use serde::{Deserialize, Serialize};
-use undertone_shares::{Flight, FlightKind, SessionId, Shape, Step};
+use undertone_shares::{Flight, FlightKind, Placement, SessionId, Shape, Step};
 
 /// What a step may make as long as it is, a frame must carry.
 const _: () = assert!(undertone_shares::MAX_FLIGHT_BYTES <= MAX_BLOB as usize);
@@ -23,24 +23,47 @@ pub struct StepBegin {
     pub position: u32,
     /// Tokens of the step.
     pub tokens: u32,
+    /// Of how many of them, the last ones, a token is chosen.
+    pub outputs: u32,
+    /// Rows of the step before that stay alive.
+    pub kept: u32,
+    /// Rows at the beginning of this step that are filler.
+    pub skipped: u32,
 }
 
 impl StepBegin {
     /// The beginning of a step.
-    pub(crate) fn new(session: SessionId, step: &Step) -> Self {
+    pub(crate) fn new(session: SessionId, step: &Step, placement: &Placement) -> Self {
         // A step was checked against its model, whose positions fit 24 bits.
-        Self { session, number: step.number, position: step.position as u32, tokens: step.tokens as u32 }
+        Self {
+            session,
+            number: step.number,
+            position: step.position as u32,
+            tokens: step.tokens as u32,
+            outputs: step.outputs as u32,
+            kept: placement.kept as u32,
+            skipped: placement.skipped as u32,
+        }
     }
 
     /// The step.
     pub fn step(&self) -> Step {
-        Step { number: self.number, position: self.position as usize, tokens: self.tokens as usize }
+        let [position, tokens, outputs] = [self.position, self.tokens, self.outputs].map(|count| count as usize);
+        Step { number: self.number, position, tokens, outputs }
+    }
+
+    /// Which rows count from this step on.
+    pub fn placement(&self) -> Placement {
+        Placement { kept: self.kept as usize, skipped: self.skipped as usize }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        for (field, have) in [("step position", self.position), ("step tokens", self.tokens)] {
-            if have > MAX_PUBLIC_TOKENS {
-                return Err(Error::Cap { field, have: have.into(), need: MAX_PUBLIC_TOKENS.into() });
+        let counts = [("step position", self.position), ("step tokens", self.tokens), ("rows kept", self.kept)];
+        let inner = [("step outputs", self.outputs), ("filler rows", self.skipped)];
+        let capped = counts.map(|(field, have)| (field, have, MAX_PUBLIC_TOKENS)).into_iter();
+        for (field, have, need) in capped.chain(inner.map(|(field, have)| (field, have, self.tokens))) {
+            if have > need {
+                return Err(Error::Cap { field, have: have.into(), need: need.into() });
             }
         }
         if self.tokens == 0 {

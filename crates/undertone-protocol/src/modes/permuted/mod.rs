@@ -6,19 +6,27 @@
 //!
 //! A step begins when the one before is complete, so `prepare` travels between two tokens too.
 //!
-//! Absent: the masked model and the bundles themselves, which reach the parties outside sessions; a comparison of the two
-//! parties' rotary tables and public models, which must agree.
+//! Two more kinds of sessions surround these: `setup` brings a user the public model and the masked weights, `deal`
+//! brings both parties their bundles. The hello carries digests of what the parties must have in common.
 
 pub mod client;
+pub mod deal;
+mod digest;
+mod link;
 pub mod message;
 pub mod plan;
 pub mod server;
+pub mod setup;
 
 use crate::session::Leak;
 
 pub use client::Client;
+pub use deal::DealServer;
+pub use digest::{Digests, public_digest};
+pub use link::{DealLink, SetupLink};
 pub use plan::{FlightLedger, FlightTraffic};
 pub use server::Server;
+pub use setup::SetupServer;
 
 /// What each party learns in this mode, and what the mode does not protect.
 pub fn leakage() -> Vec<Leak> {
@@ -28,7 +36,11 @@ pub fn leakage() -> Vec<Leak> {
             "The provider cannot read the text, the activations, the logits or the generated text: cryptographic shares \
              hide them.",
         ),
-        ("length", "The provider sees exactly how many tokens the prompt has and how many are generated."),
+        (
+            "length",
+            "The provider sees exactly how many tokens the prompt has, how many are generated, and how many drafted \
+             tokens were right.",
+        ),
         ("timing", "The provider sees when each token is asked for, and from which network address."),
         (
             "model_identity",

@@ -31,7 +31,9 @@ impl FlightLedger {
         traffic.bytes += bytes as u64;
         // What is sent ahead needs no token, and nothing but the first answer waits for it. Its bytes take their time
         // all the same: a step begins only when the one before is complete.
-        if kind != FlightKind::Prepare && self.last_from_user != Some(kind.from_user()) {
+        // A step without outputs ends with a flight of the user, and the next begins with one: that is a new one.
+        let turned = self.last_from_user != Some(kind.from_user()) || kind == FlightKind::Embed;
+        if kind != FlightKind::Prepare && turned {
             self.depth += 1;
             self.last_from_user = Some(kind.from_user());
         }
@@ -60,6 +62,12 @@ impl FlightLedger {
     /// Bytes of contents of all flights: what lies between tokens, to set beside published counts.
     pub fn total_bytes(&self) -> u64 {
         self.online_bytes() + self.ahead_bytes()
+    }
+
+    /// Rounds: what the provider sent, each in answer to the user.
+    pub fn rounds(&self) -> u64 {
+        let sent = self.kinds.iter().filter(|(kind, _)| !kind.from_user());
+        sent.map(|(_, traffic)| traffic.flights).sum()
     }
 
     /// Flights of which each waited for the one before; two make a round.

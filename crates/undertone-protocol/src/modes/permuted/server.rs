@@ -1,7 +1,8 @@
 //! The provider's session: answers flights, and asks the application for the bundle of every step.
 //!
-//! When the turn is the application's, [`Server::wanted`] says which bundle is due and [`Server::supply`] takes it from
-//! the provider's store.
+//! A step is collected before anything is computed: its beginning, what the user prepared, the masked tokens. Then the
+//! turn is the application's, [`Server::wanted`] says which bundle is due and [`Server::supply`] takes it from the
+//! provider's store. So the user has nothing to say while the provider works.
 
 use super::message::{FlightReceiver, StepBegin, push_flight};
 use super::plan::FlightLedger;
@@ -15,10 +16,13 @@ use undertone_shares::{Bundle, Flight, FlightKind, Provider, ProviderBundle, Sha
 
 enum State {
     AwaitStep,
-    AwaitBundle(StepBegin),
+    /// The flights of a step that has begun, as far as they are here.
+    Collecting(StepBegin, Vec<Flight>),
+    ReceivingFirst(StepBegin, Vec<Flight>, Box<FlightReceiver>),
+    AwaitBundle(StepBegin, Vec<Flight>),
     AwaitFlight,
     Receiving(Box<FlightReceiver>),
-    Ready(Box<Flight>),
+    Ready(Vec<Flight>),
     Closed,
 }
 
@@ -42,7 +46,7 @@ impl Server {
     /// The step whose bundle is due.
     pub fn wanted(&self) -> Option<StepBegin> {
         match self.state {
-            State::AwaitBundle(begin) => Some(begin),
+            State::AwaitBundle(begin, _) => Some(begin),
             _ => None,
         }
     }
@@ -52,15 +56,16 @@ impl Server {
     /// # Errors
     /// `OutOfTurn`, or a bundle of another step than the user's.
     pub fn supply(&mut self, bundle: ProviderBundle) -> Result<(), Error> {
-        let State::AwaitBundle(begin) = self.state else {
-            return Err(Error::OutOfTurn { message: "a bundle", state: self.state.name() });
+        let (begin, flights) = match std::mem::replace(&mut self.state, State::Closed) {
+            State::AwaitBundle(begin, flights) => (begin, flights),
+            state => return Err(Error::OutOfTurn { message: "a bundle", state: state.name() }),
         };
-        self.state = State::Closed;
-        if begin != StepBegin::new(bundle.session(), &bundle.step()) {
+        let placement = begin.placement();
+        if begin != StepBegin::new(bundle.session(), &bundle.step(), &placement) {
             return Err(Error::Mismatch { what: "bundle" });
         }
-        self.provider.begin(bundle)?;
-        self.state = State::AwaitFlight;
+        self.provider.begin(bundle, placement)?;
+        self.state = State::Ready(flights);
         Ok(())
     }
 
@@ -73,7 +78,26 @@ impl Server {
         match (std::mem::replace(&mut self.state, State::Closed), message) {
             (_, Message::Bye) => Ok(State::Closed),
             (_, Message::Error(report)) => Err(peer_error(report)),
-            (State::AwaitStep, Message::StepBegin(begin)) => Ok(State::AwaitBundle(begin)),
+            (State::AwaitStep, Message::StepBegin(begin)) => {
+                self.provider.check(&begin.step())?;
+                Ok(State::Collecting(begin, Vec::new()))
+            }
+            (State::Collecting(begin, flights), Message::FlightBegin(flight)) => {
+                let due = if flights.is_empty() { FlightKind::Prepare } else { FlightKind::Embed };
+                let receiver = FlightReceiver::new(&flight, Some((due, 0)), &self.shape, &begin.step())?;
+                Ok(State::ReceivingFirst(begin, flights, Box::new(receiver)))
+            }
+            (State::ReceivingFirst(begin, mut flights, mut receiver), Message::Chunk(bytes)) => {
+                let Some(flight) = receiver.push(&bytes)? else {
+                    return Ok(State::ReceivingFirst(begin, flights, receiver));
+                };
+                flights.push(flight);
+                Ok(if flights.len() == 2 {
+                    State::AwaitBundle(begin, flights)
+                } else {
+                    State::Collecting(begin, flights)
+                })
+            }
             (State::AwaitFlight, Message::FlightBegin(begin)) => {
                 let Some(step) = self.provider.step() else {
                     return Err(Error::OutOfTurn { message: "flight_begin", state: "no step is in progress" });
@@ -82,7 +106,9 @@ impl Server {
                 Ok(State::Receiving(Box::new(receiver)))
             }
             (State::Receiving(mut receiver), Message::Chunk(bytes)) => match receiver.push(&bytes)? {
-                Some(flight) => Ok(State::Ready(Box::new(flight))),
+                // The last flight of a step without outputs takes no work, and the user may go on at once.
+                Some(flight) if self.provider.is_last(&flight) => self.answer(flight),
+                Some(flight) => Ok(State::Ready(vec![flight])),
                 None => Ok(State::Receiving(receiver)),
             },
             (state, message) => Err(Error::OutOfTurn { message: message.message_type().name(), state: state.name() }),
@@ -99,7 +125,7 @@ impl Server {
             let bytes = push_flight(&mut self.outbox, &answer, &self.shape, &step)?;
             self.ledger.record(answer.kind, bytes);
         }
-        Ok(if kind == FlightKind::Select { State::AwaitStep } else { State::AwaitFlight })
+        Ok(if self.provider.step().is_none() { State::AwaitStep } else { State::AwaitFlight })
     }
 }
 
@@ -107,9 +133,10 @@ impl State {
     fn name(&self) -> &'static str {
         match self {
             Self::AwaitStep => "waiting for a step",
-            Self::AwaitBundle(_) => "waiting for a bundle",
+            Self::Collecting(..) => "waiting for the first flights of a step",
+            Self::AwaitBundle(..) => "waiting for a bundle",
             Self::AwaitFlight => "waiting for a flight",
-            Self::Receiving(_) => "receiving a flight",
+            Self::Receiving(_) | Self::ReceivingFirst(..) => "receiving a flight",
             Self::Ready(_) => "computing",
             Self::Closed => "closed",
         }
@@ -123,10 +150,10 @@ impl Session for Server {
 
     fn turn(&self) -> Turn {
         match self.state {
-            State::AwaitStep | State::AwaitFlight | State::Receiving(_) => Turn::Peer,
-            State::AwaitBundle(_) => Turn::Application,
+            State::AwaitBundle(..) => Turn::Application,
             State::Ready(_) => Turn::Work,
             State::Closed => Turn::Closed,
+            _ => Turn::Peer,
         }
     }
 
@@ -142,7 +169,13 @@ impl Session for Server {
 
     fn work(&mut self, _: &dyn Progress) -> Result<(), Error> {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Ready(flight) => self.answer(*flight)?,
+            State::Ready(flights) => {
+                let mut state = State::AwaitFlight;
+                for flight in flights {
+                    state = self.answer(flight)?;
+                }
+                state
+            }
             other => other,
         };
         Ok(())

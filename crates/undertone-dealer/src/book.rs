@@ -1,0 +1,235 @@
+//! What a dealer has: a model's masks, sessions in stock, sessions of users, and a thread that deals ahead.
+
+use crate::dealt::Dealt;
+use crate::folder::StateFolder;
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use undertone_protocol::Error;
+use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
+use undertone_protocol::modes::permuted::public_digest;
+use undertone_ring::WordKernels;
+use undertone_shares::{Dealer, PublicModel, Seed, SessionId};
+use zeroize::Zeroizing;
+
+/// How long halves of a session that its user has left wait for the provider.
+const KEPT: Duration = Duration::from_secs(600);
+/// How often the dealing thread looks for work that nobody told it of.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a dealer keeps in stock and allows.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Tokens of the prompts for which sessions wait in stock, at most [`MAX_LENGTHS`].
+    pub stock_prompts: Vec<usize>,
+    /// Sessions in stock for each of them.
+    pub stock_sessions: usize,
+    /// Steps dealt ahead of a user.
+    pub ahead: u64,
+    /// Most tokens of one piece of a prompt.
+    pub piece: usize,
+    /// Most steps of one session.
+    pub most_steps: u64,
+    /// Whether the masks of all weights are held in memory, eight bytes for each.
+    pub hold_masks: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { stock_prompts: Vec::new(), stock_sessions: 1, ahead: 8, piece: 64, most_steps: 4096, hold_masks: true }
+    }
+}
+
+/// The model of the provider.
+struct Registered {
+    digest: [u8; 32],
+    fingerprint: [u8; 32],
+    dealer: Arc<Dealer>,
+}
+
+#[derive(Default)]
+struct State {
+    registered: Option<Registered>,
+    waiting: Vec<Arc<Dealt>>,
+    sessions: HashMap<SessionId, Arc<Dealt>>,
+    /// Steps dealt and taken in sessions that are gone.
+    past: (u64, u64),
+}
+
+/// What all connections to a dealer share.
+pub struct Book {
+    settings: Settings,
+    folder: StateFolder,
+    ticket: blake3::Hash,
+    kernels: Arc<dyn WordKernels>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Book {
+    /// An empty book, and the thread that fills it for as long as it is there.
+    ///
+    /// # Errors
+    /// A folder that cannot be used, no randomness.
+    pub fn open(
+        settings: Settings,
+        folder: StateFolder,
+        kernels: Arc<dyn WordKernels>,
+    ) -> Result<Arc<Self>, crate::Error> {
+        let ticket = blake3::hash(&*folder.ticket()?);
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let book = Arc::new(Self { settings, folder, ticket, kernels, state, changed });
+        let weak = Arc::downgrade(&book);
+        std::thread::spawn(move || deal_ahead(&weak));
+        Ok(book)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the provider's model and gives the seed of its weight masks.
+    pub(crate) fn register(
+        &self,
+        ticket: &[u8; 32],
+        fingerprint: &[u8; 32],
+        public: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Error> {
+        // Hashes are compared in constant time, and say nothing of the ticket.
+        if blake3::hash(ticket) != self.ticket {
+            return Err(Error::DealRefused { cause: "the ticket is not that of its provider; use its ticket file" });
+        }
+        let unusable = |_| Error::DealRefused { cause: "its folder for seeds cannot be used; see its own messages" };
+        let seed = self.folder.weight_seed(fingerprint).map_err(unusable)?;
+        let mut state = self.lock();
+        if let Some(registered) = &state.registered {
+            if registered.fingerprint == *fingerprint {
+                return Ok(Zeroizing::new(*registered.dealer.weight_seed().bytes()));
+            }
+            return Err(Error::DealRefused { cause: "it deals for another model; start a dealer for each model" });
+        }
+        let public = PublicModel::decode(public)?;
+        let digest = public_digest(&public);
+        let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
+        let dealer = make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?;
+        state.registered = Some(Registered { digest, fingerprint: *fingerprint, dealer: Arc::new(dealer) });
+        drop(state);
+        self.changed.notify_all();
+        Ok(seed)
+    }
+
+    /// The pieces of a prompt of `tokens` tokens.
+    fn pieces(&self, tokens: usize) -> Vec<usize> {
+        // A prompt of the longest context has no more pieces than a session may have.
+        let piece = self.settings.piece.max(tokens.div_ceil(MAX_PIECES)).max(1);
+        let whole = std::iter::repeat_n(piece, tokens / piece);
+        whole.chain((!tokens.is_multiple_of(piece)).then_some(tokens % piece)).collect()
+    }
+
+    /// A session for a prompt: the smallest in stock that has room for it, or a new one.
+    pub(crate) fn open_session(&self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Arc<Dealt>, Error> {
+        let mut state = self.lock();
+        let Some(registered) = &state.registered else {
+            return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
+        };
+        if registered.digest != *model {
+            return Err(Error::Mismatch { what: "public model" });
+        }
+        let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
+        let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
+        let dealt = match found.map(|(index, _)| index) {
+            Some(index) => state.waiting.swap_remove(index),
+            None => {
+                let (pieces, most) = (self.pieces(prompt), self.settings.most_steps);
+                Arc::new(Dealt::new(&registered.dealer, pieces, draft, most)?)
+            }
+        };
+        state.sessions.insert(dealt.id, Arc::clone(&dealt));
+        drop(state);
+        self.changed.notify_all();
+        Ok(dealt)
+    }
+
+    /// The session of this name.
+    pub(crate) fn session(&self, id: &SessionId) -> Option<Arc<Dealt>> {
+        self.lock().sessions.get(id).cloned()
+    }
+
+    /// Tells the dealing thread that a user has taken something.
+    pub(crate) fn taken(&self) {
+        self.changed.notify_all();
+    }
+
+    /// The stock.
+    pub fn stock(&self) -> Stock {
+        let state = self.lock();
+        let mut waiting = std::collections::BTreeMap::new();
+        for dealt in state.waiting.iter().filter(|dealt| dealt.is_ahead(0)) {
+            *waiting.entry(dealt.room() as u32).or_insert(0) += 1;
+        }
+        let mut stock = Stock {
+            waiting: waiting.into_iter().collect(),
+            sessions: state.sessions.values().filter(|dealt| dealt.closed().is_none()).count() as u32,
+            ahead: 0,
+            dealt: state.past.0,
+            taken: state.past.1,
+        };
+        for dealt in state.waiting.iter().chain(state.sessions.values()) {
+            let (made, taken) = dealt.counts();
+            stock.dealt += made;
+            stock.taken += taken;
+            stock.ahead += if dealt.closed().is_none() { dealt.ahead() } else { 0 };
+        }
+        stock
+    }
+
+    /// What to deal next: a step of a user, before one of the stock; a new session of the stock last.
+    fn due(&self, state: &mut State) -> Option<Arc<Dealt>> {
+        let (mut over, ahead) = (Vec::new(), self.settings.ahead);
+        for (id, dealt) in &state.sessions {
+            if dealt.closed().is_some_and(|since| since.elapsed() > KEPT) {
+                over.push(*id);
+            }
+        }
+        for dealt in over.iter().filter_map(|id| state.sessions.remove(id)) {
+            let (made, taken) = dealt.counts();
+            state.past = (state.past.0 + made, state.past.1 + taken);
+        }
+        let behind = |dealt: &&Arc<Dealt>| !dealt.is_ahead(ahead);
+        // Whoever has least is served first.
+        let users = state.sessions.values().filter(behind).min_by_key(|dealt| dealt.ahead());
+        if let Some(dealt) = users.or_else(|| state.waiting.iter().find(behind)) {
+            return Some(Arc::clone(dealt));
+        }
+        let registered = state.registered.as_ref()?;
+        for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
+            let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
+            if have < self.settings.stock_sessions {
+                let dealt = Dealt::new(&registered.dealer, self.pieces(prompt), 0, self.settings.most_steps).ok()?;
+                let dealt = Arc::new(dealt);
+                state.waiting.push(Arc::clone(&dealt));
+                return Some(dealt);
+            }
+        }
+        None
+    }
+}
+
+/// Deals whatever is behind, until the book is gone.
+fn deal_ahead(book: &Weak<Book>) {
+    while let Some(book) = book.upgrade() {
+        let mut state = book.lock();
+        match book.due(&mut state) {
+            Some(dealt) => {
+                drop(state);
+                if dealt.deal().is_err() {
+                    // A prompt in stock that the model cannot take; whoever asks for it hears the reason.
+                    dealt.close();
+                    book.lock().waiting.retain(|other| other.id != dealt.id);
+                    std::thread::sleep(LOOK);
+                }
+            }
+            None => drop(book.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The other end of a dealer's session and of a set-up, over any stream: one request, one reply.
+//!
+//! Both parties use these; opening and timing the stream is theirs.
+
+use super::deal::{DealReply, DealRequest, DealtBundle, Opened, Stock};
+use super::setup::Setup;
+use crate::blob::BlobReceiver;
+use crate::exchange::peer_error;
+use crate::frame::MAX_PAYLOAD;
+use crate::message::{Hello, Message, Mode, WireShape};
+use crate::{Error, MessageStream};
+use std::io::{Read, Write};
+use undertone_shares::SessionId;
+use zeroize::Zeroizing;
+
+/// A hello of a session in which no tokens travel.
+fn hello(mode: Mode) -> Hello {
+    let shape = WireShape { public_tokens: 0, private_tokens: 1, max_new_tokens: 1 };
+    Hello::new(mode, [0; 32], [0; 32], [0; 32], shape)
+}
+
+fn open<S: Read + Write>(stream: S, mode: Mode) -> Result<MessageStream<S>, Error> {
+    let mut stream = MessageStream::new(stream);
+    stream.send(&Message::Hello(hello(mode)))?;
+    match receive(&mut stream)? {
+        Message::Welcome(_) => Ok(stream),
+        message => Err(unexpected(&message)),
+    }
+}
+
+/// The next message that is not news.
+fn receive<S: Read + Write>(stream: &mut MessageStream<S>) -> Result<Message, Error> {
+    loop {
+        match stream.receive()? {
+            Message::Progress(_) => {}
+            Message::Error(report) => return Err(peer_error(report)),
+            message => return Ok(message),
+        }
+    }
+}
+
+fn unexpected(message: &Message) -> Error {
+    Error::OutOfTurn { message: message.message_type().name(), state: "waiting for a reply" }
+}
+
+fn blob<S: Read + Write>(stream: &mut MessageStream<S>, what: &'static str, len: usize) -> Result<Vec<u8>, Error> {
+    let mut receiver = BlobReceiver::new(what, [len]);
+    while !receiver.complete() {
+        match receive(stream)? {
+            Message::Chunk(bytes) => receiver.push(&Zeroizing::new(bytes))?,
+            message => return Err(unexpected(&message)),
+        }
+    }
+    Ok(receiver.into_blobs().pop().unwrap_or_default())
+}
+
+/// A party's connection to its dealer.
+pub struct DealLink<S> {
+    stream: MessageStream<S>,
+}
+
+impl<S: Read + Write> DealLink<S> {
+    /// Introduces itself to the dealer at the other end of a fresh stream.
+    ///
+    /// # Errors
+    /// What the stream or the dealer reports.
+    pub fn open(stream: S) -> Result<Self, Error> {
+        Ok(Self { stream: open(stream, Mode::Deal)? })
+    }
+
+    fn ask(&mut self, request: DealRequest) -> Result<DealReply, Error> {
+        self.stream.send(&Message::DealRequest(request))?;
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Result<DealReply, Error> {
+        match receive(&mut self.stream)? {
+            Message::DealReply(reply) => Ok(reply),
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    fn bundle(&mut self, step: u64, len: u32) -> Result<DealtBundle, Error> {
+        Ok((step, Zeroizing::new(blob(&mut self.stream, "a bundle", len as usize)?)))
+    }
+
+    /// The provider's introduction; returns the seed of the weight masks.
+    ///
+    /// # Errors
+    /// A dealer that does not know the ticket.
+    pub fn register(
+        &mut self,
+        ticket: &[u8; 32],
+        fingerprint: [u8; 32],
+        public: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let public_len = public.len() as u32;
+        self.stream.send(&Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len }))?;
+        for chunk in public.chunks(MAX_PAYLOAD) {
+            self.stream.send(&Message::Chunk(chunk.to_vec()))?;
+        }
+        let DealReply::Registered = self.reply()? else { return Err(wrong_reply()) };
+        let seed = Zeroizing::new(blob(&mut self.stream, "a seed", 32)?);
+        let seed: [u8; 32] = seed[..].try_into().map_err(|_| wrong_reply())?;
+        Ok(Zeroizing::new(seed))
+    }
+
+    /// The provider's bundle of a step; none while it is not dealt.
+    ///
+    /// # Errors
+    /// A session that the dealer does not know, a bundle that it gave away before.
+    pub fn pull(&mut self, session: SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        match self.ask(DealRequest::Pull { session, step })? {
+            DealReply::NotYet => Ok(None),
+            DealReply::Bundle { step: number, len } if number == step => Ok(Some(self.bundle(step, len)?.1)),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// A session for a prompt.
+    ///
+    /// # Errors
+    /// A dealer that deals for another model.
+    pub fn session(&mut self, model: [u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        match self.ask(DealRequest::Open { model, prompt: number(prompt), draft: number(draft) })? {
+            DealReply::Opened(opened) => Ok(opened),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// The user's next bundle.
+    ///
+    /// # Errors
+    /// `Exhausted` when the dealer deals no more steps.
+    pub fn next_bundle(&mut self) -> Result<DealtBundle, Error> {
+        match self.ask(DealRequest::Next)? {
+            DealReply::Bundle { step, len } => self.bundle(step, len),
+            DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// The dealer's stock.
+    ///
+    /// # Errors
+    /// What the stream or the dealer reports.
+    pub fn stock(&mut self) -> Result<Stock, Error> {
+        match self.ask(DealRequest::Stock)? {
+            DealReply::Stock(stock) => Ok(stock),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    /// Says goodbye.
+    pub fn close(mut self) {
+        // A dealer that is gone needs no goodbye.
+        let _ = self.stream.send(&Message::Bye);
+    }
+}
+
+fn wrong_reply() -> Error {
+    Error::OutOfTurn { message: "deal_reply", state: "waiting for another reply" }
+}
+
+/// A user's connection for its set-up.
+pub struct SetupLink<S> {
+    stream: MessageStream<S>,
+    /// The public model, encoded.
+    pub public: Vec<u8>,
+    /// Bytes of the masked weights.
+    pub masked_len: u64,
+    /// Their name.
+    pub name: [u8; 32],
+}
+
+impl<S: Read + Write> SetupLink<S> {
+    /// Asks the provider at the other end of a fresh stream for its public model.
+    ///
+    /// # Errors
+    /// What the stream or the provider reports.
+    pub fn open(stream: S) -> Result<Self, Error> {
+        let mut stream = open(stream, Mode::Setup)?;
+        match receive(&mut stream)? {
+            Message::Setup(Setup::Description { public_len, masked_len, name }) => {
+                let public = blob(&mut stream, "a public model", public_len as usize)?;
+                Ok(Self { stream, public, masked_len, name })
+            }
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    /// Fetches the masked weights; `take` gets them piece by piece, and how many bytes came before.
+    ///
+    /// # Errors
+    /// What the stream, the provider or `take` reports.
+    pub fn fetch(&mut self, mut take: impl FnMut(&[u8], u64) -> Result<(), Error>) -> Result<(), Error> {
+        self.stream.send(&Message::Setup(Setup::Fetch))?;
+        match receive(&mut self.stream)? {
+            Message::Setup(Setup::Masked { len }) if len == self.masked_len => {}
+            message => return Err(unexpected(&message)),
+        }
+        let mut done = 0;
+        while done < self.masked_len {
+            let Message::Chunk(bytes) = receive(&mut self.stream)? else {
+                return Err(Error::OutOfTurn { message: "another", state: "receiving masked weights" });
+            };
+            let due = (self.masked_len - done).min(MAX_PAYLOAD as u64);
+            if bytes.len() as u64 != due {
+                return Err(Error::Unexpected { field: "chunk length", have: bytes.len() as u64, need: due });
+            }
+            take(&bytes, done)?;
+            done += due;
+        }
+        Ok(())
+    }
+
+    /// Says goodbye.
+    pub fn close(mut self) {
+        // A provider that is gone needs no goodbye.
+        let _ = self.stream.send(&Message::Bye);
+    }
+}

@@ -1,0 +1,156 @@
+//! The provider's bundles of one session: pulled ahead by a thread, kept in a store that gives each out once.
+
+use super::Shared;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use undertone_protocol::Error;
+use undertone_protocol::modes::permuted::message::StepBegin;
+use undertone_shares::{
+    Bundle, BundleStore, DirectoryStore, Error as SharesError, MemoryStore, ProviderBundle, SessionId,
+};
+
+/// Bundles pulled ahead of their use.
+const AHEAD: usize = 4;
+/// Between two questions for a bundle that is not dealt yet.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Longest wait for a bundle in one go: other sessions cannot compute meanwhile.
+const TURN: Duration = Duration::from_millis(30);
+/// Longest wait for a bundle in all: a long piece of a prompt comes over a slow line.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the stores of sessions are.
+pub(super) struct BundleFolder(Option<PathBuf>);
+
+impl BundleFolder {
+    /// Sessions do not outlive their process, so what an earlier one left behind is removed.
+    pub(super) fn open(folder: Option<PathBuf>) -> std::io::Result<Self> {
+        let Some(folder) = folder else { return Ok(Self(None)) };
+        let folder = folder.join("sessions");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        Ok(Self(Some(folder)))
+    }
+
+    fn store(&self, session: &SessionId) -> Result<(Box<dyn BundleStore>, Option<PathBuf>), Error> {
+        let Some(folder) = &self.0 else { return Ok((Box::new(MemoryStore::default()), None)) };
+        let name: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = folder.join(name);
+        Ok((Box::new(DirectoryStore::open(&folder)?), Some(folder)))
+    }
+}
+
+struct State {
+    store: Box<dyn BundleStore>,
+    /// What ended the pulling.
+    failed: Option<Error>,
+}
+
+struct Supply {
+    state: Mutex<State>,
+    changed: Condvar,
+    stopped: AtomicBool,
+}
+
+impl Supply {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bundles of one session.
+pub(super) struct Bundles {
+    supply: Arc<Supply>,
+    shared: Arc<Shared>,
+    folder: Option<PathBuf>,
+    /// Until when the bundle that is due may come.
+    until: Option<Instant>,
+}
+
+impl Bundles {
+    /// Begins to pull the bundles of a session.
+    pub(super) fn start(session: SessionId, shared: Arc<Shared>) -> Result<Self, Error> {
+        let (store, folder) = shared.folder.store(&session)?;
+        let state = Mutex::new(State { store, failed: None });
+        let supply = Arc::new(Supply { state, changed: Condvar::new(), stopped: AtomicBool::new(false) });
+        let (puller, model) = (Arc::clone(&supply), Arc::clone(&shared));
+        // The thread ends within one pull of the session's end.
+        std::thread::spawn(move || {
+            if let Err(error) = pull(&puller, session, &model) {
+                puller.lock().failed = Some(error);
+                puller.changed.notify_all();
+            }
+        });
+        Ok(Self { supply, shared, folder, until: None })
+    }
+
+    /// The bundle of a step, which the store has marked as taken; none when it has not come yet.
+    ///
+    /// # Errors
+    /// A bundle that was taken before, one that does not come in time, one of another step.
+    pub(super) fn take(&mut self, begin: &StepBegin) -> Result<Option<ProviderBundle>, Error> {
+        let now = Instant::now();
+        let until = *self.until.get_or_insert(now + PATIENCE);
+        let mut state = self.supply.lock();
+        let bytes = loop {
+            match state.store.take(begin.number) {
+                Ok(bytes) => break bytes,
+                Err(error @ SharesError::NoBundle { .. }) => {
+                    if let Some(error) = &state.failed {
+                        return Err(error.clone());
+                    }
+                    if Instant::now() >= until {
+                        return Err(error.into());
+                    }
+                    if now.elapsed() >= TURN {
+                        return Ok(None);
+                    }
+                    let waited = self.supply.changed.wait_timeout(state, PAUSE);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        drop(state);
+        self.until = None;
+        self.supply.changed.notify_all();
+        Ok(Some(ProviderBundle::decode(&bytes, &self.shared.shape, self.shared.positions)?))
+    }
+}
+
+impl Drop for Bundles {
+    fn drop(&mut self) {
+        self.supply.stopped.store(true, Ordering::SeqCst);
+        self.supply.changed.notify_all();
+        if let Some(folder) = &self.folder {
+            // What is left belongs to a session that is over; if it cannot be removed, the next start removes it.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// Pulls step after step until the session is over.
+fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Error> {
+    let (mut link, _) = shared.access.register(shared.fingerprint, &shared.public)?;
+    let mut step = 0;
+    while !supply.stopped.load(Ordering::SeqCst) {
+        let state = supply.lock();
+        if state.store.stock() >= AHEAD {
+            drop(supply.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner));
+            continue;
+        }
+        drop(state);
+        match link.pull(session, step)? {
+            Some(bundle) => {
+                supply.lock().store.put(step, bundle)?;
+                supply.changed.notify_all();
+                step += 1;
+            }
+            None => std::thread::sleep(PAUSE),
+        }
+    }
+    link.close();
+    Ok(())
+}

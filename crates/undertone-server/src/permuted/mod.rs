@@ -1,0 +1,162 @@
+//! The provider of mode `permuted`: weights, sessions on shares, and bundles from a dealer.
+//!
+//! The host offers two kinds of sessions: `setup`, which gives a user the public model and the masked weights, and
+//! `permuted`. Bundles are pulled from the dealer ahead of use, by one thread for each session, into a store that gives
+//! each out once. Absent on purpose: anything of the user's, and the dealer's seeds of sessions.
+
+mod bundles;
+mod session;
+mod ticket;
+
+use crate::Error;
+use crate::host::{Host, Opening};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use undertone_model::Llama;
+use undertone_protocol::message::{Hello, Welcome};
+use undertone_protocol::modes::permuted::setup::MaskedSource;
+use undertone_protocol::modes::permuted::{DealLink, Digests, SetupServer};
+use undertone_protocol::{Dial, Duplex, Error as ProtocolError, Mode};
+use undertone_ring::WordKernels;
+use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape};
+use zeroize::Zeroizing;
+
+use bundles::{BundleFolder, Bundles};
+use session::ProviderSession;
+pub use ticket::read_ticket;
+
+/// Memory of a set-up session, which makes one chunk at a time.
+const SETUP_MEMORY: u64 = 16 << 20;
+
+/// A connection to the dealer on which the provider is known, and the seed of the weight masks.
+type Registered = (DealLink<Box<dyn Duplex>>, Zeroizing<[u8; 32]>);
+
+/// The dealer as a provider reaches it.
+#[derive(Clone)]
+pub struct DealerAccess {
+    /// Opens a connection.
+    pub dial: Dial,
+    /// What the dealer knows its provider by.
+    pub ticket: Arc<Zeroizing<[u8; 32]>>,
+}
+
+impl DealerAccess {
+    /// Connects and introduces the provider; also gives the seed of the weight masks.
+    fn register(&self, fingerprint: [u8; 32], public: &[u8]) -> Result<Registered, ProtocolError> {
+        let stream = (self.dial)().map_err(|error| ProtocolError::of_io(&error))?;
+        let mut link = DealLink::open(stream)?;
+        let seed = link.register(&self.ticket, fingerprint, public)?;
+        Ok((link, seed))
+    }
+}
+
+/// What every session of the provider shares.
+struct Shared {
+    model: Arc<ProviderModel>,
+    shape: Shape,
+    positions: usize,
+    fingerprint: [u8; 32],
+    public: Vec<u8>,
+    seed: Seed,
+    access: DealerAccess,
+    folder: BundleFolder,
+}
+
+/// A model that is served in mode `permuted`.
+pub struct PermutedHost {
+    shared: Arc<Shared>,
+    digests: Digests,
+    name: [u8; 32],
+}
+
+impl PermutedHost {
+    /// Rounds a model and introduces it to the dealer. Bundles are kept in `folder`, or in memory without one;
+    /// `tokenizer` is the file, for the comparison with the user's.
+    ///
+    /// # Errors
+    /// Weights that the mode cannot hold, a dealer that cannot be reached or does not know the ticket.
+    pub fn new(
+        model: &Llama,
+        tokenizer: Option<&[u8]>,
+        access: DealerAccess,
+        folder: Option<PathBuf>,
+        kernels: Arc<dyn WordKernels>,
+    ) -> Result<Self, Error> {
+        let fingerprint = model.fingerprint();
+        let quantized = QuantizedModel::new(model)?;
+        let public_model = quantized.public().clone();
+        let positions = public_model.config.max_position_embeddings;
+        let provider = Arc::new(ProviderModel::new(Arc::new(quantized), positions, kernels));
+        let public = public_model.encode();
+        let (link, seed) = access.register(fingerprint, &public)?;
+        link.close();
+        let seed = Seed::from_bytes(*seed);
+        let name = seed.public_name();
+        let digests = Digests::new(&public_model, &name, provider.rotary(), tokenizer);
+        let folder = BundleFolder::open(folder).map_err(Error::BundleFolder)?;
+        let shape = public_model.shape();
+        let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, access, folder };
+        Ok(Self { shared: Arc::new(shared), digests, name })
+    }
+
+    /// Loads a model directory and introduces it to the dealer, as [`PermutedHost::new`].
+    ///
+    /// # Errors
+    /// A model that is missing or damaged, and as [`PermutedHost::new`].
+    pub fn load(dir: &Path, access: DealerAccess, folder: Option<PathBuf>) -> Result<Self, Error> {
+        let model = Llama::load(dir)?;
+        // A directory without a tokenizer is served to users without one.
+        let tokenizer = std::fs::read(dir.join("tokenizer.json")).ok();
+        Self::new(&model, tokenizer.as_deref(), access, folder, undertone_ring::detect_word_kernels())
+    }
+
+    fn open_permuted(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
+        self.digests.expect(hello)?;
+        let tokens = u64::from(hello.shape.public_tokens)
+            + u64::from(hello.shape.private_tokens)
+            + u64::from(hello.shape.max_new_tokens).saturating_sub(1);
+        let need = self.shared.positions as u64;
+        if tokens > need {
+            return Err(ProtocolError::Cap { field: "prompt with its continuation", have: tokens, need });
+        }
+        let memory_bytes = session_bytes(&self.shared.shape, self.shared.positions, tokens);
+        let session = ProviderSession::new(welcome, Arc::clone(&self.shared));
+        Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes: 0 })
+    }
+}
+
+/// Memory of a session: four caches, and the flights of a step, whose rows the user decides.
+fn session_bytes(shape: &Shape, positions: usize, tokens: u64) -> u64 {
+    let word = |count: usize| count as u64;
+    let rows = (2 * tokens).min(word(positions));
+    let caches = 4 * word(shape.layers) * word(shape.key()) * rows * 8;
+    let wide = word(shape.vocab).max(2 * word(shape.intermediate)) + word(shape.heads) * rows;
+    // A step's flights, the bundle of the step and those that wait.
+    let step = 8 * 64 * wide * 4 + 8 * 8 * word(shape.layers) * (6 * word(shape.hidden) + 5 * word(shape.intermediate));
+    caches.saturating_add(step)
+}
+
+impl Host for PermutedHost {
+    fn open(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
+        match hello.mode {
+            Mode::Permuted => self.open_permuted(hello, welcome),
+            Mode::Setup => {
+                let masked = (self.name, MaskedModel::size_bytes(&self.shared.shape));
+                let source = Box::new(Masked(Arc::clone(&self.shared)));
+                let session = SetupServer::new(welcome, self.shared.public.clone(), masked, source);
+                Ok(Opening { session: Box::new(session), memory_bytes: SETUP_MEMORY, setup_bytes: 0 })
+            }
+            other => Err(ProtocolError::ModeRefused { mode: other.name() }),
+        }
+    }
+}
+
+/// The masked weights, made as they are asked for.
+struct Masked(Arc<Shared>);
+
+impl MaskedSource for Masked {
+    fn bytes(&self, first: u64, len: usize) -> Vec<u8> {
+        let words = self.0.model.masked_words(&self.0.seed, first / 8, len.div_ceil(8));
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+}
