@@ -37,7 +37,7 @@ mod values;
 pub use calibration::{Calibration, Interval, LayerCalibration, NormCalibration, SoftmaxCalibration};
 pub use error::Error;
 pub use packing::{Layout, Shape};
-pub use plan::{Plan, StageCost, StepCost};
+pub use plan::{Plan, StageCost, StepCost, plan_layer_in_turns};
 pub use preparation::{MAX_PREFIX, Preparation};
 pub use program::{Program, ServerState, StepOutput};
 pub use progress::Progress;

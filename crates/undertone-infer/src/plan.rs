@@ -98,6 +98,26 @@ impl Plan {
     }
 }
 
+/// What one layer in turns costs on `ev`, with assumed ranges where there is no calibration.
+///
+/// # Errors
+/// As [`Program::layer_in_turns`].
+pub fn plan_layer_in_turns(
+    config: &LlamaConfig,
+    calibration: Option<&Calibration>,
+    shape: Shape,
+    ev: &CostEvaluator,
+) -> Result<StepCost, Error> {
+    let program = match calibration {
+        Some(calibration) => Program::new(config, calibration, shape, ev.chain())?,
+        None => Program::new(config, &assumed_calibration(config), shape, ev.chain())?,
+    };
+    let recorder = Recorder::new(ev);
+    let input = vec![[ev.value(ev.chain().top_level); 2]; program.halves_count()];
+    program.layer_in_turns(ev, None, 0, input, &recorder)?;
+    Ok(recorder.take())
+}
+
 /// Takes the counters apart by stage.
 struct Recorder<'a> {
     ev: &'a CostEvaluator,

@@ -146,6 +146,11 @@ impl Program {
         Halves::new(&self.layout).pack(rows, self.layout.hidden, 1.0 / self.cycle()?.unit)
     }
 
+    /// Pairs of [`Program::pack_halves`].
+    pub fn halves_count(&self) -> usize {
+        Halves::new(&self.layout).pairs(self.layout.hidden)
+    }
+
     /// Row `token` of the residual stream, `[D]`, from the decrypted slots of [`Program::layer_in_turns`].
     ///
     /// # Errors
@@ -175,8 +180,7 @@ impl Program {
         progress: &dyn Progress,
     ) -> Result<(Vec<[E::Value; 2]>, E::Value), Error> {
         self.cycle()?;
-        let pairs = Halves::new(&self.layout).pairs(self.layout.hidden);
-        check("the number of input pairs", input.len(), pairs, pairs)?;
+        check("the number of input pairs", input.len(), self.halves_count(), self.halves_count())?;
         check("the layer", layer, 0, self.layers.len() - 1)?;
         let mut pass = Pass::new(ev, self, source, progress)?;
         let (output, _) = pass.turns(layer, input)?;

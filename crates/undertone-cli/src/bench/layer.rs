@@ -57,7 +57,7 @@ pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     Layout::new(&config, shape, Parameters::default_preset().chain().slot_count())?;
     context.progress.begin("random weights and their ranges", 1);
     let model = synthetic(config, 1);
-    let prompts: Vec<Prompt> = (0..CALIBRATION_PROMPTS).map(|seed| random_prompt(shape, seed)).collect();
+    let prompts: Vec<Prompt> = (0..CALIBRATION_PROMPTS).map(|seed| random_prompt(shape, VOCABULARY, seed)).collect();
     let calibration = calibrate(&model, &prompts, CalibrationOptions::default(), &mut |_| {})?;
     let planned = Planned::new(&model.config, Some(&calibration), shape)?;
     let setup =
@@ -158,7 +158,7 @@ fn line(name: &str, seconds: f64, planned_seconds: f64, bootstraps: u64, key_swi
 }
 
 /// What was run, since the figures mean nothing without it.
-fn geometry(config: &LlamaConfig, shape: Shape) -> Value {
+pub(super) fn geometry(config: &LlamaConfig, shape: Shape) -> Value {
     json!({
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -185,13 +185,13 @@ fn layers_like(like: &str, tokens: usize) -> Result<LlamaConfig> {
 }
 
 /// Token ids without meaning, from a fixed multiplicative sequence.
-fn random_prompt(shape: Shape, seed: u64) -> Prompt {
+pub(super) fn random_prompt(shape: Shape, vocabulary: usize, seed: u64) -> Prompt {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut draw = |count: usize| -> Vec<u32> {
         (0..count)
             .map(|_| {
                 state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                (state >> 33) as u32 % VOCABULARY as u32
+                (state >> 33) as u32 % vocabulary as u32
             })
             .collect()
     };
@@ -209,16 +209,17 @@ fn relative_rms_log2(expected: &[f32], found: &[f32]) -> f64 {
 
 /// What one stage took.
 #[derive(Debug, Clone)]
-struct Stage {
-    name: &'static str,
-    layer: usize,
-    seconds: f64,
-    bootstraps: u64,
-    key_switches: u64,
+pub(super) struct Stage {
+    pub name: &'static str,
+    pub layer: usize,
+    pub seconds: f64,
+    pub bootstraps: u64,
+    pub key_switches: u64,
+    pub plaintext_products: u64,
 }
 
 /// Times the stages as they end.
-struct Steps<'a, C> {
+pub(super) struct Steps<'a, C> {
     context: &'a Context,
     /// The counters so far.
     counts: C,
@@ -226,12 +227,12 @@ struct Steps<'a, C> {
 }
 
 impl<'a, C: Fn() -> Counts> Steps<'a, C> {
-    fn new(context: &'a Context, counts: C) -> Self {
+    pub(super) fn new(context: &'a Context, counts: C) -> Self {
         context.progress.begin("layers", 1000);
         Self { context, state: Mutex::new((Instant::now(), counts(), Vec::new())), counts }
     }
 
-    fn finished(&self) -> Vec<Stage> {
+    pub(super) fn finished(&self) -> Vec<Stage> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).2.clone()
     }
 }
@@ -246,6 +247,7 @@ impl<C: Fn() -> Counts + Sync> Progress for Steps<'_, C> {
             seconds: now.duration_since(state.0).as_secs_f64(),
             bootstraps: counts.bootstraps - state.1.bootstraps,
             key_switches: counts.key_switches - state.1.key_switches,
+            plaintext_products: counts.plaintext_products - state.1.plaintext_products,
         };
         (state.0, state.1) = (now, counts);
         state.2.push(stage);

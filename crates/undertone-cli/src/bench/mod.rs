@@ -4,6 +4,7 @@
 
 mod backend;
 mod bootstrap;
+mod cycle;
 mod layer;
 mod multiply;
 mod ntt;
@@ -49,6 +50,8 @@ enum What {
     Layer(layer::LayerArguments),
     /// A matrix product between the halves of bootstraps, step by step, at the parameters that have a product prime
     Turn(turn::TurnArguments),
+    /// One encrypted layer in turns, of a given shape with random weights, stage by stage
+    Cycle(cycle::CycleArguments),
 }
 
 /// Flags that all benchmarks share.
@@ -115,6 +118,7 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         What::Precision(arguments) => arguments.measuring,
         What::Layer(arguments) => arguments.measuring,
         What::Turn(arguments) => arguments.measuring,
+        What::Cycle(arguments) => arguments.measuring,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(measuring.thread_count()).build();
     let pool = pool.map_err(|error| Error::System {
@@ -129,6 +133,7 @@ pub fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         What::Precision(arguments) => precision::run(arguments, context),
         What::Layer(arguments) => layer::run(arguments, context),
         What::Turn(arguments) => turn::run(arguments, context),
+        What::Cycle(arguments) => cycle::run(arguments, context),
     })
 }
 

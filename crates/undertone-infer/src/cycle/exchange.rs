@@ -34,51 +34,80 @@ impl Rows<'_> {
     }
 }
 
-/// A per-head tensor in the block frame. Depth 1.
+/// Two values for one of the block frame: what its first T/2 rows and what its other rows hold.
+type Sources<V> = [V; 2];
+
+/// A per-head tensor in the block frame, with `shared` query heads to each of the heads that come in. Depth 1.
 ///
 /// # Shapes
-/// [`Halves::head_pairs`] pairs become `head_count` values.
+/// `head_count / shared` halves of pairs become `head_count` values.
 pub(crate) fn to_block<E: Evaluator>(
     ev: &E,
     layout: &Layout,
     pairs: &[[E::Value; 2]],
+    shared: usize,
     rows: Rows<'_>,
 ) -> Result<Vec<E::Value>, Error> {
-    let half = Halves::new(layout).tokens();
-    // Per value of the block frame: what its first T/2 rows and what its other rows hold.
-    let mut sources = Vec::with_capacity(layout.head_count);
-    for count in 0..layout.head_count {
-        let [lo, hi] = &pairs[count / 2];
-        sources.push(match count % 2 {
-            0 => [lo.clone(), ev.rotate(hi, -(half as i32))?],
-            _ => [ev.rotate(lo, half as i32)?, hi.clone()],
-        });
-    }
-    let rotary = !matches!(rows, Rows::Live);
-    let partners: Vec<[E::Value; 2]> = match (rotary, layout.head_count) {
-        (false, _) => Vec::new(),
-        // The partner is in the same value, half of all slots away.
-        (true, 1) => {
-            let by = (layout.slot_count / 2) as i32;
-            vec![[ev.rotate(&sources[0][0], by)?, ev.rotate(&sources[0][1], by)?]]
-        }
-        (true, counts) => (0..counts).map(|count| sources[(count + counts / 2) % counts].clone()).collect(),
+    let sources = sources(ev, layout, pairs, shared)?;
+    let partners = match rows {
+        Rows::Live => Vec::new(),
+        Rows::Rotary(_) | Rows::LiveRotary(_) => partners(ev, layout, &sources)?,
     };
-    (0..layout.head_count)
-        .into_par_iter()
-        .map(|count| {
-            let terms: Vec<E::Value> =
-                sources[count].iter().chain(partners.get(count).into_iter().flatten()).cloned().collect();
-            let mask = |term: usize| {
-                slots(layout, |slot| {
-                    let (token, channel) = (slot % layout.block, slot / layout.block);
-                    let coordinate = layout.head_channel(count, channel).filter(|_| token / half == term % 2);
-                    coordinate.map_or(0.0, |(_, j)| rows.factors(layout, token, j)[term / 2])
-                })
-            };
-            Ok(masked_sum(ev, &terms, &mask)?)
-        })
-        .collect()
+    let half = Halves::new(layout).tokens();
+    let values = (0..layout.head_count).into_par_iter().map(|count| {
+        let terms: Vec<E::Value> =
+            sources[count].iter().chain(partners.get(count).into_iter().flatten()).cloned().collect();
+        let mask = |term: usize| {
+            slots(layout, |slot| {
+                let (token, place) = (slot % layout.block, slot / layout.block);
+                // Of heads that are served together the last one is filled, the others copy it.
+                let filled = token / half == term % 2 && place % layout.heads_padded % shared == shared - 1;
+                let coordinate = layout.head_channel(count, place).filter(|_| filled);
+                coordinate.map_or(0.0, |(_, j)| rows.factors(layout, token, j)[term / 2])
+            })
+        };
+        let value = masked_sum(ev, &terms, &mask)?;
+        Ok(ev.rotate_sum(&value, layout.block as i32, shared)?)
+    });
+    values.collect()
+}
+
+/// For every value of the block frame, its rows where they belong and its last heads filled.
+fn sources<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    pairs: &[[E::Value; 2]],
+    shared: usize,
+) -> Result<Vec<Sources<E::Value>>, Error> {
+    let half = Halves::new(layout).tokens() as i32;
+    let mut sources = Vec::with_capacity(layout.head_count);
+    for count in 0..layout.head_count / shared {
+        let [lo, hi] = &pairs[count / 2];
+        let [lo, hi] = match count % 2 {
+            0 => [lo.clone(), ev.rotate(hi, -half)?],
+            _ => [ev.rotate(lo, half)?, hi.clone()],
+        };
+        // Value `shared · count + digit` takes what digit `digit` of the heads holds.
+        let by: Vec<i32> = (0..shared).map(|digit| ((digit + 1) as i32 - shared as i32) * layout.block as i32).collect();
+        let moved = ev.rotate_many(&lo, &by)?.into_iter().zip(ev.rotate_many(&hi, &by)?);
+        sources.extend(moved.map(|(lo, hi)| [lo, hi]));
+    }
+    Ok(sources)
+}
+
+/// For every value of the block frame, the sources of the coordinates half a head away.
+fn partners<E: Evaluator>(
+    ev: &E,
+    layout: &Layout,
+    sources: &[Sources<E::Value>],
+) -> Result<Vec<Sources<E::Value>>, Error> {
+    let counts = layout.head_count;
+    if let ([[lo, hi]], 1) = (sources, counts) {
+        // They are in the same value, half of all slots away.
+        let by = (layout.slot_count / 2) as i32;
+        return Ok(vec![[ev.rotate(lo, by)?, ev.rotate(hi, by)?]]);
+    }
+    Ok((0..counts).map(|count| sources[(count + counts / 2) % counts].clone()).collect())
 }
 
 /// The halves of a per-head tensor in the block frame. Depth 1.

@@ -51,6 +51,32 @@ impl<'a> Halves<'a> {
         self.layout.head_count.div_ceil(2)
     }
 
+    /// Query heads that one key head serves where keys and values are made once for all of them, else 1.
+    ///
+    /// Then digit u of place u + G·g + H_p·a of value m stands for coordinate a of value G·m + u of the block frame, which
+    /// needs whole groups of values on either side of half a head.
+    pub(crate) fn shared(&self) -> usize {
+        let (group, counts) = (self.layout.heads_per_key, self.layout.head_count);
+        if group.is_power_of_two() && counts.is_multiple_of(2 * group) { group } else { 1 }
+    }
+
+    /// Pairs that hold keys or values.
+    pub(crate) fn key_pairs(&self) -> usize {
+        (self.layout.head_count / self.shared()).div_ceil(2)
+    }
+
+    /// A query head that channel `c` of keys or values serves, and the coordinate.
+    pub(crate) fn key_channel(&self, c: usize) -> Option<(usize, usize)> {
+        let group = self.shared();
+        let (pair, c) = (c / self.channels(), c % self.channels());
+        let (count, place) = (2 * pair + c % 2, c / 2);
+        if group * count >= self.layout.head_count {
+            return None;
+        }
+        let digit = place % self.layout.heads_padded % group;
+        self.layout.head_channel(group * count + digit, place)
+    }
+
     /// `width` channels of either half.
     pub(crate) fn axis(&self, width: usize) -> Axis {
         Axis { stride: self.tokens(), count: self.pairs(width), len: self.channels() }
@@ -112,8 +138,10 @@ mod tests {
     use crate::packing::Shape;
     use undertone_model::{LlamaConfig, RopeKind, RopeScaling};
 
-    fn layout(heads: usize, head_dim: usize) -> Layout {
-        let config = LlamaConfig {
+    const SHAPE: Shape = Shape { public_tokens: 4, private_tokens: 13, max_new_tokens: 1 };
+
+    fn config(heads: usize, head_dim: usize) -> LlamaConfig {
+        LlamaConfig {
             hidden_size: 24,
             intermediate_size: 40,
             num_hidden_layers: 1,
@@ -127,9 +155,11 @@ mod tests {
             tie_word_embeddings: false,
             bos_token_id: None,
             eos_token_ids: vec![],
-        };
-        let shape = Shape { public_tokens: 4, private_tokens: 13, max_new_tokens: 1 };
-        Layout::new(&config, shape, 256).unwrap()
+        }
+    }
+
+    fn layout(heads: usize, head_dim: usize) -> Layout {
+        Layout::new(&config(heads, head_dim), SHAPE, 256).unwrap()
     }
 
     #[test]
@@ -158,6 +188,23 @@ mod tests {
             found.sort_unstable();
             let all: Vec<(usize, usize)> = (0..heads).flat_map(|h| (0..head_dim).map(move |j| (h, j))).collect();
             assert_eq!(found, all, "{heads} heads of {head_dim}");
+        }
+    }
+
+    #[test]
+    fn every_key_coordinate_has_one_channel_when_heads_share_it() {
+        // 32 places per value: 16 values of 4 heads × 8 coordinates … 4 values of 8 × 4.
+        let config = |heads, key_heads, head_dim| LlamaConfig { num_key_value_heads: key_heads, ..config(heads, head_dim) };
+        for (heads, key_heads, head_dim, group) in [(4, 2, 32, 2), (8, 2, 32, 4), (8, 8, 16, 1), (4, 1, 8, 1)] {
+            let layout = Layout::new(&config(heads, key_heads, head_dim), SHAPE, 256).unwrap();
+            let halves = Halves::new(&layout);
+            assert_eq!(halves.shared(), group, "{heads} heads on {key_heads} of {head_dim}");
+            let width = halves.key_pairs() * halves.channels();
+            let found: Vec<(usize, usize)> = (0..width).filter_map(|c| halves.key_channel(c)).collect();
+            let mut keys: Vec<(usize, usize)> = found.iter().map(|&(head, j)| (head / group, j)).collect();
+            keys.sort_unstable();
+            let all: Vec<_> = (0..heads / group).flat_map(|g| (0..head_dim).map(move |j| (g, j))).collect();
+            assert_eq!(keys, all, "{heads} heads on {key_heads} of {head_dim}");
         }
     }
 

@@ -12,16 +12,18 @@ impl<E: Evaluator> Pass<'_, E> {
     pub(super) fn heads_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let layout = &self.program.layout;
         let halves = Halves::new(layout);
-        let width = halves.head_pairs() * halves.channels();
+        let [queries, keys] = [halves.head_pairs(), halves.key_pairs()].map(|pairs| pairs * halves.channels());
         let Projections { query, key, value } = self.projections(layer);
-        let parts = [query, key, value];
         let row = |o: usize, out: &mut [f32]| {
             out.fill(0.0);
-            let Some((head, j)) = halves.head_channel(o % width) else { return };
-            let rows = &parts[o / width];
+            let (rows, channel) = match o.checked_sub(queries) {
+                None => (&query, halves.head_channel(o)),
+                Some(o) => (if o < keys { &key } else { &value }, halves.key_channel(o % keys)),
+            };
+            let Some((head, j)) = channel else { return };
             out.iter_mut().enumerate().for_each(|(c, out)| *out = (bound * rows.plain(head, j, c)) as f32);
         };
-        Ok(self.ev.encode_matrix(&halves.matrix(3 * width, layout.hidden), &row)?)
+        Ok(self.ev.encode_matrix(&halves.matrix(queries + 2 * keys, layout.hidden), &row)?)
     }
 
     /// From head channels, divided by the bound of values, to the change of the stream, divided by `bound`.

@@ -3,10 +3,10 @@
 //! Every projection happens on coefficients at the bottom of the chain, between the two halves of the bootstrap that
 //! its result needs anyway ([`Evaluator::product_bootstrap`]); everything else happens on fresh slots. The residual
 //! stream is not bootstrapped at all: changes, which are fresh, are added to it at the top level. Queries, keys and
-//! values go to the block frame for attention, which is the same as without turns.
+//! values go to the block frame for attention, which is the same as without turns. Keys and values that several query
+//! heads share are bootstrapped once and copied to each of them there.
 //!
-//! Source: "Scaling up Privacy-Preserving ML" (arXiv 2601.18511), the execution cycle. Absent: key heads that several
-//! query heads share are made once per query head.
+//! Source: "Scaling up Privacy-Preserving ML" (arXiv 2601.18511), the execution cycle.
 
 mod exchange;
 mod halves;
@@ -62,18 +62,20 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         self.steps.done("attention norm", layer)?;
         let mut heads = self.turn(&normed, &self.heads_matrix(layer, plan.attention_norm.bound)?)?;
         drop(normed);
-        let values = heads.split_off(2 * Halves::new(layout).head_pairs());
-        let keys = heads.split_off(Halves::new(layout).head_pairs());
+        let halves = Halves::new(layout);
+        let values = heads.split_off(halves.head_pairs() + halves.key_pairs());
+        let keys = heads.split_off(halves.head_pairs());
         let angles = block_angles(self);
-        let block = |pairs: Vec<Pair<E::Value>>, level: usize, rows| {
-            to_block(ev, layout, &self.lowered(pairs, level + 1)?, rows)
+        let block = |pairs: Vec<Pair<E::Value>>, level: usize, shared: usize, rows| {
+            to_block(ev, layout, &self.lowered(pairs, level + 1)?, shared, rows)
         };
+        let (query_level, shared) = (softmax.block_entry - usize::from(softmax.parts > 1), halves.shared());
         // The cache wants keys and values at levels of its own, which may be higher.
         let key_level = softmax.block_entry.max(softmax.token.start - 1);
         let value_level = softmax.block_value_level.max(softmax.token.last_square);
-        let queries = block(heads, softmax.block_entry - usize::from(softmax.parts > 1), Rows::Rotary(&angles))?;
-        let keys = block(keys, key_level, Rows::LiveRotary(&angles))?;
-        let values = block(values, value_level, Rows::Live)?;
+        let queries = block(heads, query_level, 1, Rows::Rotary(&angles))?;
+        let keys = block(keys, key_level, shared, Rows::LiveRotary(&angles))?;
+        let values = block(values, value_level, shared, Rows::Live)?;
         self.steps.done("qkv", layer)?;
         let cache = LayerCache::new(
             drop_to(ev, &keys, softmax.token.start - 1)?,
@@ -84,10 +86,10 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         for value in mixed {
             normalised.push(drop_one(ev, &ev.mul(&value, &inverse)?, program.chain.boot_level + 1)?);
         }
-        let halves = to_halves(ev, layout, &normalised)?;
+        let mixed = to_halves(ev, layout, &normalised)?;
         self.steps.done("values", layer)?;
         let matrix = self.output_matrix(layer, plan.attention.bound)?;
-        let x = self.add_change(x, &halves, &matrix, plan.attention)?;
+        let x = self.add_change(x, &mixed, &matrix, plan.attention)?;
         self.steps.done("output projection", layer)?;
         Ok((x, cache))
     }

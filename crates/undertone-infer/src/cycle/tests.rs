@@ -58,7 +58,7 @@ fn halves_become_a_rotated_block_and_a_block_becomes_halves() {
         for (rows, live, rotary) in
             [(Rows::Live, true, false), (Rows::Rotary(&angles), false, true), (Rows::LiveRotary(&angles), true, true)]
         {
-            let block = to_block(&ev, &layout, &pairs, rows).unwrap();
+            let block = to_block(&ev, &layout, &pairs, 1, rows).unwrap();
             assert_eq!(block.len(), layout.head_count);
             for (count, value) in block.iter().enumerate() {
                 assert_eq!(ev.level(value), 7);
@@ -74,7 +74,7 @@ fn halves_become_a_rotated_block_and_a_block_becomes_halves() {
                 }
             }
         }
-        let block = to_block(&ev, &layout, &pairs, Rows::Rotary(&vec![still(&config); layout.block])).unwrap();
+        let block = to_block(&ev, &layout, &pairs, 1, Rows::Rotary(&vec![still(&config); layout.block])).unwrap();
         let back = to_halves(&ev, &layout, &block).unwrap();
         for (pair, (found, expected)) in back.iter().zip(&pairs).enumerate() {
             for (half, (found, expected)) in found.iter().zip(expected).enumerate() {
@@ -90,4 +90,40 @@ fn halves_become_a_rotated_block_and_a_block_becomes_halves() {
 /// The angles of position 0, which rotate nothing.
 fn still(config: &LlamaConfig) -> Angles {
     Angles::new(config, 0)
+}
+
+#[test]
+fn shared_keys_are_copied_to_every_query_head() {
+    for (heads, key_heads, head_dim) in [(4, 2, 32), (8, 2, 32), (8, 4, 16)] {
+        let config = LlamaConfig { num_key_value_heads: key_heads, ..config(heads, head_dim) };
+        let shape = Shape { public_tokens: 4, private_tokens: 13, max_new_tokens: 1 };
+        let layout = Layout::new(&config, shape, CHAIN.slot_count()).unwrap();
+        let halves = Halves::new(&layout);
+        let group = heads / key_heads;
+        assert_eq!(halves.shared(), group, "{heads} heads on {key_heads} of {head_dim}");
+        let ev = ClearEvaluator::new(CHAIN);
+        let half = |pair: usize, first: usize| {
+            let value = |slot: usize| {
+                let channel = halves.key_channel(pair * halves.channels() + slot / halves.tokens());
+                channel.map_or(9.0, |(head, j)| entry(first + slot % halves.tokens(), head / group, j))
+            };
+            ev.encrypt(&Slots::new((0..layout.slot_count).map(value).collect(), layout.slot_count).unwrap(), 8)
+        };
+        let pairs: Vec<_> = (0..halves.key_pairs()).map(|pair| [half(pair, 0), half(pair, halves.tokens())]).collect();
+        let angles: Vec<Angles> = (0..layout.block).map(|t| Angles::new(&config, layout.position(t))).collect();
+        let block = to_block(&ev, &layout, &pairs, group, Rows::LiveRotary(&angles)).unwrap();
+        for (count, value) in block.iter().enumerate() {
+            for (slot, &found) in value.slots().iter().enumerate() {
+                let token = slot % layout.block;
+                let expected = layout.head_channel(count, slot / layout.block).map_or(0.0, |(head, j)| {
+                    let partner = (j + head_dim / 2) % head_dim;
+                    let [own, other] = angles[token].factors(j, head_dim);
+                    let key = head / group;
+                    let kept = f64::from(token < shape.private_tokens);
+                    kept * (own * entry(token, key, j) + other * entry(token, key, partner))
+                });
+                assert!((found - expected).abs() < 1e-12, "{heads} on {key_heads}, value {count}, slot {slot}");
+            }
+        }
+    }
 }
