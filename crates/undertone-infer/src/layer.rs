@@ -29,12 +29,7 @@ pub(crate) struct NormPlan {
 }
 
 impl NormPlan {
-    pub(crate) fn new(
-        config: &LlamaConfig,
-        norm: &NormCalibration,
-        bound: f64,
-        layer: usize,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(config: &LlamaConfig, norm: &NormCalibration, bound: f64, layer: usize) -> Result<Self, Error> {
         let Interval { low, high } = norm.mean_square;
         let usable = norm.mean_square.is_positive() && bound > 0.0 && bound.is_finite();
         if !usable || !degree_is_usable(norm.degree) {

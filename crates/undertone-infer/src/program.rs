@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::calibration::Calibration;
-use crate::cycle::{CyclePlan, Halves};
+use crate::cycle::{CyclePlan, Halves, Pairs};
 use crate::decode;
 use crate::guard::Guard;
 use crate::layer::{HeadPlan, LayerPlan};
@@ -134,7 +134,8 @@ impl Program {
             .map(|layer| LayerPlan::new(config, calibration, &layout, chain, layer))
             .collect::<Result<Vec<_>, _>>()?;
         let head = HeadPlan::new(config, calibration, chain)?;
-        let cycle = chain.product_prime.map(|_| CyclePlan::new(config, calibration, &layout, &plans, chain)).transpose()?;
+        let cycle =
+            chain.product_prime.map(|_| CyclePlan::new(config, calibration, &layout, &plans, chain)).transpose()?;
         Ok(Self { config: config.clone(), chain, layout, layers: plans, cycle, head, preparation })
     }
 
@@ -176,9 +177,9 @@ impl Program {
         ev: &E,
         source: Option<(&Llama, &PublicCache)>,
         layer: usize,
-        input: Vec<[E::Value; 2]>,
+        input: Pairs<E>,
         progress: &dyn Progress,
-    ) -> Result<(Vec<[E::Value; 2]>, E::Value), Error> {
+    ) -> Result<(Pairs<E>, E::Value), Error> {
         self.cycle()?;
         check("the number of input pairs", input.len(), self.halves_count(), self.halves_count())?;
         check("the layer", layer, 0, self.layers.len() - 1)?;

@@ -54,7 +54,10 @@ impl<E: Evaluator> Pass<'_, E> {
         };
         product.apply_each::<E, Error>(ev, &queries, &mut |public| {
             let Some((count, private)) = next.next() else { return Ok(()) };
-            let score = private.map_or(Ok(public.clone()), |private| ev.add(&public, &private))?;
+            let score = match private {
+                Some(private) => ev.add(&public, &private)?,
+                None => public,
+            };
             scored.push(block_scored(ev, layout, plan, count, &score)?);
             if scored.len() == SCORES { weigh(&mut scored, &mut weights) } else { Ok(()) }
         })?;

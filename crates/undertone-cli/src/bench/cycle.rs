@@ -16,13 +16,14 @@ use serde_json::json;
 use std::time::Instant;
 use undertone_he::{Chain, Ciphertext, CostEvaluator, Counts, Evaluator, KeySet, Parameters, bootstrap_model};
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
-use undertone_infer::{Calibration, Program, PublicCache, Shape};
+use undertone_infer::{Calibration, Program, PublicCache, Shape, plan_layer_in_turns};
 use undertone_model::reference::{Block, ForwardOptions, Observer, Site, SiteShape, embed, forward_observed};
 use undertone_model::{Accumulation, KvCache, Llama, synthetic};
 
 /// Vocabulary of the benchmark: neither embedding nor head is part of a layer.
 const VOCABULARY: usize = 256;
-/// What queries are multiplied by: the scores of a row then span about 33, as those of Llama-2-7B do.
+/// What queries are multiplied by: the scores of a row then span about 36, near the 33 to 40 that arXiv 2601.18511 reports
+/// for Llama-2-7B.
 const SCORE_SPREAD: f32 = 1.8;
 
 /// Flags of `bench cycle`.
@@ -49,8 +50,7 @@ struct Case {
     model: Llama,
     program: Program,
     prompt: Prompt,
-    /// Rounds of the softmax.
-    rounds: usize,
+    calibration: Calibration,
     /// Private rows of the stream that leaves the layer.
     expected: Vec<Vec<f32>>,
 }
@@ -58,7 +58,7 @@ struct Case {
 /// Runs the benchmark.
 pub fn run(arguments: &CycleArguments, context: &Context) -> Result<()> {
     let shape = Shape { public_tokens: arguments.public, private_tokens: arguments.private, max_new_tokens: 1 };
-    let parameters = Parameters::product_preset();
+    let parameters = arguments.measuring.product_parameters()?;
     let case = Case::new(context, &arguments.like, shape, parameters.chain())?;
     let (planned, keys) = case.plan(&parameters)?;
     let mut setup = Setup::for_key_set(context, parameters, arguments.measuring.key_memory(), &keys)?;
@@ -91,7 +91,7 @@ pub fn run(arguments: &CycleArguments, context: &Context) -> Result<()> {
         "name": "layer",
         "geometry": geometry(&case.model.config, shape),
         "parameters": setup.parameters.name(),
-        "softmax_rounds": case.rounds,
+        "softmax_rounds": case.calibration.layers[0].softmax.rounds,
         "seconds": seconds,
         "bootstraps": counts.bootstraps,
         "key_switches": counts.key_switches,
@@ -130,29 +130,26 @@ impl Case {
         let prompt = random_prompt(shape, VOCABULARY, 0);
         let options = CalibrationOptions { held_out_fraction: 0.0, ..CalibrationOptions::default() };
         let calibration = calibrate(&model, std::slice::from_ref(&prompt), options, &mut |_| {})?;
-        Self::with(model, &calibration, prompt, shape, chain)
+        Self::with(model, calibration, prompt, shape, chain)
     }
 
-    fn with(model: Llama, calibration: &Calibration, prompt: Prompt, shape: Shape, chain: Chain) -> Result<Self> {
-        let program = Program::new(&model.config, calibration, shape, chain)?;
+    fn with(model: Llama, calibration: Calibration, prompt: Prompt, shape: Shape, chain: Chain) -> Result<Self> {
+        let program = Program::new(&model.config, &calibration, shape, chain)?;
         let mut stream = Stream(Vec::new());
         let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
         let ids: Vec<u32> = prompt.public.iter().chain(&prompt.private).copied().collect();
         forward_observed(&model, &mut KvCache::new(&model.config), &ids, options, &mut stream)?;
         let rows = stream.0.chunks(model.config.hidden_size).skip(shape.public_tokens);
         let expected = rows.map(<[f32]>::to_vec).collect();
-        let rounds = calibration.layers[0].softmax.rounds;
-        Ok(Self { model, program, prompt, rounds, expected })
+        Ok(Self { model, program, prompt, calibration, expected })
     }
 
     /// The counters and keys of the layer.
     fn plan(&self, parameters: &Parameters) -> Result<(Counts, KeySet)> {
-        let chain = parameters.chain();
-        let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(parameters));
-        let pairs = self.program.pack_halves(&self.rows()?)?.len();
-        let input = vec![[cost.value(chain.top_level); 2]; pairs];
-        self.program.layer_in_turns(&cost, None, 0, input, &())?;
-        Ok((cost.counts(), cost.key_set()))
+        let cost = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
+        let shape = self.program.layout().shape;
+        let planned = plan_layer_in_turns(&self.model.config, Some(&self.calibration), shape, &cost)?;
+        Ok((planned.counts, cost.key_set()))
     }
 
     /// The embedded private tokens.

@@ -34,8 +34,7 @@ impl CkksEvaluator {
         require_depth("linear_transform", level)?;
         let inputs = inputs.iter().enumerate();
         let rotated = inputs.map(|(i, x)| self.babies(transform, i, x, level)).collect::<Result<Vec<_>, Error>>()?;
-        (0..transform.outputs)
-            .try_for_each(|output| visit(self.transform_output(transform, output, level, &rotated)?))
+        (0..transform.outputs).try_for_each(|output| visit(self.transform_output(transform, output, level, &rotated)?))
     }
 
     /// Input `index` rotated by its baby steps; many inputs have but one, and it is none.

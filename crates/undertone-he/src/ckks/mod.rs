@@ -15,7 +15,6 @@ use crate::cost::MAX_INTEGER;
 use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, MatrixRow, MatrixShape, Parameters, Slots};
 pub use product::CkksMatrix;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Computes on ciphertexts with the evaluation keys of one client.
@@ -60,11 +59,13 @@ impl CkksEvaluator {
     /// # Errors
     /// As [`BootstrapCircuit::new`].
     pub(crate) fn bootstrap_circuit(&self, period: usize) -> Result<Arc<BootstrapCircuit>, Error> {
-        let mut circuits = self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match circuits.entry(period) {
-            Entry::Occupied(made) => made.get().clone(),
-            Entry::Vacant(place) => place.insert(Arc::new(BootstrapCircuit::new(&self.parameters, period)?)).clone(),
-        })
+        let circuits = || self.bootstraps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = circuits().get(&period) {
+            return Ok(made.clone());
+        }
+        // Encoding runs in parallel, so it must not hold a lock for which other tasks of its thread may ask.
+        let made = Arc::new(BootstrapCircuit::new(&self.parameters, period)?);
+        Ok(circuits().entry(period).or_insert(made).clone())
     }
 }
 

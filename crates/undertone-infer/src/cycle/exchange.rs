@@ -88,7 +88,8 @@ fn sources<E: Evaluator>(
             _ => [ev.rotate(lo, half)?, hi.clone()],
         };
         // Value `shared · count + digit` takes what digit `digit` of the heads holds.
-        let by: Vec<i32> = (0..shared).map(|digit| ((digit + 1) as i32 - shared as i32) * layout.block as i32).collect();
+        let by: Vec<i32> =
+            (0..shared).map(|digit| ((digit + 1) as i32 - shared as i32) * layout.block as i32).collect();
         let moved = ev.rotate_many(&lo, &by)?.into_iter().zip(ev.rotate_many(&hi, &by)?);
         sources.extend(moved.map(|(lo, hi)| [lo, hi]));
     }

@@ -169,7 +169,8 @@ mod tests {
         assert_eq!((halves.tokens(), halves.channels(), halves.pairs(24), halves.pairs(33)), (8, 32, 1, 2));
         let rows: Vec<Vec<f32>> = (0..13).map(|t| (0..40).map(|c| (100 * t + c) as f32).collect()).collect();
         let packed = halves.pack(&rows, 40, 0.5).unwrap();
-        let slots: Vec<[Vec<f64>; 2]> = packed.iter().map(|pair| pair.each_ref().map(|s| s.period().to_vec())).collect();
+        let slots: Vec<[Vec<f64>; 2]> =
+            packed.iter().map(|pair| pair.each_ref().map(|s| s.period().to_vec())).collect();
         for token in 0..16 {
             let row: Vec<f64> = rows[token.min(12)].iter().map(|&x| 0.5 * f64::from(x)).collect();
             assert_eq!(halves.unpack(&slots, 40, token).unwrap(), row);
@@ -194,7 +195,8 @@ mod tests {
     #[test]
     fn every_key_coordinate_has_one_channel_when_heads_share_it() {
         // 32 places per value: 16 values of 4 heads × 8 coordinates … 4 values of 8 × 4.
-        let config = |heads, key_heads, head_dim| LlamaConfig { num_key_value_heads: key_heads, ..config(heads, head_dim) };
+        let config =
+            |heads, key_heads, head_dim| LlamaConfig { num_key_value_heads: key_heads, ..config(heads, head_dim) };
         for (heads, key_heads, head_dim, group) in [(4, 2, 32, 2), (8, 2, 32, 4), (8, 8, 16, 1), (4, 1, 8, 1)] {
             let layout = Layout::new(&config(heads, key_heads, head_dim), SHAPE, 256).unwrap();
             let halves = Halves::new(&layout);

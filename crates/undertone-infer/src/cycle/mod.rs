@@ -27,19 +27,15 @@ use plan::{ChangePlan, TurnNorm, TurnPlan};
 use undertone_he::Evaluator;
 use undertone_he::circuits::evaluate_chebyshev;
 
-/// A pair of values in the frame of the halves.
-type Pair<V> = [V; 2];
+/// Pairs of values in the frame of the halves: the first half of the tokens, then the second.
+pub type Pairs<E> = Vec<[<E as Evaluator>::Value; 2]>;
 
 impl<'a, E: Evaluator> Pass<'a, E> {
     /// All rows of the block through layer `layer`: the new residual stream and the layer's cache.
     ///
     /// # Levels
     /// `x` at the top level, and so is what comes back.
-    pub(crate) fn turns(
-        &mut self,
-        layer: usize,
-        x: Vec<Pair<E::Value>>,
-    ) -> Result<(Vec<Pair<E::Value>>, LayerCache<E>), Error> {
+    pub(crate) fn turns(&mut self, layer: usize, x: Pairs<E>) -> Result<(Pairs<E>, LayerCache<E>), Error> {
         let plan = self.turn_plan(layer)?;
         let (x, cache) = self.attention_turns(layer, plan, x)?;
         Ok((self.mlp_turns(layer, plan, x)?, cache))
@@ -54,8 +50,8 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         &mut self,
         layer: usize,
         plan: &TurnPlan,
-        x: Vec<Pair<E::Value>>,
-    ) -> Result<(Vec<Pair<E::Value>>, LayerCache<E>), Error> {
+        x: Pairs<E>,
+    ) -> Result<(Pairs<E>, LayerCache<E>), Error> {
         let (ev, program) = (self.ev, self.program);
         let (layout, softmax) = (&program.layout, &program.layers[layer].softmax);
         let normed = self.turn_norm(&x, &plan.attention_norm)?;
@@ -66,7 +62,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let values = heads.split_off(halves.head_pairs() + halves.key_pairs());
         let keys = heads.split_off(halves.head_pairs());
         let angles = block_angles(self);
-        let block = |pairs: Vec<Pair<E::Value>>, level: usize, shared: usize, rows| {
+        let block = |pairs: Pairs<E>, level: usize, shared: usize, rows| {
             to_block(ev, layout, &self.lowered(pairs, level + 1)?, shared, rows)
         };
         let (query_level, shared) = (softmax.block_entry - usize::from(softmax.parts > 1), halves.shared());
@@ -94,12 +90,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         Ok((x, cache))
     }
 
-    fn mlp_turns(
-        &mut self,
-        layer: usize,
-        plan: &TurnPlan,
-        x: Vec<Pair<E::Value>>,
-    ) -> Result<Vec<Pair<E::Value>>, Error> {
+    fn mlp_turns(&mut self, layer: usize, plan: &TurnPlan, x: Pairs<E>) -> Result<Pairs<E>, Error> {
         let (ev, program) = (self.ev, self.program);
         let normed = self.turn_norm(&x, &plan.mlp_norm)?;
         self.steps.done("mlp norm", layer)?;
@@ -110,14 +101,13 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let mut products = Vec::with_capacity(gate.len());
         for (gate, up) in gate.into_iter().zip(up) {
             self.steps.poll()?;
-            let mut pair = Vec::with_capacity(2);
-            for (gate, up) in gate.iter().zip(&up) {
+            let mut product = |gate: &E::Value, up: &E::Value| {
                 let gate = drop_one(ev, gate, plan.gate_level)?;
                 let (activated, top) = evaluate_chebyshev(ev, &gate, silu)?;
                 self.guard.push(ev, &top)?;
-                pair.push(drop_one(ev, &ev.mul(&activated, up)?, program.chain.boot_level)?);
-            }
-            products.extend(<Pair<E::Value>>::try_from(pair));
+                drop_one(ev, &ev.mul(&activated, up)?, program.chain.boot_level)
+            };
+            products.push([product(&gate[0], &up[0])?, product(&gate[1], &up[1])?]);
         }
         let matrix = self.down_matrix(layer, plan.mlp.bound)?;
         let x = self.add_change(x, &products, &matrix, plan.mlp)?;
@@ -126,7 +116,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     }
 
     /// RMSNorm of both halves, at the level of bootstraps, divided by its bound.
-    fn turn_norm(&mut self, x: &[Pair<E::Value>], plan: &TurnNorm) -> Result<Vec<Pair<E::Value>>, Error> {
+    fn turn_norm(&mut self, x: &[[E::Value; 2]], plan: &TurnNorm) -> Result<Pairs<E>, Error> {
         let layout = &self.program.layout;
         let axis = Halves::new(layout).axis(layout.hidden);
         let [lo, hi] = [0, 1].map(|half| x.iter().map(|pair| pair[half].clone()).collect::<Vec<_>>());
@@ -136,7 +126,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     }
 
     /// One turn, whose results are put under the guard.
-    fn turn(&mut self, x: &[Pair<E::Value>], matrix: &E::Matrix) -> Result<Vec<Pair<E::Value>>, Error> {
+    fn turn(&mut self, x: &[[E::Value; 2]], matrix: &E::Matrix) -> Result<Pairs<E>, Error> {
         let fresh = self.ev.product_bootstrap(x, matrix)?;
         for value in fresh.iter().flatten() {
             self.guard.push(self.ev, value)?;
@@ -148,18 +138,18 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     /// x + 2^log2 · matrix · input.
     fn add_change(
         &mut self,
-        x: Vec<Pair<E::Value>>,
-        input: &[Pair<E::Value>],
+        x: Pairs<E>,
+        input: &[[E::Value; 2]],
         matrix: &E::Matrix,
         plan: ChangePlan,
-    ) -> Result<Vec<Pair<E::Value>>, Error> {
+    ) -> Result<Pairs<E>, Error> {
         let ev = self.ev;
         let changes = self.turn(input, matrix)?;
         let add = |x: &E::Value, change: &E::Value| ev.add(x, &ev.mul_integer(change, 1 << plan.log2)?);
         x.iter().zip(&changes).map(|([a, b], [c, d])| Ok([add(a, c)?, add(b, d)?])).collect()
     }
 
-    fn lowered(&self, pairs: Vec<Pair<E::Value>>, level: usize) -> Result<Vec<Pair<E::Value>>, Error> {
+    fn lowered(&self, pairs: Pairs<E>, level: usize) -> Result<Pairs<E>, Error> {
         pairs.iter().map(|[lo, hi]| Ok([drop_one(self.ev, lo, level)?, drop_one(self.ev, hi, level)?])).collect()
     }
 }

@@ -1,7 +1,9 @@
 //! Scales of a layer in turns: the residual stream never meets a bootstrap, so it keeps one unit from layer to layer.
 //!
 //! What attention and the feed-forward network add to it does: each change is divided by a bound of its own, a power
-//! of two times the unit, and multiplied back after its bootstrap, which costs neither a level nor precision.
+//! of two times the unit, and multiplied back after its bootstrap, which costs no level. The bound follows from those
+//! of the stream before and after, as calibration knows nothing nearer: a change far smaller than the stream loses
+//! as many bits to the noise of its bootstrap.
 
 use super::halves::Halves;
 use crate::Error;

@@ -42,9 +42,11 @@ pub fn prepare(
 
 /// What stands for the parameter digest in this mode.
 pub fn chain_digest(chain: Chain) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone clear chain, version 1");
+    let mut hasher = blake3::Hasher::new_derive_key("undertone clear chain, version 2");
     for number in [chain.log_n as usize, chain.top_level, chain.boot_level, chain.max_level] {
         hasher.update(&(number as u64).to_le_bytes());
     }
+    // No prime is 0.
+    hasher.update(&chain.product_prime.unwrap_or(0).to_le_bytes());
     *hasher.finalize().as_bytes()
 }
