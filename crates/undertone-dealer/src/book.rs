@@ -205,8 +205,9 @@ impl Book {
         for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
             let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
             if have < self.settings.stock_sessions {
-                let dealt = Dealt::new(&registered.dealer, self.pieces(prompt), 0, self.settings.most_steps).ok()?;
-                let dealt = Arc::new(dealt);
+                let made = Dealt::new(&registered.dealer, self.pieces(prompt), 0, self.settings.most_steps);
+                // Whoever asks for a prompt that the model cannot take hears the reason.
+                let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));
                 return Some(dealt);
             }
@@ -223,10 +224,13 @@ fn deal_ahead(book: &Weak<Book>) {
             Some(dealt) => {
                 drop(state);
                 if dealt.deal().is_err() {
-                    // A prompt in stock that the model cannot take; whoever asks for it hears the reason.
-                    dealt.close();
-                    book.lock().waiting.retain(|other| other.id != dealt.id);
-                    std::thread::sleep(LOOK);
+                    // Its user hears the reason; one in stock is given to nobody, and not made again at once.
+                    let mut state = book.lock();
+                    let stocked = state.waiting.len();
+                    state.waiting.retain(|other| other.id != dealt.id);
+                    if state.waiting.len() < stocked {
+                        drop(book.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner));
+                    }
                 }
             }
             None => drop(book.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner)),

@@ -58,7 +58,7 @@ impl Dealings for Desk {
             return Err(Error::DealRefused { cause: "only its provider may pull; register first" });
         }
         let unknown = Error::DealRefused { cause: "it has no session of this name; begin a new one" };
-        Ok(self.book.session(session).ok_or(unknown)?.pull(step)?)
+        self.book.session(session).ok_or(unknown)?.pull(step)
     }
 
     fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {

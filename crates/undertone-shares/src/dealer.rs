@@ -79,6 +79,11 @@ impl Dealer {
         self.shape
     }
 
+    /// Positions that a session has.
+    pub fn positions(&self) -> usize {
+        self.public.config.max_position_embeddings
+    }
+
     /// A session with a fresh seed.
     ///
     /// # Errors
@@ -164,7 +169,7 @@ impl DealerSession {
     pub fn deal(&mut self, tokens: usize, outputs: usize) -> Result<(UserBundle, ProviderBundle)> {
         let step = Step { number: self.next, position: self.position, tokens, outputs };
         let dealer = Arc::clone(&self.dealer);
-        step.check(&dealer.shape, dealer.public.config.max_position_embeddings)?;
+        step.check(&dealer.shape, dealer.positions())?;
         let user = self.root.of_step(Role::User, &step);
         let provider = self.root.of_step(Role::Provider, &step);
         let mut dealing = Dealing { dealer: &dealer, step, user: &user, provider: &provider };

@@ -6,7 +6,7 @@ use super::deal::{DealReply, DealRequest, DealtBundle, Opened, Stock};
 use super::setup::Setup;
 use crate::blob::BlobReceiver;
 use crate::exchange::peer_error;
-use crate::frame::MAX_PAYLOAD;
+use crate::frame::CHUNK_LEN;
 use crate::message::{Hello, Message, Mode, WireShape};
 use crate::{Error, MessageStream};
 use std::io::{Read, Write};
@@ -96,7 +96,7 @@ impl<S: Read + Write> DealLink<S> {
     ) -> Result<Zeroizing<[u8; 32]>, Error> {
         let public_len = public.len() as u32;
         self.stream.send(&Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len }))?;
-        for chunk in public.chunks(MAX_PAYLOAD) {
+        for chunk in public.chunks(CHUNK_LEN) {
             self.stream.send(&Message::Chunk(chunk.to_vec()))?;
         }
         let DealReply::Registered = self.reply()? else { return Err(wrong_reply()) };
@@ -205,7 +205,7 @@ impl<S: Read + Write> SetupLink<S> {
             let Message::Chunk(bytes) = receive(&mut self.stream)? else {
                 return Err(Error::OutOfTurn { message: "another", state: "receiving masked weights" });
             };
-            let due = (self.masked_len - done).min(MAX_PAYLOAD as u64);
+            let due = (self.masked_len - done).min(CHUNK_LEN as u64);
             if bytes.len() as u64 != due {
                 return Err(Error::Unexpected { field: "chunk length", have: bytes.len() as u64, need: due });
             }

@@ -7,7 +7,7 @@
 use crate::Error;
 use crate::blob::Outbox;
 use crate::exchange::peer_error;
-use crate::frame::MAX_PAYLOAD;
+use crate::frame::CHUNK_LEN;
 use crate::message::{Message, Mode, Welcome};
 use crate::session::{Session, Turn};
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,7 @@ impl Session for SetupServer {
             return Some(message);
         }
         let State::Streaming { sent } = self.state else { return None };
-        let len = (self.masked_len - sent).min(MAX_PAYLOAD as u64);
+        let len = (self.masked_len - sent).min(CHUNK_LEN as u64);
         if len == 0 {
             self.state = State::AwaitBye;
             return None;
