@@ -11,8 +11,10 @@ use crate::matmul::{AxisProduct, masked_sum};
 use crate::packing::{Axis, Key, Layout};
 use undertone_he::{Evaluator, Slots};
 
-/// Rotations by multiples of one bundle that are made from one hoisted value; also bounds the keys that they need.
+/// Most rotations by multiples of one bundle that are made from one hoisted value; also bounds the keys that they need.
 const HOISTED: usize = 8;
+/// Most rotated values that exist at one time, unless one bundle has more: at full size one takes up to 20 MB.
+const ROTATED: usize = 128;
 
 /// The direction of a shear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +97,15 @@ pub(crate) fn for_each_bundle<E: Evaluator>(
     let bundles = layout.private_groups() / parts;
     let back = |count: usize| -((count * parts * layout.lanes) as i32);
     let mut base = sheared.to_vec();
-    for first in (0..bundles).step_by(HOISTED) {
+    let values: usize = base.iter().map(Vec::len).sum();
+    let hoisted = (ROTATED / values.max(1)).clamp(1, HOISTED);
+    for first in (0..bundles).step_by(hoisted) {
         if first > 0 {
             for x in base.iter_mut().flatten() {
-                *x = ev.rotate(x, back(HOISTED))?;
+                *x = ev.rotate(x, back(hoisted))?;
             }
         }
-        let by: Vec<i32> = (0..HOISTED.min(bundles - first)).map(back).collect();
+        let by: Vec<i32> = (0..hoisted.min(bundles - first)).map(back).collect();
         let hoist = |tensor: &Vec<E::Value>| tensor.iter().map(|x| ev.rotate_many(x, &by)).collect();
         let moved = base.iter().map(hoist).collect::<Result<Vec<Vec<Vec<E::Value>>>, _>>()?;
         for offset in 0..by.len() {

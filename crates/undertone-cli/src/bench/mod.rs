@@ -28,7 +28,8 @@ use undertone_he::{KeyMemory, Parameters, ParametersLiteral};
   undertone bench bootstrap --threads 1 --backend avx2 --profile
   undertone bench precision --low-memory --search 40 --json
   undertone bench layer --like DIR/config.json --public 256 --private 64 --json
-  undertone bench turn --outputs 4096 --inputs 1024 --tokens 128 --json")]
+  undertone bench turn --outputs 4096 --inputs 1024 --tokens 128 --json
+  undertone bench cycle --like llama-100m --public 256 --private 128 --json")]
 pub struct BenchArguments {
     #[command(subcommand)]
     what: What,

@@ -218,9 +218,11 @@ impl<'a> Generation<'a> {
             let mut tokens = Zeroizing::new(vec![0; placement.skipped]);
             tokens.extend_from_slice(&prompt[taken..taken + real]);
             taken += real;
-            let chosen = self.step(supply, number as u64, (first, placement), &tokens, follower)?;
+            let last = number + 1 == pieces.len();
+            let due = usize::from(last);
+            let chosen = self.step(supply, number as u64, (first, placement), (&tokens, due), follower)?;
             follower.prompt(taken, prompt.len());
-            if number + 1 == pieces.len() && self.emit(&chosen[..chosen.len().min(1)], &mut all, follower)? {
+            if last && self.emit(&chosen, &mut all, follower)? {
                 return Ok(());
             }
         }
@@ -229,7 +231,8 @@ impl<'a> Generation<'a> {
             let last = all[all.len() - 1];
             let mut tokens = Zeroizing::new(vec![last]);
             tokens.extend(guesses(&all, self.draft));
-            let chosen = self.step(supply, number, (live, Placement { kept, skipped: 0 }), &tokens, follower)?;
+            let place = (live, Placement { kept, skipped: 0 });
+            let chosen = self.step(supply, number, place, (&tokens, tokens.len()), follower)?;
             kept = 1 + agreeing(&tokens[1..], &chosen);
             live += kept;
             if self.emit(&chosen[..kept], &mut all, follower)? {
@@ -239,13 +242,13 @@ impl<'a> Generation<'a> {
         Ok(())
     }
 
-    /// One step: its tokens in, the chosen tokens of its outputs out.
+    /// One step: its tokens in, the chosen tokens of its outputs out, as many as are due.
     fn step(
         &mut self,
         supply: &Supply,
         number: u64,
         (first, placement): (usize, Placement),
-        tokens: &[u32],
+        (tokens, due): (&[u32], usize),
         follower: &mut dyn Follower,
     ) -> Result<Zeroizing<Vec<u32>>, Error> {
         if follower.stopped() {
@@ -255,6 +258,11 @@ impl<'a> Generation<'a> {
         let prepared = if self.draft == 0 { supply.next()? } else { supply.take(number, first, placement)? };
         self.waited += started.elapsed();
         let step = prepared.step();
+        // The dealer says how many outputs a bundle serves; what follows relies on it.
+        if step.outputs != due {
+            let (have, need) = (step.outputs as u64, due as u64);
+            return Err(undertone_protocol::Error::Unexpected { field: "outputs of a dealt step", have, need }.into());
+        }
         self.count_offline(&step);
         let chosen = self.exchange(prepared, tokens)?;
         let report = StepReport {
