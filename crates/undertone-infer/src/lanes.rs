@@ -116,8 +116,8 @@ pub(crate) fn for_each_bundle<E: Evaluator>(
     Ok(())
 }
 
-/// A plaintext over one score ciphertext from a function of the slot.
-pub(crate) fn score_slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slots {
+/// A plaintext over all slots from a function of the slot.
+pub(crate) fn all_slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slots {
     Slots::new((0..layout.slot_count).map(value).collect(), layout.slot_count)
         .expect("the slot count is a power of two")
 }
@@ -132,7 +132,7 @@ pub(crate) fn bundle_place(layout: &Layout, parts: usize, bundle: usize) -> (usi
 pub(crate) fn bundle_mask(layout: &Layout, parts: usize, bundle: usize, factor: f64) -> Slots {
     let (count, first) = bundle_place(layout, parts, bundle);
     let places = first..first + parts;
-    score_slots(layout, |slot| {
+    all_slots(layout, |slot| {
         let visible = matches!(layout.score_at(count, slot).key, Key::Private { .. });
         if visible && places.contains(&(slot / layout.lane_stride())) { factor } else { 0.0 }
     })

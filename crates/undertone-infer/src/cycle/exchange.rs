@@ -5,11 +5,12 @@
 
 use super::halves::Halves;
 use crate::Error;
+use crate::lanes::all_slots;
 use crate::matmul::masked_sum;
 use crate::packing::Layout;
 use crate::rope::Angles;
 use rayon::prelude::*;
-use undertone_he::{Evaluator, Slots};
+use undertone_he::Evaluator;
 
 /// What the rows of a per-head tensor are multiplied by on their way to the block frame.
 #[derive(Clone, Copy)]
@@ -58,7 +59,7 @@ pub(crate) fn to_block<E: Evaluator>(
         let terms: Vec<E::Value> =
             sources[count].iter().chain(partners.get(count).into_iter().flatten()).cloned().collect();
         let mask = |term: usize| {
-            slots(layout, |slot| {
+            all_slots(layout, |slot| {
                 let (token, place) = (slot % layout.block, slot / layout.block);
                 // Of heads that are served together the last one is filled, the others copy it.
                 let filled = token / half == term % 2 && place % layout.heads_padded % shared == shared - 1;
@@ -119,7 +120,7 @@ pub(crate) fn to_halves<E: Evaluator>(
 ) -> Result<Vec<[E::Value; 2]>, Error> {
     let half = Halves::new(layout).tokens();
     let by = half as i32;
-    let mask = |term: usize| slots(layout, |slot| f64::from((slot % layout.block < half) == (term == 0)));
+    let mask = |term: usize| all_slots(layout, |slot| f64::from((slot % layout.block < half) == (term == 0)));
     values
         .par_chunks(2)
         .map(|values| {
@@ -134,9 +135,4 @@ pub(crate) fn to_halves<E: Evaluator>(
             Ok([masked_sum(ev, &lo, &mask)?, masked_sum(ev, &hi, &mask)?])
         })
         .collect()
-}
-
-fn slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slots {
-    let values = (0..layout.slot_count).map(value).collect();
-    Slots::new(values, layout.slot_count).expect("the slot count is a power of two")
 }

@@ -135,28 +135,11 @@ impl<'a> Halves<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cycle::tests::config;
     use crate::packing::Shape;
-    use undertone_model::{LlamaConfig, RopeKind, RopeScaling};
+    use undertone_model::LlamaConfig;
 
     const SHAPE: Shape = Shape { public_tokens: 4, private_tokens: 13, max_new_tokens: 1 };
-
-    fn config(heads: usize, head_dim: usize) -> LlamaConfig {
-        LlamaConfig {
-            hidden_size: 24,
-            intermediate_size: 40,
-            num_hidden_layers: 1,
-            num_attention_heads: heads,
-            num_key_value_heads: heads,
-            head_dim,
-            vocab_size: 16,
-            max_position_embeddings: 128,
-            rms_norm_eps: 1e-5,
-            rope: RopeScaling { theta: 1e4, kind: RopeKind::Default },
-            tie_word_embeddings: false,
-            bos_token_id: None,
-            eos_token_ids: vec![],
-        }
-    }
 
     fn layout(heads: usize, head_dim: usize) -> Layout {
         Layout::new(&config(heads, head_dim), SHAPE, 256).unwrap()

@@ -9,7 +9,8 @@ use undertone_model::{LlamaConfig, RopeKind, RopeScaling};
 
 const CHAIN: Chain = Chain { log_n: 9, top_level: 8, boot_level: 4, max_level: 12, product_prime: Some(786_433) };
 
-fn config(heads: usize, head_dim: usize) -> LlamaConfig {
+/// A model of one layer of which only the heads matter.
+pub(super) fn config(heads: usize, head_dim: usize) -> LlamaConfig {
     LlamaConfig {
         hidden_size: 24,
         intermediate_size: 40,
