@@ -2,8 +2,9 @@
 """Trains a small ordinary Llama on a text file, in any shape, with nothing done about its ranges.
 
 Such checkpoints stand for "any checkpoint" in measurements: transformers' LlamaForCausalLM, AdamW,
-next-token loss, no penalties. The last tenth of the text is held out; its loss and the ranges over
-it are printed, and `prompts.jsonl` cuts prompts from it. tools/README.md lists the shapes in use.
+next-token loss, no penalties. Entries past those of the tokenizer pad the vocabulary to its size. The
+last tenth of the text is held out; its loss and the ranges over it are printed, and `prompts.jsonl`
+cuts prompts from it. tools/README.md lists the shapes in use.
 
     python3 tools/train_small.py --text plays.txt --out work/a --hidden 96 --layers 3 --heads 6 --kv-heads 3 \\
         --head-dim 16 --ffn 172 --vocab 512 --minutes 3
@@ -108,18 +109,21 @@ def report(folder, ids, args):
 
 
 def write_prompts(folder, text, tokenizer, count, public, private):
-    """Prompts from held-out text, cut at line ends, with at least `public` + 8 and `private` tokens."""
-    lines = text.splitlines(keepends=True)
-    stride = max(1, (len(lines) - 200) // count)
+    """Prompts from held-out text of exactly `public` tokens with BOS, and `private` tokens."""
+    def encode(part):
+        return tokenizer.encode(part, add_special_tokens=False).ids
+
+    ids = encode(text)
+    stride = (len(ids) - public - private) // count
     with open(os.path.join(folder, "prompts.jsonl"), "w") as f:
         for start in range(0, stride * count, stride):
-            parts, at = [], start
-            for wanted in (public + 8, private):
-                part = ""
-                while len(tokenizer.encode(part, add_special_tokens=False).ids) < wanted and at < len(lines):
-                    part, at = part + lines[at], at + 1
-                parts.append(part)
-            f.write(json.dumps({"public": parts[0], "private": parts[1], "max_new_tokens": 8}) + "\n")
+            # Some cuts join with their neighbours to other tokens when read again; the next one is tried then.
+            for first in range(start, start + stride):
+                cut = first + public - 1
+                parts = [tokenizer.decode(piece) for piece in (ids[first:cut], ids[cut:cut + private])]
+                if [len(encode(part)) for part in parts] == [public - 1, private]:
+                    f.write(json.dumps({"public": parts[0], "private": parts[1], "max_new_tokens": 8}) + "\n")
+                    break
 
 
 def old_layout(path):
@@ -156,8 +160,8 @@ def main():
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--public", type=int, default=256, help="smallest public part of a prompt, in tokens")
-    parser.add_argument("--private", type=int, default=96, help="smallest private part of a prompt, in tokens")
+    parser.add_argument("--public", type=int, default=256, help="public tokens of a prompt, BOS included")
+    parser.add_argument("--private", type=int, default=96, help="private tokens of a prompt")
     args = parser.parse_args()
     logging.disable_progress_bar()
     os.makedirs(args.out, exist_ok=True)
@@ -166,14 +170,13 @@ def main():
         text = f.read()
     cut = text.rindex("\n", 0, len(text) * 9 // 10) + 1
     tokenizer = make_tokenizer(text[:cut], args.out, args.vocab, args.context)
-    args.vocab = tokenizer.get_vocab_size()
     learn, held = (torch.tensor(tokenizer.encode(t, add_special_tokens=False).ids) for t in (text[:cut], text[cut:]))
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=args.vocab, hidden_size=args.hidden, intermediate_size=args.ffn, num_hidden_layers=args.layers,
         num_attention_heads=args.heads, num_key_value_heads=args.kv_heads, head_dim=args.head_dim,
         max_position_embeddings=args.context, rms_norm_eps=1e-5, tie_word_embeddings=args.tied,
         bos_token_id=BOS, eos_token_id=EOS, rope_parameters={"rope_type": "default", "rope_theta": args.theta}))
-    print(f"vocabulary {args.vocab}, parameters {sum(p.numel() for p in model.parameters())}", flush=True)
+    print(f"vocabulary {tokenizer.get_vocab_size()} of {args.vocab}, parameters {sum(p.numel() for p in model.parameters())}", flush=True)
     train(model, learn, args)
     model.to(getattr(torch, args.dtype)).save_pretrained(args.out, max_shard_size=args.shard)
     if args.old_layout:

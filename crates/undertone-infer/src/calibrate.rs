@@ -28,6 +28,7 @@ use rayon::prelude::*;
 pub use report::{LayerRanges, RangeReport, polynomial_levels, ranges};
 pub use scan::Escape;
 use scan::Scan;
+use std::sync::OnceLock;
 use sums::Sums;
 use undertone_model::reference::{self, Block, ForwardOptions, KvCache, LogitRows, Observer, Site, SiteShape};
 use undertone_model::{Accumulation, Llama, LlamaConfig};
@@ -41,6 +42,8 @@ const MAX_SCANS: usize = 8;
 const WIDENING: f64 = 1.1;
 /// Prompts between two progress events.
 const CHUNK: usize = 8;
+/// Bytes of public caches that are kept from pass to pass.
+const PUBLIC_BYTES: usize = 1 << 30;
 /// Separates this hash from all others.
 const CORPUS_CONTEXT: &str = "undertone calibration corpus, version 1";
 
@@ -142,7 +145,7 @@ pub fn calibrate_prepared(
     let config = &model.config;
     let mut fitted: Vec<bool> = (0..prompts.len()).map(|i| !is_held_out(i, options.held_out_fraction)).collect();
     let mut chooser = Chooser::new(config, options, longest_public(prompts));
-    let mut run = Run { model, prompts, progress };
+    let mut run = Run::new(model, prompts, progress);
     let mut extremes = run.pass("ranges", &fitted, || Extremes::new(config))?;
     let (mut first_scan_escapes, mut escapes_left) = (None, 0);
     for _ in 0..MAX_SCANS {
@@ -197,10 +200,22 @@ trait Collector: Observer + Send + Sized {
 struct Run<'a> {
     model: &'a Llama,
     prompts: &'a [Prompt],
+    /// The public part of the first prompts, which every pass needs again.
+    publics: Vec<OnceLock<KvCache>>,
     progress: &'a mut dyn FnMut(CalibrationEvent),
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(model: &'a Llama, prompts: &'a [Prompt], progress: &'a mut dyn FnMut(CalibrationEvent)) -> Self {
+        let mut bytes = 0usize;
+        let kept = prompts.iter().take_while(|prompt| {
+            bytes = bytes.saturating_add(KvCache::bytes_of(&model.config, prompt.public.len()));
+            bytes <= PUBLIC_BYTES
+        });
+        let publics = kept.map(|_| OnceLock::new()).collect();
+        Self { model, prompts, publics, progress }
+    }
+
     /// One collector per selected prompt, in order.
     fn each<C: Collector>(
         &mut self,
@@ -208,16 +223,15 @@ impl Run<'_> {
         selected: &[bool],
         make: impl Fn() -> C + Sync,
     ) -> Result<Vec<C>, Error> {
-        let chosen: Vec<&Prompt> =
-            self.prompts.iter().zip(selected).filter(|(_, selected)| **selected).map(|(p, _)| p).collect();
+        let chosen: Vec<usize> = (0..self.prompts.len()).filter(|&index| selected[index]).collect();
         let mut collectors = Vec::with_capacity(chosen.len());
         for chunk in chosen.chunks(CHUNK) {
-            let model = self.model;
+            let (model, prompts, publics) = (self.model, self.prompts, &self.publics);
             let done: Result<Vec<C>, Error> = chunk
                 .par_iter()
-                .map(|prompt| {
+                .map(|&index| {
                     let mut collector = make();
-                    observe(model, prompt, &mut collector)?;
+                    observe(model, &prompts[index], publics.get(index), &mut collector)?;
                     Ok(collector)
                 })
                 .collect();
@@ -246,12 +260,28 @@ impl Run<'_> {
     }
 }
 
-/// Runs one prompt and shows the encrypted rows to the observer.
-fn observe(model: &Llama, prompt: &Prompt, observer: &mut dyn Observer) -> Result<(), Error> {
+/// The cache after the public part of a prompt, from `kept` or for `kept`.
+fn public_cache(model: &Llama, prompt: &Prompt, kept: Option<&OnceLock<KvCache>>) -> Result<KvCache, Error> {
+    if let Some(cache) = kept.and_then(OnceLock::get) {
+        return Ok(cache.clone());
+    }
     let mut cache = KvCache::new(&model.config);
+    reference::forward_cache(model, &mut cache, &prompt.public, Accumulation::default())?;
+    if let Some(kept) = kept {
+        kept.get_or_init(|| cache.clone());
+    }
+    Ok(cache)
+}
+
+/// Runs one prompt, whose public part may be kept, and shows the encrypted rows to the observer.
+fn observe(
+    model: &Llama,
+    prompt: &Prompt,
+    kept: Option<&OnceLock<KvCache>>,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let mut cache = public_cache(model, prompt, kept)?;
     let (accumulation, layers) = (Accumulation::default(), model.layers.len());
-    let public = reference::embed(&model.embed, &prompt.public)?;
-    reference::forward_hidden(model, &mut cache, public, accumulation, &mut ())?;
     let hidden = model.config.hidden_size;
     for (tokens, logits) in [(&prompt.private, LogitRows::Last), (&prompt.answer, LogitRows::All)] {
         if tokens.is_empty() {

@@ -35,7 +35,7 @@ mod softmax;
 mod values;
 
 pub use calibration::{Calibration, Interval, LayerCalibration, NormCalibration, SoftmaxCalibration};
-pub use cycle::Pairs;
+pub use cycle::{LayerMatrices, Pairs};
 pub use error::Error;
 pub use packing::{Layout, Shape};
 pub use plan::{Plan, StageCost, StepCost, plan_layer_in_turns};

@@ -114,7 +114,8 @@ pub fn plan_layer_in_turns(
     };
     let recorder = Recorder::new(ev);
     let input = vec![[ev.value(ev.chain().top_level); 2]; program.halves_count()];
-    program.layer_in_turns(ev, None, 0, input, &recorder)?;
+    let matrices = program.layer_matrices(ev, None, 0)?;
+    program.layer_in_turns(ev, None, &matrices, input, &recorder)?;
     Ok(recorder.take())
 }
 

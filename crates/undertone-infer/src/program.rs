@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::calibration::Calibration;
-use crate::cycle::{CyclePlan, Halves, Pairs};
+use crate::cycle::{CyclePlan, Halves, LayerMatrices, Pairs};
 use crate::decode;
 use crate::guard::Guard;
 use crate::layer::{HeadPlan, LayerPlan};
@@ -90,10 +90,18 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         source: Option<(&'a Llama, &'a PublicCache)>,
         progress: &'a dyn Progress,
     ) -> Result<Self, Error> {
-        if let Some((model, public)) = source {
-            check("the number of layers", model.layers.len(), program.layers.len(), program.layers.len())?;
+        if let Some((_, public)) = source {
             let tokens = program.layout.shape.public_tokens;
             check("the number of cached public tokens", public.len(), tokens, tokens)?;
+        }
+        let pass = Self::for_weights(ev, program, source.map(|s| s.0))?;
+        Ok(Self { public: source.map(|s| s.1), steps: Steps::new(progress, program.layers.len()), ..pass })
+    }
+
+    /// Without a prompt: what weights become. Nobody hears of its progress.
+    fn for_weights(ev: &'a E, program: &'a Program, model: Option<&'a Llama>) -> Result<Self, Error> {
+        if let Some(model) = model {
+            check("the number of layers", model.layers.len(), program.layers.len(), program.layers.len())?;
         }
         let chain = ev.chain();
         check("the number of slots", chain.slot_count(), program.layout.slot_count, program.layout.slot_count)?;
@@ -102,10 +110,10 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         Ok(Self {
             ev,
             program,
-            model: source.map(|s| s.0),
-            public: source.map(|s| s.1),
+            model,
+            public: None,
             guard: Guard::default(),
-            steps: Steps::new(progress, program.layers.len()),
+            steps: Steps::new(&(), program.layers.len()),
         })
     }
 }
@@ -167,6 +175,23 @@ impl Program {
         self.cycle.as_ref().ok_or_else(|| Error::Shape { what: "layers in turns", have: 0, need: need() })
     }
 
+    /// The matrices of layer `layer` for [`Program::layer_in_turns`]; without a model, those of one whose weights are zero,
+    /// to count with.
+    ///
+    /// # Errors
+    /// `Shape` for a chain without a product prime, another model and a layer that is not there; `Range` for weights too
+    /// large for their bounds.
+    pub fn layer_matrices<E: Evaluator>(
+        &self,
+        ev: &E,
+        model: Option<&Llama>,
+        layer: usize,
+    ) -> Result<LayerMatrices<E>, Error> {
+        self.cycle()?;
+        check("the layer", layer, 0, self.layers.len() - 1)?;
+        Pass::for_weights(ev, self, model)?.matrices(layer)
+    }
+
     /// All private tokens through one layer in turns: the residual stream that [`Program::pack_halves`] packed,
     /// encrypted at the top level, becomes the next, and comes with the guard.
     ///
@@ -176,15 +201,14 @@ impl Program {
         &self,
         ev: &E,
         source: Option<(&Llama, &PublicCache)>,
-        layer: usize,
+        matrices: &LayerMatrices<E>,
         input: Pairs<E>,
         progress: &dyn Progress,
     ) -> Result<(Pairs<E>, E::Value), Error> {
         self.cycle()?;
         check("the number of input pairs", input.len(), self.halves_count(), self.halves_count())?;
-        check("the layer", layer, 0, self.layers.len() - 1)?;
         let mut pass = Pass::new(ev, self, source, progress)?;
-        let (output, _) = pass.turns(layer, input)?;
+        let (output, _) = pass.turns(matrices, input)?;
         Ok((output, pass.guard.finish(ev)?))
     }
 

@@ -1,8 +1,8 @@
 //! The public part of the prompt: a clear forward pass whose keys and values enter the encrypted layers as plaintext.
 
 use crate::Error;
-use undertone_model::reference::forward_last;
-use undertone_model::{KvCache, Llama, LlamaConfig};
+use undertone_model::reference::forward_cache;
+use undertone_model::{Accumulation, KvCache, Llama, LlamaConfig};
 
 /// Keys (after the rotary embedding) and values of the public tokens.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ impl PublicCache {
     /// No tokens, tokens outside the vocabulary, more than the model was made for.
     pub fn new(model: &Llama, public_ids: &[u32]) -> Result<Self, Error> {
         let mut cache = KvCache::new(&model.config);
-        forward_last(model, &mut cache, public_ids)?;
+        forward_cache(model, &mut cache, public_ids, Accumulation::default())?;
         Ok(Self::from_cache(&model.config, cache))
     }
 

@@ -72,7 +72,8 @@ impl Case {
         let packed = program.pack_halves(&self.private_rows()).unwrap();
         let input = packed.iter().map(|pair| pair.each_ref().map(|slots| ev.encrypt(slots, CHAIN.top_level))).collect();
         let public = self.public();
-        let (output, guard) = program.layer_in_turns(&ev, Some((&self.model, &public)), 0, input, &()).unwrap();
+        let matrices = program.layer_matrices(&ev, Some(&self.model), 0).unwrap();
+        let (output, guard) = program.layer_in_turns(&ev, Some((&self.model, &public)), &matrices, input, &()).unwrap();
         assert!(output.iter().flatten().all(|value| ev.level(value) == CHAIN.top_level));
         assert!(guard.slots().iter().all(|x| x.abs() <= 1.05));
         let slots: Vec<_> = output.iter().map(|pair| pair.each_ref().map(|v| v.slots().to_vec())).collect();
@@ -110,11 +111,13 @@ fn a_layer_in_turns_costs_what_it_is_planned_to() {
     let cost = CostEvaluator::new(CHAIN);
     let pairs = program.pack_halves(&case.private_rows()).unwrap().len();
     let input = vec![[cost.value(CHAIN.top_level); 2]; pairs];
-    program.layer_in_turns(&cost, None, 0, input, &()).unwrap();
+    let matrices = program.layer_matrices(&cost, None, 0).unwrap();
+    program.layer_in_turns(&cost, None, &matrices, input, &()).unwrap();
     let clear = ClearEvaluator::new(CHAIN);
     let packed = program.pack_halves(&case.private_rows()).unwrap();
     let input = packed.iter().map(|pair| pair.each_ref().map(|s| clear.encrypt(s, CHAIN.top_level))).collect();
-    program.layer_in_turns(&clear, Some((&case.model, &case.public())), 0, input, &()).unwrap();
+    let matrices = program.layer_matrices(&clear, Some(&case.model), 0).unwrap();
+    program.layer_in_turns(&clear, Some((&case.model, &case.public())), &matrices, input, &()).unwrap();
     assert_eq!(run(cost.counts()), run(clear.counts()));
     // 32 channels per pair: 64 head channels, 40 hidden, 72 intermediate; and the two sums of the softmax.
     let wide = 3 * 2 + 2 + 2 * 3 + 2;
@@ -126,10 +129,12 @@ fn shapes_that_do_not_fit_are_refused() {
     let case = Case::new([24, 40, 2, 4, 4, 8, 48], 1);
     let program = case.program();
     let cost = CostEvaluator::new(CHAIN);
-    assert!(program.layer_in_turns(&cost, None, 0, vec![], &()).is_err());
-    assert!(program.layer_in_turns(&cost, None, 2, vec![[cost.value(19); 2]; 1], &()).is_err());
+    let matrices = program.layer_matrices(&cost, None, 0).unwrap();
+    assert!(program.layer_in_turns(&cost, None, &matrices, vec![], &()).is_err());
+    assert!(program.layer_matrices(&cost, None, 2).is_err());
     let plain = Chain { product_prime: None, ..CHAIN };
     let without = Program::new(&case.model.config, &case.calibration, SHAPE, plain).unwrap();
     let cost = CostEvaluator::new(plain);
-    assert!(without.layer_in_turns(&cost, None, 0, vec![[cost.value(19); 2]; 1], &()).is_err());
+    assert!(without.layer_matrices(&cost, None, 0).is_err());
+    assert!(without.layer_in_turns(&cost, None, &matrices, vec![[cost.value(19); 2]; 1], &()).is_err());
 }

@@ -9,6 +9,9 @@
 //! Touvron et al., Llama 2 (arXiv 2307.09288), with the tensor conventions of Hugging Face. No batching, no dropout,
 //! no sampling.
 
+mod cache;
+mod observe;
+
 use rayon::prelude::*;
 
 use crate::config::LlamaConfig;
@@ -16,88 +19,9 @@ use crate::error::{Error, Result};
 use crate::matmul::{Accumulation, dot, matmul};
 use crate::rope::cos_sin;
 use crate::weights::{LayerWeights, Llama, Matrix};
-
-/// The place of an observed value inside a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Site {
-    /// The residual stream before a norm, `[T, D]`; see [`SiteShape::block`] for which.
-    Residual,
-    /// Mean of the squared residual stream, without ε, `[T, 1]`.
-    MeanSquare,
-    /// The output of a norm, which feeds the projections, `[T, D]`.
-    NormedInput,
-    /// Queries after the rotary embedding, `[T, H d]`.
-    QueryRope,
-    /// Keys after the rotary embedding, `[T, K d]`; only the new positions.
-    KeyRope,
-    /// Values, `[T, K d]`; only the new positions.
-    Value,
-    /// Scores `q·k / √d` of one head and one token over the positions that it sees, `[1, position + 1]`.
-    Scores,
-    /// Attention outputs of all heads, `[T, H d]`.
-    AttentionOut,
-    /// Output of the projection `o`, `[T, D]`.
-    OProjOut,
-    /// Gate of the feed-forward network before SiLU, `[T, F]`.
-    Gate,
-    /// Up projection, `[T, F]`.
-    Up,
-    /// `silu(gate) · up`, `[T, F]`.
-    Product,
-    /// Output of the projection `down`, `[T, D]`.
-    DownOut,
-    /// Mean of the squared residual stream before the final norm, `[T, 1]`.
-    FinalMeanSquare,
-    /// Logits of the positions that were asked for, `[T or 1, V]`.
-    Logits,
-}
-
-/// The part of the network that an observed value belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Block {
-    /// The attention half of a layer.
-    Attention,
-    /// The feed-forward half of a layer.
-    Mlp,
-    /// Final norm and head; the layer number is then `num_hidden_layers`.
-    Final,
-}
-
-/// The shape and the origin of observed values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SiteShape {
-    /// The half of the layer, which tells the two norms of a layer apart.
-    pub block: Block,
-    /// Number of rows: tokens.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
-    /// Position in the sequence of the first row.
-    pub position: usize,
-    /// The query head of [`Site::Scores`], 0 elsewhere.
-    pub head: usize,
-}
-
-/// Sees intermediate values of a forward pass.
-pub trait Observer {
-    /// Whether [`Observer::record`] is called at all; when false, heads are computed in parallel.
-    fn is_active(&self) -> bool {
-        true
-    }
-
-    /// Called once per layer and site, and for [`Site::Scores`] once per head and token; `values` is
-    /// `[shape.rows, shape.cols]`, row major.
-    fn record(&mut self, layer: usize, site: Site, values: &[f32], shape: SiteShape);
-}
-
-/// Observes nothing.
-impl Observer for () {
-    fn is_active(&self) -> bool {
-        false
-    }
-
-    fn record(&mut self, _: usize, _: Site, _: &[f32], _: SiteShape) {}
-}
+pub use cache::KvCache;
+use cache::LayerCache;
+pub use observe::{Block, Observer, Site, SiteShape};
 
 /// The positions whose logits a pass returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,70 +40,6 @@ pub struct ForwardOptions {
     pub logits: LogitRows,
     /// The precision of inner products.
     pub accumulation: Accumulation,
-}
-
-/// Keys and values of the positions computed so far.
-///
-/// # Shapes
-/// Per layer `[S, K d]`: position after position, key heads side by side. Keys are stored after the rotary embedding.
-#[derive(Clone)]
-pub struct KvCache {
-    layers: Vec<LayerCache>,
-    width: usize,
-}
-
-#[derive(Clone, Default)]
-struct LayerCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-impl KvCache {
-    /// An empty cache for models of this configuration.
-    pub fn new(config: &LlamaConfig) -> Self {
-        Self { layers: vec![LayerCache::default(); config.num_hidden_layers], width: config.key_size() }
-    }
-
-    /// Number `S` of cached positions, which is the position of the next token.
-    pub fn len(&self) -> usize {
-        self.layers.last().map_or(0, |layer| layer.keys.len() / self.width)
-    }
-
-    /// Whether no position is cached.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Keys of a layer after the rotary embedding, `[S, K d]`.
-    ///
-    /// # Panics
-    /// If there is no such layer.
-    pub fn keys(&self, layer: usize) -> &[f32] {
-        &self.layers[layer].keys
-    }
-
-    /// Values of a layer, `[S, K d]`.
-    ///
-    /// # Panics
-    /// If there is no such layer.
-    pub fn values(&self, layer: usize) -> &[f32] {
-        &self.layers[layer].values
-    }
-
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        for layer in &mut self.layers {
-            layer.keys.truncate(len * self.width);
-            layer.values.truncate(len * self.width);
-        }
-    }
-}
-
-/// Cached values follow from the prompt, so only their number is shown.
-impl std::fmt::Debug for KvCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KvCache[{} layers, {} positions]", self.layers.len(), self.len())
-    }
 }
 
 /// Logits of every token of a pass.
@@ -250,6 +110,41 @@ pub fn forward_hidden<O: Observer + ?Sized>(
     accumulation: Accumulation,
     observer: &mut O,
 ) -> Result<Vec<f32>> {
+    let angles = next_angles(model, cache, &stream)?;
+    let position = cache.len();
+    for (layer, (weights, cache)) in model.layers.iter().zip(&mut cache.layers).enumerate() {
+        let mut pass = Pass { config: &model.config, layer, position, accumulation, observer };
+        pass.attention(weights, cache, &angles, &mut stream);
+        pass.mlp(weights, &mut stream);
+    }
+    Ok(stream)
+}
+
+/// Appends the keys and values of the next tokens to the cache and computes nothing else: no head, and of the last
+/// layer neither attention nor feed-forward network. What the cache holds is what [`forward`] would leave there.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_cache(model: &Llama, cache: &mut KvCache, tokens: &[u32], accumulation: Accumulation) -> Result<()> {
+    let mut stream = embed(&model.embed, tokens)?;
+    let angles = next_angles(model, cache, &stream)?;
+    let position = cache.len();
+    let last = model.layers.len().saturating_sub(1);
+    for (layer, (weights, cache)) in model.layers.iter().zip(&mut cache.layers).enumerate() {
+        let mut pass = Pass { config: &model.config, layer, position, accumulation, observer: &mut () };
+        if layer == last {
+            let normed = pass.norm(&stream, &weights.attention_norm, Block::Attention);
+            pass.extend(weights, cache, &angles, &normed);
+        } else {
+            pass.attention(weights, cache, &angles, &mut stream);
+            pass.mlp(weights, &mut stream);
+        }
+    }
+    Ok(())
+}
+
+/// Cosines and sines of the positions that `stream`, `[T, D]`, takes after the cached ones.
+fn next_angles(model: &Llama, cache: &KvCache, stream: &[f32]) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
     let config = &model.config;
     let tokens = stream.len() / config.hidden_size;
     if tokens == 0 || tokens * config.hidden_size != stream.len() {
@@ -265,13 +160,7 @@ pub fn forward_hidden<O: Observer + ?Sized>(
         return Err(Error::ContextFull { have: position + tokens, need: config.max_position_embeddings });
     }
     let frequencies = config.inverse_frequencies();
-    let angles: Vec<_> = (position..position + tokens).map(|position| cos_sin(&frequencies, position)).collect();
-    for (layer, (weights, cache)) in model.layers.iter().zip(&mut cache.layers).enumerate() {
-        let mut pass = Pass { config, layer, position, accumulation, observer };
-        pass.attention(weights, cache, &angles, &mut stream);
-        pass.mlp(weights, &mut stream);
-    }
-    Ok(stream)
+    Ok((position..position + tokens).map(|position| cos_sin(&frequencies, position)).collect())
 }
 
 /// Final norm and output head.
@@ -321,24 +210,36 @@ impl<O: Observer + ?Sized> Pass<'_, O> {
         angles: &[(Vec<f32>, Vec<f32>)],
         stream: &mut [f32],
     ) {
-        let (query_size, key_size) = (self.config.query_size(), self.config.key_size());
+        let query_size = self.config.query_size();
         let normed = self.norm(stream, &weights.attention_norm, Block::Attention); // [T, D]
         let mut queries = matmul(&normed, &weights.q, self.accumulation); // [T, H d]
-        let mut keys = matmul(&normed, &weights.k, self.accumulation); // [T, K d]
-        let values = matmul(&normed, &weights.v, self.accumulation); // [T, K d]
         rotate(&mut queries, query_size, angles);
-        rotate(&mut keys, key_size, angles);
         self.record(Site::QueryRope, Block::Attention, &queries, query_size);
-        self.record(Site::KeyRope, Block::Attention, &keys, key_size);
-        self.record(Site::Value, Block::Attention, &values, key_size);
-        cache.keys.extend_from_slice(&keys);
-        cache.values.extend_from_slice(&values);
+        self.extend(weights, cache, angles, &normed);
 
         let mixed = self.attend(&queries, cache); // [T, H d]
         self.record(Site::AttentionOut, Block::Attention, &mixed, query_size);
         let projected = matmul(&mixed, &weights.o, self.accumulation); // [T, D]
         self.record(Site::OProjOut, Block::Attention, &projected, self.config.hidden_size);
         add_assign(stream, &projected);
+    }
+
+    /// Appends keys and values of the normed tokens to the cache.
+    fn extend(
+        &mut self,
+        weights: &LayerWeights,
+        cache: &mut LayerCache,
+        angles: &[(Vec<f32>, Vec<f32>)],
+        normed: &[f32],
+    ) {
+        let key_size = self.config.key_size();
+        let mut keys = matmul(normed, &weights.k, self.accumulation); // [T, K d]
+        let values = matmul(normed, &weights.v, self.accumulation); // [T, K d]
+        rotate(&mut keys, key_size, angles);
+        self.record(Site::KeyRope, Block::Attention, &keys, key_size);
+        self.record(Site::Value, Block::Attention, &values, key_size);
+        cache.keys.extend_from_slice(&keys);
+        cache.values.extend_from_slice(&values);
     }
 
     /// `stream += down(silu(gate(norm(stream))) · up(norm(stream)))`

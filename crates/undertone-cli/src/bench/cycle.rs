@@ -17,7 +17,7 @@ use std::time::Instant;
 use undertone_he::{Chain, Ciphertext, CostEvaluator, Counts, Evaluator, KeySet, Parameters, bootstrap_model};
 use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
 use undertone_infer::{Calibration, Program, PublicCache, Shape, plan_layer_in_turns};
-use undertone_model::reference::{Block, ForwardOptions, Observer, Site, SiteShape, embed, forward_observed};
+use undertone_model::reference::{embed, forward_cache, forward_hidden};
 use undertone_model::{Accumulation, KvCache, Llama, synthetic};
 
 /// Vocabulary of the benchmark: neither embedding nor head is part of a layer.
@@ -51,6 +51,8 @@ struct Case {
     program: Program,
     prompt: Prompt,
     calibration: Calibration,
+    /// The cache after the public tokens.
+    public: PublicCache,
     /// Private rows of the stream that leaves the layer.
     expected: Vec<Vec<f32>>,
 }
@@ -68,11 +70,13 @@ pub fn run(arguments: &CycleArguments, context: &Context) -> Result<()> {
         let level = setup.parameters.chain().top_level;
         input.push([setup.encrypt_slots(&lo, level)?, setup.encrypt_slots(&hi, level)?]);
     }
-    let public = PublicCache::new(&case.model, &case.prompt.public)?;
+    let start = Instant::now();
+    let matrices = case.program.layer_matrices(&setup.evaluator, Some(&case.model), 0)?;
+    let conversion = start.elapsed().as_secs_f64();
     let steps = Steps::new(context, || setup.evaluator.counts());
     let start = Instant::now();
-    let source = Some((&case.model, &public));
-    let (output, guard) = case.program.layer_in_turns(&setup.evaluator, source, 0, input, &steps)?;
+    let source = Some((&case.model, &case.public));
+    let (output, guard) = case.program.layer_in_turns(&setup.evaluator, source, &matrices, input, &steps)?;
     let seconds = start.elapsed().as_secs_f64();
     for stage in steps.finished() {
         let object = json!({
@@ -92,6 +96,7 @@ pub fn run(arguments: &CycleArguments, context: &Context) -> Result<()> {
         "geometry": geometry(&case.model.config, shape),
         "parameters": setup.parameters.name(),
         "softmax_rounds": case.calibration.layers[0].softmax.rounds,
+        "conversion_seconds": conversion,
         "seconds": seconds,
         "bootstraps": counts.bootstraps,
         "key_switches": counts.key_switches,
@@ -135,13 +140,14 @@ impl Case {
 
     fn with(model: Llama, calibration: Calibration, prompt: Prompt, shape: Shape, chain: Chain) -> Result<Self> {
         let program = Program::new(&model.config, &calibration, shape, chain)?;
-        let mut stream = Stream(Vec::new());
-        let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
-        let ids: Vec<u32> = prompt.public.iter().chain(&prompt.private).copied().collect();
-        forward_observed(&model, &mut KvCache::new(&model.config), &ids, options, &mut stream)?;
-        let rows = stream.0.chunks(model.config.hidden_size).skip(shape.public_tokens);
-        let expected = rows.map(<[f32]>::to_vec).collect();
-        Ok(Self { model, program, prompt, calibration, expected })
+        let accumulation = Accumulation::F64;
+        let mut public = KvCache::new(&model.config);
+        forward_cache(&model, &mut public, &prompt.public, accumulation)?;
+        let private = embed(&model.embed, &prompt.private)?;
+        let stream = forward_hidden(&model, &mut public.clone(), private, accumulation, &mut ())?;
+        let expected = stream.chunks(model.config.hidden_size).map(<[f32]>::to_vec).collect();
+        let public = PublicCache::from_cache(&model.config, public);
+        Ok(Self { model, program, prompt, calibration, public, expected })
     }
 
     /// The counters and keys of the layer.
@@ -169,16 +175,5 @@ impl Case {
             }
         }
         Ok((errors / squares).log2() / 2.0)
-    }
-}
-
-/// The residual stream that leaves the only layer.
-struct Stream(Vec<f32>);
-
-impl Observer for Stream {
-    fn record(&mut self, _: usize, site: Site, values: &[f32], shape: SiteShape) {
-        if (site, shape.block) == (Site::Residual, Block::Final) {
-            self.0.extend_from_slice(values);
-        }
     }
 }

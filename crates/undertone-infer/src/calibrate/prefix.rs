@@ -118,7 +118,7 @@ impl Search<'_> {
     fn step(&mut self, prefix: Vec<u32>) -> Result<PrefixStep, Error> {
         let preparation = Preparation { prefix, rotation_seed: None };
         let prompts = prepared_prompts(self.prompts, &preparation, &self.model.config)?;
-        let mut run = Run { model: self.model, prompts: &prompts, progress: self.progress };
+        let mut run = Run::new(self.model, &prompts, self.progress);
         let fitted: Vec<bool> = self.held_out.iter().map(|held_out| !held_out).collect();
         let mut bits = |selected: &[bool]| {
             let seen = run.pass("prefix", selected, || Extremes::new(&self.model.config));

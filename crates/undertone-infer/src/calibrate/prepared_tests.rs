@@ -75,7 +75,7 @@ fn the_scan_sees_what_the_preparation_leaves_out() {
     let escapes = |preparation: &Preparation, model: &Llama| {
         let prompts = prepared_prompts(&prompts(), preparation, &model.config).unwrap();
         let mut scan = Scan::new(&calibration, &model.config, 100.0);
-        prompts.iter().for_each(|prompt| observe(model, prompt, &mut scan).unwrap());
+        prompts.iter().for_each(|prompt| observe(model, prompt, None, &mut scan).unwrap());
         scan.report().0
     };
     let rotated = model().rotated(5);

@@ -70,7 +70,7 @@ pub fn ranges(
 ) -> Result<RangeReport, Error> {
     let prompts = prepared_prompts(prompts, preparation, &model.config)?;
     check_lengths(&prompts)?;
-    let mut run = Run { model, prompts: &prompts, progress };
+    let mut run = Run::new(model, &prompts, progress);
     let all = vec![true; prompts.len()];
     Ok(RangeReport::of(&run.pass("ranges", &all, || Extremes::new(&model.config))?))
 }

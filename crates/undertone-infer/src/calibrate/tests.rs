@@ -106,7 +106,7 @@ fn a_scan_notices_ranges_that_are_too_narrow() {
         let mut narrowed = calibration.clone();
         change(&mut narrowed);
         let mut scan = Scan::new(&narrowed, &model.config, 100.0);
-        prompts(8).iter().for_each(|prompt| observe(&model, prompt, &mut scan).unwrap());
+        prompts(8).iter().for_each(|prompt| observe(&model, prompt, None, &mut scan).unwrap());
         scan.report().0
     };
     assert!(escapes(&|_| {}).is_empty());

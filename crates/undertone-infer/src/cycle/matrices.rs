@@ -7,9 +7,31 @@ use crate::program::Pass;
 use undertone_he::Evaluator;
 use undertone_model::Matrix;
 
+/// The matrices of one layer in turns, converted for an evaluator. They depend on the weights alone, so they are made
+/// before there is a prompt.
+pub struct LayerMatrices<E: Evaluator> {
+    pub(super) layer: usize,
+    pub(super) heads: E::Matrix,
+    pub(super) output: E::Matrix,
+    pub(super) gate_up: E::Matrix,
+    pub(super) down: E::Matrix,
+}
+
 impl<E: Evaluator> Pass<'_, E> {
+    /// Converts the matrices of layer `layer`.
+    pub(crate) fn matrices(&self, layer: usize) -> Result<LayerMatrices<E>, Error> {
+        let plan = self.turn_plan(layer)?;
+        Ok(LayerMatrices {
+            layer,
+            heads: self.heads_matrix(layer, plan.attention_norm.bound)?,
+            output: self.output_matrix(layer, plan.attention.bound)?,
+            gate_up: self.gate_up_matrix(layer, plan.mlp_norm.bound)?,
+            down: self.down_matrix(layer, plan.mlp.bound)?,
+        })
+    }
+
     /// Queries, keys and values in the order of their head channels, from normed activations divided by `bound`.
-    pub(super) fn heads_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
+    fn heads_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let layout = &self.program.layout;
         let halves = Halves::new(layout);
         let [queries, keys] = [halves.head_pairs(), halves.key_pairs()].map(|pairs| pairs * halves.channels());
@@ -27,7 +49,7 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// From head channels, divided by the bound of values, to the change of the stream, divided by `bound`.
-    pub(super) fn output_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
+    fn output_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let (layout, plan) = (&self.program.layout, &self.program.layers[layer]);
         let halves = Halves::new(layout);
         let scale = plan.value_bound / bound;
@@ -46,7 +68,7 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// Gate and up, each padded to whole pairs, divided by their bounds, from normed activations divided by `bound`.
-    pub(super) fn gate_up_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
+    fn gate_up_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let (layout, plan) = (&self.program.layout, &self.program.layers[layer]);
         let halves = Halves::new(layout);
         let width = halves.pairs(layout.ffn) * halves.channels();
@@ -64,7 +86,7 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// From products of gate and up, divided by their bound, to the change of the stream, divided by `bound`.
-    pub(super) fn down_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
+    fn down_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let (layout, plan) = (&self.program.layout, &self.program.layers[layer]);
         let scale = plan.product_bound / bound;
         let weights = self.weights(layer);

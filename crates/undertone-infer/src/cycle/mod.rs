@@ -16,6 +16,7 @@ mod plan;
 mod tests;
 
 pub(crate) use halves::Halves;
+pub use matrices::LayerMatrices;
 pub(crate) use plan::CyclePlan;
 
 use crate::Error;
@@ -35,28 +36,32 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     ///
     /// # Levels
     /// `x` at the top level, and so is what comes back.
-    pub(crate) fn turns(&mut self, layer: usize, x: Pairs<E>) -> Result<(Pairs<E>, LayerCache<E>), Error> {
-        let plan = self.turn_plan(layer)?;
-        let (x, cache) = self.attention_turns(layer, plan, x)?;
-        Ok((self.mlp_turns(layer, plan, x)?, cache))
+    pub(crate) fn turns(
+        &mut self,
+        matrices: &LayerMatrices<E>,
+        x: Pairs<E>,
+    ) -> Result<(Pairs<E>, LayerCache<E>), Error> {
+        let plan = self.turn_plan(matrices.layer)?;
+        let (x, cache) = self.attention_turns(matrices, plan, x)?;
+        Ok((self.mlp_turns(matrices, plan, x)?, cache))
     }
 
-    fn turn_plan(&self, layer: usize) -> Result<&'a TurnPlan, Error> {
+    pub(super) fn turn_plan(&self, layer: usize) -> Result<&'a TurnPlan, Error> {
         let cycle = self.program.cycle.as_ref().and_then(|cycle| cycle.layers.get(layer));
         cycle.ok_or(Error::Shape { what: "layers in turns", have: 0, need: "a chain with a product prime".into() })
     }
 
     fn attention_turns(
         &mut self,
-        layer: usize,
+        matrices: &LayerMatrices<E>,
         plan: &TurnPlan,
         x: Pairs<E>,
     ) -> Result<(Pairs<E>, LayerCache<E>), Error> {
-        let (ev, program) = (self.ev, self.program);
+        let (ev, program, layer) = (self.ev, self.program, matrices.layer);
         let (layout, softmax) = (&program.layout, &program.layers[layer].softmax);
         let normed = self.turn_norm(&x, &plan.attention_norm)?;
         self.steps.done("attention norm", layer)?;
-        let mut heads = self.turn(&normed, &self.heads_matrix(layer, plan.attention_norm.bound)?)?;
+        let mut heads = self.turn(&normed, &matrices.heads)?;
         drop(normed);
         let halves = Halves::new(layout);
         let values = heads.split_off(halves.head_pairs() + halves.key_pairs());
@@ -84,17 +89,16 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         }
         let mixed = to_halves(ev, layout, &normalised)?;
         self.steps.done("values", layer)?;
-        let matrix = self.output_matrix(layer, plan.attention.bound)?;
-        let x = self.add_change(x, &mixed, &matrix, plan.attention)?;
+        let x = self.add_change(x, &mixed, &matrices.output, plan.attention)?;
         self.steps.done("output projection", layer)?;
         Ok((x, cache))
     }
 
-    fn mlp_turns(&mut self, layer: usize, plan: &TurnPlan, x: Pairs<E>) -> Result<Pairs<E>, Error> {
-        let (ev, program) = (self.ev, self.program);
+    fn mlp_turns(&mut self, matrices: &LayerMatrices<E>, plan: &TurnPlan, x: Pairs<E>) -> Result<Pairs<E>, Error> {
+        let (ev, program, layer) = (self.ev, self.program, matrices.layer);
         let normed = self.turn_norm(&x, &plan.mlp_norm)?;
         self.steps.done("mlp norm", layer)?;
-        let mut gate = self.turn(&normed, &self.gate_up_matrix(layer, plan.mlp_norm.bound)?)?;
+        let mut gate = self.turn(&normed, &matrices.gate_up)?;
         drop(normed);
         let up = gate.split_off(gate.len() / 2);
         let silu = &program.layers[layer].mlp.silu;
@@ -109,8 +113,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
             };
             products.push([product(&gate[0], &up[0])?, product(&gate[1], &up[1])?]);
         }
-        let matrix = self.down_matrix(layer, plan.mlp.bound)?;
-        let x = self.add_change(x, &products, &matrix, plan.mlp)?;
+        let x = self.add_change(x, &products, &matrices.down, plan.mlp)?;
         self.steps.done("mlp", layer)?;
         Ok(x)
     }

@@ -28,6 +28,22 @@ fn a_pass_in_pieces_equals_one_pass() {
 }
 
 #[test]
+fn a_cache_is_filled_as_by_a_whole_pass() {
+    let model = synthetic(small_config(), 1);
+    let (mut whole, mut filled) = (KvCache::new(&model.config), KvCache::new(&model.config));
+    forward(&model, &mut whole, &TOKENS).unwrap();
+    for piece in [&TOKENS[..4], &TOKENS[4..]] {
+        forward_cache(&model, &mut filled, piece, Accumulation::F32).unwrap();
+    }
+    assert_eq!(filled.len(), TOKENS.len());
+    for layer in 0..2 {
+        assert_eq!(filled.keys(layer), whole.keys(layer));
+        assert_eq!(filled.values(layer), whole.values(layer));
+    }
+    assert_eq!(KvCache::bytes_of(&model.config, 9), 2 * 8 * whole.keys(0).len());
+}
+
+#[test]
 fn accumulation_in_f64_agrees_and_earlier_logits_do_not_see_later_tokens() {
     let model = synthetic(small_config(), 2);
     let single = forward(&model, &mut KvCache::new(&model.config), &TOKENS).unwrap();
