@@ -9,12 +9,13 @@
 use crate::Error;
 use crate::matmul::{AxisProduct, masked_sum};
 use crate::packing::{Axis, Key, Layout};
+use rayon::prelude::*;
 use undertone_he::{Evaluator, Slots};
 
 /// Most rotations by multiples of one bundle that are made from one hoisted value; also bounds the keys that they need.
 const HOISTED: usize = 8;
-/// Most rotated values that exist at one time, unless one bundle has more: at full size one takes up to 20 MB.
-const ROTATED: usize = 128;
+/// Most limbs of rotated values that exist at one time, unless one bundle has more: at N = 2^16 one takes 2^20 bytes.
+const ROTATED_LIMBS: usize = 1 << 11;
 
 /// The direction of a shear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,23 +98,35 @@ pub(crate) fn for_each_bundle<E: Evaluator>(
     let bundles = layout.private_groups() / parts;
     let back = |count: usize| -((count * parts * layout.lanes) as i32);
     let mut base = sheared.to_vec();
-    let values: usize = base.iter().map(Vec::len).sum();
-    let hoisted = (ROTATED / values.max(1)).clamp(1, HOISTED);
+    let hoisted = bundles_at_a_time(ev, &base, HOISTED);
     for first in (0..bundles).step_by(hoisted) {
         if first > 0 {
-            for x in base.iter_mut().flatten() {
+            base.par_iter_mut().flatten().try_for_each(|x| {
                 *x = ev.rotate(x, back(hoisted))?;
-            }
+                Ok::<(), Error>(())
+            })?;
         }
         let by: Vec<i32> = (0..hoisted.min(bundles - first)).map(back).collect();
-        let hoist = |tensor: &Vec<E::Value>| tensor.iter().map(|x| ev.rotate_many(x, &by)).collect();
-        let moved = base.iter().map(hoist).collect::<Result<Vec<Vec<Vec<E::Value>>>, _>>()?;
-        for offset in 0..by.len() {
-            let at = |tensor: &Vec<Vec<E::Value>>| tensor.iter().map(|x| x[offset].clone()).collect();
-            visit(first + offset, moved.iter().map(at).collect())?;
+        let all = base.par_iter().flatten();
+        let rotated = all.map(|x| ev.rotate_many(x, &by)).collect::<Result<Vec<_>, _>>()?;
+        let mut moved = vec![vec![Vec::new(); base.len()]; by.len()];
+        let owners = base.iter().enumerate().flat_map(|(m, tensor)| std::iter::repeat_n(m, tensor.len()));
+        for (m, values) in owners.zip(rotated) {
+            for (bundle, x) in moved.iter_mut().zip(values) {
+                bundle[m].push(x);
+            }
+        }
+        for (offset, moved) in moved.into_iter().enumerate() {
+            visit(first + offset, moved)?;
         }
     }
     Ok(())
+}
+
+/// How many times the values of one bundle may exist at one time, at most `most`.
+pub(crate) fn bundles_at_a_time<E: Evaluator>(ev: &E, bundle: &[Vec<E::Value>], most: usize) -> usize {
+    let limbs: usize = bundle.iter().flatten().map(|x| ev.level(x) + 1).sum();
+    (ROTATED_LIMBS / limbs.max(1)).clamp(1, most)
 }
 
 /// A plaintext over all slots from a function of the slot.

@@ -176,8 +176,9 @@ impl Layout {
         let cost = |q: usize| {
             let bundles = groups / q;
             let sums = bundles * (1 + (self.head_len / q).ilog2() as usize);
+            let masks = if q > 1 { q * q } else { 0 };
             // In fifths of a rotation; a mask is about three of them.
-            5 * (3 * (q - 1) + q * (bundles - 1) + sums) + if q > 1 { 3 * q * q } else { 0 }
+            self.head_count * (5 * (3 * (q - 1) + q * (bundles - 1)) + 3 * masks) + 5 * sums
         };
         let most = self.head_len.min(groups);
         (0..=most.ilog2()).map(|log| 1 << log).min_by_key(|&q| cost(q)).unwrap_or(1)

@@ -4,7 +4,7 @@
 //! which is much smaller than they are.
 
 use crate::Error;
-use crate::lanes::{Shear, bundle_mask, bundle_place, for_each_bundle, sheared};
+use crate::lanes::{Shear, bundle_mask, bundle_place, bundles_at_a_time, for_each_bundle, sheared};
 use crate::matmul::AxisProduct;
 use crate::packing::Key;
 use crate::program::Pass;
@@ -12,7 +12,7 @@ use crate::scores::public_score_axis;
 use crate::softmax::add_all;
 use undertone_he::Evaluator;
 
-/// Products that are kept before they are added up with one relinearization.
+/// Most products that are kept before they are added up with one relinearization.
 const PRODUCTS: usize = 8;
 
 impl<E: Evaluator> Pass<'_, E> {
@@ -61,14 +61,16 @@ impl<E: Evaluator> Pass<'_, E> {
         let mut sums: Vec<Vec<Option<E::Value>>> = vec![vec![None; layout.head_count]; parts];
         let mut waiting: Vec<E::Value> = Vec::new();
         let mut moved: Vec<Vec<Vec<E::Value>>> = Vec::new();
-        for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, values, Shear::Values)?, |bundle, values| {
+        let values = sheared(ev, layout, parts, values, Shear::Values)?;
+        let products = bundles_at_a_time(ev, &values, PRODUCTS);
+        for_each_bundle(ev, layout, parts, &values, |bundle, values| {
             self.steps.poll()?;
             let (count, _) = bundle_place(layout, parts, bundle);
             let masked = ev.mul_slots(&weights[count], &bundle_mask(layout, parts, bundle, 1.0))?;
             let weight = ev.rotate_sum(&masked, stride * parts as i32, positions / parts)?;
             waiting.push(weight);
             moved.push(values);
-            if waiting.len() < PRODUCTS && bundle + 1 < bundles {
+            if waiting.len() < products && bundle + 1 < bundles {
                 return Ok(());
             }
             for (m, sums) in sums.iter_mut().enumerate() {
