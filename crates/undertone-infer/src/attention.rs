@@ -8,7 +8,7 @@ use crate::matmul::AxisProduct;
 use crate::mlp::Frame;
 use crate::packing::Axis;
 use crate::program::{LayerCache, Pass};
-use crate::refresh::drop_to;
+use crate::refresh::{drop_to, lower};
 use crate::rope::{Angles, HeadRows};
 use crate::softmax::WeightFrame;
 use undertone_he::Evaluator;
@@ -177,7 +177,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         &mut self,
         layer: usize,
         x: &[E::Value],
-        heads: [&[E::Value]; 3],
+        heads: [Vec<E::Value>; 3],
     ) -> Result<Vec<E::Value>, Error> {
         let (mixed, inverse) = self.mix_block(layer, heads)?;
         let layout = &self.program.layout;
@@ -190,19 +190,19 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     pub(crate) fn mix_block(
         &mut self,
         layer: usize,
-        [queries, keys, values]: [&[E::Value]; 3],
+        [queries, keys, values]: [Vec<E::Value>; 3],
     ) -> Result<(Vec<E::Value>, E::Value), Error> {
         let (ev, program) = (self.ev, self.program);
         let plan = &program.layers[layer].softmax;
         // Queries skip the level that a shear takes from the keys.
-        let queries = drop_to(ev, queries, plan.block_entry - usize::from(plan.parts > 1))?;
-        let keys = drop_to(ev, keys, plan.block_entry)?;
-        let values = drop_to(ev, values, plan.block_value_level)?;
-        let weights = self.block_weights(layer, &queries, &keys)?;
+        let queries = lower(ev, queries, plan.block_entry - usize::from(plan.parts > 1))?;
+        let keys = lower(ev, keys, plan.block_entry)?;
+        let values = lower(ev, values, plan.block_value_level)?;
+        let weights = self.block_weights(layer, queries, keys)?;
         self.steps.done("scores", layer)?;
         let (squares, inverse) = self.softmax(layer, weights, WeightFrame::Block)?;
         self.steps.done("softmax", layer)?;
-        Ok((self.block_values(layer, &squares, &values)?, inverse))
+        Ok((self.block_values(layer, &squares, values)?, inverse))
     }
 
     /// Attention of one token over the cache, which holds `cached` tokens with its own; `query` is bootstrapped and
@@ -311,7 +311,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
 }
 
 /// The query head and coordinate of dense head channel h + H_p·j.
-fn dense_channel(channel: usize, padded: usize, heads: usize, head_dim: usize) -> Option<(usize, usize)> {
+pub(crate) fn dense_channel(channel: usize, padded: usize, heads: usize, head_dim: usize) -> Option<(usize, usize)> {
     let (head, j) = (channel % padded, channel / padded);
     (head < heads && j < head_dim).then_some((head, j))
 }

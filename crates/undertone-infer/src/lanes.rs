@@ -27,12 +27,12 @@ pub(crate) enum Shear {
 }
 
 /// Puts the same head coordinates into every lane. Depth 1, or 0 with a single lane.
-pub(crate) fn spread<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> Result<Vec<E::Value>, Error> {
+pub(crate) fn spread<E: Evaluator>(ev: &E, layout: &Layout, x: Vec<E::Value>) -> Result<Vec<E::Value>, Error> {
     if layout.lanes == 1 {
-        return Ok(x.to_vec());
+        return Ok(x);
     }
     let entry = |_: usize, (_, p): (usize, usize), (_, a): (usize, usize)| f64::from(p / layout.lanes == a);
-    Ok(AxisProduct::new(layout.slot_count, layout.coordinate_axis(), lane_axis(layout), &entry).apply(ev, x)?)
+    Ok(AxisProduct::new(layout.slot_count, layout.coordinate_axis(), lane_axis(layout), &entry).apply(ev, &x)?)
 }
 
 /// Keys or values in the lane frame, lane ρ moved back by ρ rows, sheared over `parts` groups: `[m][ciphertext]`.
@@ -45,7 +45,7 @@ pub(crate) fn sheared<E: Evaluator>(
     ev: &E,
     layout: &Layout,
     parts: usize,
-    x: &[E::Value],
+    x: Vec<E::Value>,
     shear: Shear,
 ) -> Result<Vec<Vec<E::Value>>, Error> {
     let staggered = stagger(ev, layout, x)?;
@@ -53,7 +53,7 @@ pub(crate) fn sheared<E: Evaluator>(
         return Ok(vec![staggered]);
     }
     let by: Vec<i32> = (0..parts).map(|group| -((group * layout.lanes) as i32)).collect();
-    let moved = staggered.iter().map(|x| ev.rotate_many(x, &by)).collect::<Result<Vec<_>, _>>()?;
+    let moved = staggered.into_iter().map(|x| ev.rotate_many(&x, &by)).collect::<Result<Vec<_>, _>>()?;
     let stride = layout.lane_stride();
     (0..parts)
         .map(|m| {
@@ -73,9 +73,9 @@ pub(crate) fn sheared<E: Evaluator>(
 }
 
 /// Puts row t − ρ into row t of lane ρ. Depth 1, or 0 with a single lane.
-fn stagger<E: Evaluator>(ev: &E, layout: &Layout, x: &[E::Value]) -> Result<Vec<E::Value>, Error> {
+fn stagger<E: Evaluator>(ev: &E, layout: &Layout, x: Vec<E::Value>) -> Result<Vec<E::Value>, Error> {
     if layout.lanes == 1 {
-        return Ok(x.to_vec());
+        return Ok(x);
     }
     // More than one lane means that one ciphertext holds all head coordinates.
     let by: Vec<i32> = (0..layout.lanes as i32).map(|lane| -lane).collect();
@@ -92,25 +92,24 @@ pub(crate) fn for_each_bundle<E: Evaluator>(
     ev: &E,
     layout: &Layout,
     parts: usize,
-    sheared: &[Vec<E::Value>],
+    mut sheared: Vec<Vec<E::Value>>,
     mut visit: impl FnMut(usize, Vec<Vec<E::Value>>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let bundles = layout.private_groups() / parts;
     let back = |count: usize| -((count * parts * layout.lanes) as i32);
-    let mut base = sheared.to_vec();
-    let hoisted = bundles_at_a_time(ev, &base, HOISTED);
+    let hoisted = bundles_at_a_time(ev, &sheared, HOISTED);
     for first in (0..bundles).step_by(hoisted) {
         if first > 0 {
-            base.par_iter_mut().flatten().try_for_each(|x| {
+            sheared.par_iter_mut().flatten().try_for_each(|x| {
                 *x = ev.rotate(x, back(hoisted))?;
                 Ok::<(), Error>(())
             })?;
         }
         let by: Vec<i32> = (0..hoisted.min(bundles - first)).map(back).collect();
-        let all = base.par_iter().flatten();
+        let all = sheared.par_iter().flatten();
         let rotated = all.map(|x| ev.rotate_many(x, &by)).collect::<Result<Vec<_>, _>>()?;
-        let mut moved = vec![vec![Vec::new(); base.len()]; by.len()];
-        let owners = base.iter().enumerate().flat_map(|(m, tensor)| std::iter::repeat_n(m, tensor.len()));
+        let mut moved = vec![vec![Vec::new(); sheared.len()]; by.len()];
+        let owners = sheared.iter().enumerate().flat_map(|(m, tensor)| std::iter::repeat_n(m, tensor.len()));
         for (m, values) in owners.zip(rotated) {
             for (bundle, x) in moved.iter_mut().zip(values) {
                 bundle[m].push(x);

@@ -7,7 +7,6 @@ use crate::Error;
 use crate::calibration::{Calibration, Interval, LayerCalibration, NormCalibration, SoftmaxCalibration, VERSION};
 use crate::decode;
 use crate::packing::Shape;
-use crate::prefill;
 use crate::preparation::Preparation;
 use crate::program::{Pass, Program};
 use crate::progress::Progress;
@@ -77,7 +76,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(shape.max_new_tokens);
         let mut recorder = Recorder::new(ev);
         let input = vec![ev.value(program.input_level()); program.input_count()];
-        let (first, mut state) = prefill::prefill(Pass::new(ev, &program, None, &recorder)?, input)?;
+        let (first, mut state) = program.prefill_pass(Pass::new(ev, &program, None, &recorder)?, input)?;
         steps.push(recorder.take());
         for _ in 1..shape.max_new_tokens {
             recorder = Recorder::new(ev);

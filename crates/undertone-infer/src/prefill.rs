@@ -1,4 +1,4 @@
-//! The first step of a session: all private tokens of the prompt at once.
+//! The first step of a session: all private tokens of the prompt at once, through slots alone.
 //!
 //! Every layer but the last works on the whole block. The last layer computes keys and values of the block for the
 //! cache and continues with the last row alone, in the dense frame, exactly as a decoding step does.
@@ -6,7 +6,6 @@
 use crate::Error;
 use crate::attention::block_angles;
 use crate::mlp::Frame;
-use crate::packing::check;
 use crate::program::{LayerCache, Pass, ServerState, StepOutput};
 use crate::refresh::{drop_one, drop_to};
 use crate::rope::Angles;
@@ -18,7 +17,6 @@ pub(crate) fn prefill<E: Evaluator>(
     input: Vec<E::Value>,
 ) -> Result<(StepOutput<E>, ServerState<E>), Error> {
     let program = pass.program;
-    check("the number of input ciphertexts", input.len(), program.input_count(), program.input_count())?;
     let angles = block_angles(&pass);
     let mut layers = Vec::with_capacity(program.layers.len());
     let cached = program.layout.shape.private_tokens;
@@ -36,7 +34,7 @@ pub(crate) fn prefill<E: Evaluator>(
             x = pass.attend_token(layer, (&x, Frame::Block), &queries, &cache, cached)?;
             x = pass.mlp(layer, &x, Frame::Dense)?;
         } else {
-            x = pass.attend_block(layer, &x, [&queries, &keys, &values])?;
+            x = pass.attend_block(layer, &x, [queries, keys, values])?;
             x = pass.mlp(layer, &x, Frame::Block)?;
         }
         layers.push(cache);

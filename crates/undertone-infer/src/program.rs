@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::calibration::Calibration;
-use crate::cycle::{CyclePlan, Halves, LayerMatrices, Pairs};
+use crate::cycle::{self, CyclePlan, Halves, LayerMatrices, Pairs};
 use crate::decode;
 use crate::guard::Guard;
 use crate::layer::{HeadPlan, LayerPlan};
@@ -170,7 +170,7 @@ impl Program {
         Ok(row.into_iter().map(|x| x * unit).collect())
     }
 
-    fn cycle(&self) -> Result<&CyclePlan, Error> {
+    pub(crate) fn cycle(&self) -> Result<&CyclePlan, Error> {
         let need = || "a chain with a product prime".to_owned();
         self.cycle.as_ref().ok_or_else(|| Error::Shape { what: "layers in turns", have: 0, need: need() })
     }
@@ -187,8 +187,6 @@ impl Program {
         model: Option<&Llama>,
         layer: usize,
     ) -> Result<LayerMatrices<E>, Error> {
-        self.cycle()?;
-        check("the layer", layer, 0, self.layers.len() - 1)?;
         Pass::for_weights(ev, self, model)?.matrices(layer)
     }
 
@@ -226,14 +224,17 @@ impl Program {
         PublicCache::new(model, public_ids)
     }
 
-    /// Level at which the client encrypts its input.
+    /// Level at which the client encrypts its input: turns keep the residual stream at the top.
     pub fn input_level(&self) -> usize {
-        self.layers[0].attention_start + 1
+        if self.cycle.is_some() { self.chain.top_level } else { self.layers[0].attention_start + 1 }
     }
 
     /// The slots of a packed prompt: ciphertexts, and the period with which they repeat.
     pub fn prompt_axis(&self) -> Axis {
-        self.layout.block_axis(self.layout.hidden)
+        match self.cycle {
+            Some(_) => Axis { stride: 1, count: 2 * self.halves_count(), len: self.layout.slot_count },
+            None => self.layout.block_axis(self.layout.hidden),
+        }
     }
 
     /// The slots of a packed token: one ciphertext, and the period with which it repeats.
@@ -261,7 +262,10 @@ impl Program {
     /// # Errors
     /// `Shape` for any other shape.
     pub fn pack_prompt(&self, embeddings: &[Vec<f32>]) -> Result<Vec<Slots>, Error> {
-        self.layout.pack_block(embeddings, 1.0 / self.layers[0].residual[0])
+        match self.cycle {
+            Some(_) => Ok(self.pack_halves(embeddings)?.into_iter().flatten().collect()),
+            None => self.layout.pack_block(embeddings, 1.0 / self.layers[0].residual[0]),
+        }
     }
 
     /// Packs one embedded token, `[D]`, for [`Program::decode`].
@@ -286,7 +290,17 @@ impl Program {
         input: Vec<E::Value>,
         progress: &dyn Progress,
     ) -> Result<(StepOutput<E>, ServerState<E>), Error> {
-        prefill::prefill(Pass::new(ev, self, Some((model, public)), progress)?, input)
+        self.prefill_pass(Pass::new(ev, self, Some((model, public)), progress)?, input)
+    }
+
+    /// The prefill, in turns where the chain has products and through slots alone elsewhere.
+    pub(crate) fn prefill_pass<E: Evaluator>(
+        &self,
+        pass: Pass<'_, E>,
+        input: Vec<E::Value>,
+    ) -> Result<(StepOutput<E>, ServerState<E>), Error> {
+        check("the number of input ciphertexts", input.len(), self.input_count(), self.input_count())?;
+        if self.cycle.is_some() { cycle::prefill(pass, input) } else { prefill::prefill(pass, input) }
     }
 
     /// Runs one generated token, whose embedding [`Program::pack_token`] packed, and returns the next logits.

@@ -48,6 +48,15 @@ pub fn drop_to<E: Evaluator>(ev: &E, values: &[E::Value], level: usize) -> Resul
     values.iter().map(|value| drop_one(ev, value, level)).collect()
 }
 
+/// [`drop_to`] for values that nothing else needs, each of which is freed as it is dropped.
+///
+/// # Errors
+/// Whatever the evaluator refuses.
+pub fn lower<E: Evaluator>(ev: &E, values: Vec<E::Value>, level: usize) -> Result<Vec<E::Value>, Error> {
+    let lower = |value| if ev.level(&value) <= level { Ok(value) } else { ev.drop_level(&value, level, 1.0) };
+    values.into_iter().map(lower).collect()
+}
+
 /// Drops a value to `level` unless it is already lower.
 ///
 /// # Errors

@@ -33,13 +33,14 @@ impl<E: Evaluator> Pass<'_, E> {
     pub(crate) fn block_weights(
         &mut self,
         layer: usize,
-        queries: &[E::Value],
-        keys: &[E::Value],
+        queries: Vec<E::Value>,
+        keys: Vec<E::Value>,
     ) -> Result<Vec<E::Value>, Error> {
         let (ev, program) = (self.ev, self.program);
         let (layout, plan) = (&program.layout, &program.layers[layer].softmax);
         let queries = spread(ev, layout, queries)?;
         let mut private: Vec<Option<E::Value>> = vec![None; layout.score_count()];
+        let keys = sheared(ev, layout, plan.parts, keys, Shear::Keys)?;
         self.private_block_scores(plan, &queries, keys, &mut private)?;
         let mut weights = Vec::with_capacity(private.len());
         let mut scored = Vec::with_capacity(SCORES);
@@ -73,7 +74,7 @@ impl<E: Evaluator> Pass<'_, E> {
         &self,
         plan: &SoftmaxPlan,
         queries: &[E::Value],
-        keys: &[E::Value],
+        keys: Vec<Vec<E::Value>>,
         scores: &mut [Option<E::Value>],
     ) -> Result<(), Error> {
         let (ev, layout) = (self.ev, &self.program.layout);
@@ -84,7 +85,7 @@ impl<E: Evaluator> Pass<'_, E> {
         let bundles = layout.private_groups() / parts;
         let mut waiting: Vec<E::Value> = Vec::new();
         let mut first = 0;
-        for_each_bundle(ev, layout, parts, &sheared(ev, layout, parts, keys, Shear::Keys)?, |bundle, keys| {
+        for_each_bundle(ev, layout, parts, keys, |bundle, keys| {
             self.steps.poll()?;
             let pairs: Vec<_> = (0..parts)
                 .flat_map(|m| queries.iter().zip(&keys[m]).map(move |(query, key)| (&query[m], key)))

@@ -25,7 +25,7 @@ impl<E: Evaluator> Pass<'_, E> {
         &self,
         layer: usize,
         weights: &[E::Value],
-        values: &[E::Value],
+        values: Vec<E::Value>,
     ) -> Result<Vec<E::Value>, Error> {
         let (ev, layout) = (self.ev, &self.program.layout);
         let bound = self.program.layers[layer].value_bound;
@@ -51,7 +51,7 @@ impl<E: Evaluator> Pass<'_, E> {
         &self,
         parts: usize,
         weights: &[E::Value],
-        values: &[E::Value],
+        values: Vec<E::Value>,
     ) -> Result<Vec<E::Value>, Error> {
         let (ev, layout) = (self.ev, &self.program.layout);
         let positions = layout.lane_positions();
@@ -63,7 +63,7 @@ impl<E: Evaluator> Pass<'_, E> {
         let mut moved: Vec<Vec<Vec<E::Value>>> = Vec::new();
         let values = sheared(ev, layout, parts, values, Shear::Values)?;
         let products = bundles_at_a_time(ev, &values, PRODUCTS);
-        for_each_bundle(ev, layout, parts, &values, |bundle, values| {
+        for_each_bundle(ev, layout, parts, values, |bundle, values| {
             self.steps.poll()?;
             let (count, _) = bundle_place(layout, parts, bundle);
             let masked = ev.mul_slots(&weights[count], &bundle_mask(layout, parts, bundle, 1.0))?;

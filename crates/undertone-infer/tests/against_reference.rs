@@ -3,7 +3,7 @@
 mod session;
 
 use session::{FIT_BITS, Session, chain, config, measure, tokens, top};
-use undertone_he::{CostEvaluator, Evaluator};
+use undertone_he::{Chain, ClearEvaluator, CostEvaluator, Evaluator};
 use undertone_infer::{Error, Plan, Preparation, Program, Shape};
 use undertone_model::reference::{ForwardOptions, forward_observed};
 use undertone_model::{Accumulation, KvCache, synthetic};
@@ -13,14 +13,25 @@ use undertone_model::{Accumulation, KvCache, synthetic};
 /// Every polynomial errs by at most 2^-18 of its output, which a network whose sublayers have gains of order one passes
 /// on; a layer has about six polynomials, so logits err by less than 32 · layers · 2^-18 of their bound.
 fn agrees(dims: [usize; 7], public: usize, private: usize, new: usize, rounds: usize, log_n: u32) {
+    agrees_on(chain(log_n), dims, [public, private, new], rounds, 32.0 * (-FIT_BITS).exp2());
+}
+
+/// [`agrees`] with products between bootstraps, where weights of 15 bits err by 2^-12 in each layer beside.
+fn agrees_in_turns(dims: [usize; 7], lengths: [usize; 3], rounds: usize, log_n: u32) {
+    let chain = Chain { log_n, top_level: 19, boot_level: 4, max_level: 32, product_prime: Some(786_433) };
+    agrees_on(chain, dims, lengths, rounds, (-11f64).exp2());
+}
+
+/// Errors of logits stay below `layer_error` of their bound for every layer.
+fn agrees_on(chain: Chain, dims: [usize; 7], [public, private, new]: [usize; 3], rounds: usize, layer_error: f64) {
     let model = synthetic(config(dims), 7);
     let ids = tokens(public + private + new, dims[6], 3);
     let calibration = measure(&model, &ids, rounds, 1.05);
     let shape = Shape { public_tokens: public, private_tokens: private, max_new_tokens: new };
-    let mut session = Session::new(&model, &calibration, shape, &ids[..public], log_n);
+    let mut session = Session::on(ClearEvaluator::new(chain), &model, &calibration, shape, &ids[..public]);
     let options = ForwardOptions { accumulation: Accumulation::F64, ..ForwardOptions::default() };
     let expected = forward_observed(&model, &mut KvCache::new(&model.config), &ids, options, &mut ()).unwrap();
-    let tolerance = (32 * dims[2]) as f64 * (-FIT_BITS).exp2() * calibration.logit_bound;
+    let tolerance = dims[2] as f64 * layer_error * calibration.logit_bound;
     for step in 0..new {
         let at = public + private + step;
         let output = if step == 0 { session.prefill(&ids[public..at]) } else { session.decode(ids[at - 1]) };
@@ -32,7 +43,7 @@ fn agrees(dims: [usize; 7], public: usize, private: usize, new: usize, rounds: u
         assert!(error <= tolerance, "step {step}: {error} exceeds {tolerance}");
         assert_eq!(top(&found), top(expected), "step {step}");
     }
-    let cost = CostEvaluator::new(chain(log_n));
+    let cost = CostEvaluator::new(chain);
     let plan = Plan::new(&model.config, Some(&calibration), shape, &cost).unwrap();
     assert!(!plan.estimate && plan.steps.len() == new);
     assert_eq!(cost.counts(), session.ev.counts());
@@ -42,6 +53,12 @@ fn agrees(dims: [usize; 7], public: usize, private: usize, new: usize, rounds: u
 #[test]
 fn small_model_with_grouped_heads() {
     agrees([24, 40, 2, 4, 2, 8, 50], 5, 11, 4, 2, 12);
+}
+
+#[test]
+fn a_prompt_in_turns_and_tokens_after_it() {
+    agrees_in_turns([40, 72, 3, 4, 4, 16, 50], [21, 13, 5], 2, 9);
+    agrees_in_turns([64, 24, 2, 8, 2, 32, 32], [5, 16, 3], 2, 9);
 }
 
 #[test]

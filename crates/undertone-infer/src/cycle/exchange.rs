@@ -12,14 +12,18 @@ use crate::rope::Angles;
 use rayon::prelude::*;
 use undertone_he::Evaluator;
 
+/// How much larger than after the rotary embedding a coordinate may be before it, which turns a pair of them: queries and
+/// keys leave their turn divided by this times their bound.
+pub(super) const UNROTATED: f64 = std::f64::consts::SQRT_2;
+
 /// What the rows of a per-head tensor are multiplied by on their way to the block frame.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
     /// All by 1, those past the prompt by 0.
     Live,
-    /// Rotated by the angles of each row.
+    /// Rotated by the angles of each row, and times [`UNROTATED`].
     Rotary(&'a [Angles]),
-    /// Rotated, those past the prompt zero.
+    /// The same, those past the prompt zero.
     LiveRotary(&'a [Angles]),
 }
 
@@ -29,10 +33,15 @@ impl Rows<'_> {
         let live = f64::from(token < layout.shape.private_tokens);
         match self {
             Rows::Live => [live, 0.0],
-            Rows::Rotary(angles) => angles[token].factors(j, layout.head_dim),
-            Rows::LiveRotary(angles) => angles[token].factors(j, layout.head_dim).map(|factor| live * factor),
+            Rows::Rotary(angles) => rotary(&angles[token], j, layout.head_dim),
+            Rows::LiveRotary(angles) => rotary(&angles[token], j, layout.head_dim).map(|factor| live * factor),
         }
     }
+}
+
+/// The factors of coordinate `j` and of its partner in what the rotary embedding makes of a turn's output.
+pub(super) fn rotary(angles: &Angles, j: usize, head_dim: usize) -> [f64; 2] {
+    angles.factors(j, head_dim).map(|factor| UNROTATED * factor)
 }
 
 /// Two values for one of the block frame: what its first T/2 rows and what its other rows hold.

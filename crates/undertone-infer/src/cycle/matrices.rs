@@ -1,5 +1,6 @@
 //! The four matrices of a layer in turns, row by row, with gains, bounds and the order of head channels folded in.
 
+use super::exchange::UNROTATED;
 use super::halves::Halves;
 use crate::Error;
 use crate::attention::Projections;
@@ -31,19 +32,21 @@ impl<E: Evaluator> Pass<'_, E> {
     }
 
     /// Queries, keys and values in the order of their head channels, from normed activations divided by `bound`.
-    fn heads_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
+    pub(super) fn heads_matrix(&self, layer: usize, bound: f64) -> Result<E::Matrix, Error> {
         let layout = &self.program.layout;
         let halves = Halves::new(layout);
         let [queries, keys] = [halves.head_pairs(), halves.key_pairs()].map(|pairs| pairs * halves.channels());
         let Projections { query, key, value } = self.projections(layer);
         let row = |o: usize, out: &mut [f32]| {
             out.fill(0.0);
-            let (rows, channel) = match o.checked_sub(queries) {
-                None => (&query, halves.head_channel(o)),
-                Some(o) => (if o < keys { &key } else { &value }, halves.key_channel(o % keys)),
+            let (rows, unrotated, channel) = match o.checked_sub(queries) {
+                None => (&query, UNROTATED, halves.head_channel(o)),
+                Some(o) if o < keys => (&key, UNROTATED, halves.key_channel(o)),
+                Some(o) => (&value, 1.0, halves.key_channel(o - keys)),
             };
+            let scale = bound / unrotated;
             let Some((head, j)) = channel else { return };
-            out.iter_mut().enumerate().for_each(|(c, out)| *out = (bound * rows.plain(head, j, c)) as f32);
+            out.iter_mut().enumerate().for_each(|(c, out)| *out = (scale * rows.plain(head, j, c)) as f32);
         };
         Ok(self.ev.encode_matrix(&halves.matrix(queries + 2 * keys, layout.hidden), &row)?)
     }

@@ -12,17 +12,21 @@ mod exchange;
 mod halves;
 mod matrices;
 mod plan;
+mod prefill;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use halves::Halves;
 pub use matrices::LayerMatrices;
 pub(crate) use plan::CyclePlan;
+pub(crate) use prefill::prefill;
 
 use crate::Error;
 use crate::attention::block_angles;
+use crate::packing::check;
 use crate::program::{LayerCache, Pass};
 use crate::refresh::{drop_one, drop_to};
+use crate::rope::Angles;
 use exchange::{Rows, to_block, to_halves};
 use plan::{ChangePlan, TurnNorm, TurnPlan};
 use undertone_he::Evaluator;
@@ -47,8 +51,9 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     }
 
     pub(super) fn turn_plan(&self, layer: usize) -> Result<&'a TurnPlan, Error> {
-        let cycle = self.program.cycle.as_ref().and_then(|cycle| cycle.layers.get(layer));
-        cycle.ok_or(Error::Shape { what: "layers in turns", have: 0, need: "a chain with a product prime".into() })
+        let layers = &self.program.cycle()?.layers;
+        check("the layer", layer, 0, layers.len() - 1)?;
+        Ok(&layers[layer])
     }
 
     fn attention_turns(
@@ -59,30 +64,17 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     ) -> Result<(Pairs<E>, LayerCache<E>), Error> {
         let (ev, program, layer) = (self.ev, self.program, matrices.layer);
         let (layout, softmax) = (&program.layout, &program.layers[layer].softmax);
-        let normed = self.turn_norm(&x, &plan.attention_norm)?;
-        self.steps.done("attention norm", layer)?;
-        let mut heads = self.turn(&normed, &matrices.heads)?;
-        drop(normed);
-        let halves = Halves::new(layout);
-        let values = heads.split_off(halves.head_pairs() + halves.key_pairs());
-        let keys = heads.split_off(halves.head_pairs());
-        let angles = block_angles(self);
-        let block = |pairs: Pairs<E>, level: usize, shared: usize, rows| {
-            to_block(ev, layout, &self.lowered(pairs, level + 1)?, shared, rows)
+        let (block, cache) = {
+            let [queries, keys, values] = self.heads_turn(layer, plan, &matrices.heads, &x)?;
+            let angles = block_angles(self);
+            let query_level = softmax.block_entry - usize::from(softmax.parts > 1);
+            let queries = to_block(ev, layout, &self.lowered(&queries, query_level + 1)?, 1, Rows::Rotary(&angles))?;
+            let [keys, values] = self.block_cache(layer, [&keys, &values], &angles)?;
+            let cache = self.layer_cache(layer, &keys, &values)?;
+            ([queries, keys, values], cache)
         };
-        let (query_level, shared) = (softmax.block_entry - usize::from(softmax.parts > 1), halves.shared());
-        // The cache wants keys and values at levels of its own, which may be higher.
-        let key_level = softmax.block_entry.max(softmax.token.start - 1);
-        let value_level = softmax.block_value_level.max(softmax.token.last_square);
-        let queries = block(heads, query_level, 1, Rows::Rotary(&angles))?;
-        let keys = block(keys, key_level, shared, Rows::LiveRotary(&angles))?;
-        let values = block(values, value_level, shared, Rows::Live)?;
         self.steps.done("qkv", layer)?;
-        let cache = LayerCache::new(
-            drop_to(ev, &keys, softmax.token.start - 1)?,
-            drop_to(ev, &values, softmax.token.last_square)?,
-        );
-        let (mixed, inverse) = self.mix_block(layer, [&queries, &keys, &values])?;
+        let (mixed, inverse) = self.mix_block(layer, block)?;
         let mut normalised = Vec::with_capacity(mixed.len());
         for value in mixed {
             normalised.push(drop_one(ev, &ev.mul(&value, &inverse)?, program.chain.boot_level + 1)?);
@@ -92,6 +84,44 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let x = self.add_change(x, &mixed, &matrices.output, plan.attention)?;
         self.steps.done("output projection", layer)?;
         Ok((x, cache))
+    }
+
+    /// Queries, keys and values of all rows, before the rotary embedding.
+    fn heads_turn(
+        &mut self,
+        layer: usize,
+        plan: &TurnPlan,
+        matrix: &E::Matrix,
+        x: &[[E::Value; 2]],
+    ) -> Result<[Pairs<E>; 3], Error> {
+        let normed = self.turn_norm(x, &plan.attention_norm)?;
+        self.steps.done("attention norm", layer)?;
+        let mut heads = self.turn(&normed, matrix)?;
+        let halves = Halves::new(&self.program.layout);
+        let values = heads.split_off(halves.head_pairs() + halves.key_pairs());
+        let keys = heads.split_off(halves.head_pairs());
+        Ok([heads, keys, values])
+    }
+
+    /// Keys and values in the block frame, at the higher of the levels at which the block and the cache want them.
+    fn block_cache(
+        &self,
+        layer: usize,
+        [keys, values]: [&[[E::Value; 2]]; 2],
+        angles: &[Angles],
+    ) -> Result<[Vec<E::Value>; 2], Error> {
+        let (ev, layout, softmax) = (self.ev, &self.program.layout, &self.program.layers[layer].softmax);
+        let shared = Halves::new(layout).shared();
+        let key_level = softmax.block_entry.max(softmax.token.start - 1);
+        let value_level = softmax.block_value_level.max(softmax.token.last_square);
+        let keys = to_block(ev, layout, &self.lowered(keys, key_level + 1)?, shared, Rows::LiveRotary(angles))?;
+        Ok([keys, to_block(ev, layout, &self.lowered(values, value_level + 1)?, shared, Rows::Live)?])
+    }
+
+    fn layer_cache(&self, layer: usize, keys: &[E::Value], values: &[E::Value]) -> Result<LayerCache<E>, Error> {
+        let token = &self.program.layers[layer].softmax.token;
+        let keys = drop_to(self.ev, keys, token.start - 1)?;
+        Ok(LayerCache::new(keys, drop_to(self.ev, values, token.last_square)?))
     }
 
     fn mlp_turns(&mut self, matrices: &LayerMatrices<E>, plan: &TurnPlan, x: Pairs<E>) -> Result<Pairs<E>, Error> {
@@ -152,7 +182,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         x.iter().zip(&changes).map(|([a, b], [c, d])| Ok([add(a, c)?, add(b, d)?])).collect()
     }
 
-    fn lowered(&self, pairs: Pairs<E>, level: usize) -> Result<Pairs<E>, Error> {
+    fn lowered(&self, pairs: &[[E::Value; 2]], level: usize) -> Result<Pairs<E>, Error> {
         pairs.iter().map(|[lo, hi]| Ok([drop_one(self.ev, lo, level)?, drop_one(self.ev, hi, level)?])).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The exchange against its definition.
 
-use super::exchange::{Rows, to_block, to_halves};
+use super::exchange::{Rows, UNROTATED, rotary as rotated, to_block, to_halves};
 use super::halves::Halves;
 use crate::packing::{Layout, Shape};
 use crate::rope::Angles;
@@ -67,7 +67,7 @@ fn halves_become_a_rotated_block_and_a_block_becomes_halves() {
                     let token = slot % layout.block;
                     let expected = layout.head_channel(count, slot / layout.block).map_or(0.0, |(head, j)| {
                         let partner = (j + head_dim / 2) % head_dim;
-                        let [own, other] = if rotary { angles[token].factors(j, head_dim) } else { [1.0, 0.0] };
+                        let [own, other] = if rotary { rotated(&angles[token], j, head_dim) } else { [1.0, 0.0] };
                         let kept = !live || token < shape.private_tokens;
                         f64::from(kept) * (own * entry(token, head, j) + other * entry(token, head, partner))
                     });
@@ -80,7 +80,7 @@ fn halves_become_a_rotated_block_and_a_block_becomes_halves() {
         for (pair, (found, expected)) in back.iter().zip(&pairs).enumerate() {
             for (half, (found, expected)) in found.iter().zip(expected).enumerate() {
                 for (slot, (a, b)) in found.slots().iter().zip(expected.slots()).enumerate() {
-                    let b = if *b == 9.0 { 0.0 } else { *b };
+                    let b = if *b == 9.0 { 0.0 } else { UNROTATED * b };
                     assert!((a - b).abs() < 1e-12, "{heads} × {head_dim}, pair {pair}, half {half}, slot {slot}");
                 }
             }
@@ -118,7 +118,7 @@ fn shared_keys_are_copied_to_every_query_head() {
                 let token = slot % layout.block;
                 let expected = layout.head_channel(count, slot / layout.block).map_or(0.0, |(head, j)| {
                     let partner = (j + head_dim / 2) % head_dim;
-                    let [own, other] = angles[token].factors(j, head_dim);
+                    let [own, other] = rotated(&angles[token], j, head_dim);
                     let key = head / group;
                     let kept = f64::from(token < shape.private_tokens);
                     kept * (own * entry(token, key, j) + other * entry(token, key, partner))

@@ -30,9 +30,9 @@ fn every_key_is_where_its_group_expects_it(layout: &Layout, parts: usize, shear:
         Chain { log_n: layout.slot_count.ilog2() + 1, top_level: 5, boot_level: 1, max_level: 8, product_prime: None };
     let ev = ClearEvaluator::new(chain);
     let x = ev.encrypt(&tensor(layout), 4);
-    let tensors = sheared(&ev, layout, parts, &[x], shear).unwrap();
+    let tensors = sheared(&ev, layout, parts, vec![x], shear).unwrap();
     assert_eq!(tensors.len(), parts);
-    for_each_bundle(&ev, layout, parts, &tensors, |bundle, moved| {
+    for_each_bundle(&ev, layout, parts, tensors, |bundle, moved| {
         for (m, tensor) in moved.iter().enumerate() {
             for (slot, found) in ev.decrypt(&tensor[0]).into_iter().enumerate() {
                 let (token, head) = (slot % layout.block, slot / layout.block % layout.heads_padded);
