@@ -9,7 +9,7 @@ use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
 use undertone_protocol::modes::permuted::public_digest;
 use undertone_ring::WordKernels;
-use undertone_shares::{Dealer, PublicModel, Seed, SessionId};
+use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, PublicModel, Seed, SessionId, pieces};
 use zeroize::Zeroizing;
 
 /// How long halves of a session that its user has left wait for the provider.
@@ -119,11 +119,16 @@ impl Book {
     }
 
     /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, tokens: usize) -> Vec<usize> {
-        // A prompt of the longest context has no more pieces than a session may have.
-        let piece = self.settings.piece.max(tokens.div_ceil(MAX_PIECES)).max(1);
-        let whole = std::iter::repeat_n(piece, tokens / piece);
-        whole.chain((!tokens.is_multiple_of(piece)).then_some(tokens % piece)).collect()
+    fn pieces(&self, dealer: &Dealer, tokens: usize) -> Result<Vec<usize>, Error> {
+        // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
+        let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
+        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, most, MAX_BUNDLE_BYTES)?;
+        match pieces.len() as u64 {
+            have if have > MAX_PIECES as u64 => {
+                Err(Error::Cap { field: "pieces of a prompt", have, need: MAX_PIECES as u64 })
+            }
+            _ => Ok(pieces),
+        }
     }
 
     /// A session for a prompt: the smallest in stock that has room for it, or a new one.
@@ -140,7 +145,7 @@ impl Book {
         let dealt = match found.map(|(index, _)| index) {
             Some(index) => state.waiting.swap_remove(index),
             None => {
-                let (pieces, most) = (self.pieces(prompt), self.settings.most_steps);
+                let (pieces, most) = (self.pieces(&registered.dealer, prompt)?, self.settings.most_steps);
                 Arc::new(Dealt::new(&registered.dealer, pieces, draft, most)?)
             }
         };
@@ -205,7 +210,9 @@ impl Book {
         for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
             let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
             if have < self.settings.stock_sessions {
-                let made = Dealt::new(&registered.dealer, self.pieces(prompt), 0, self.settings.most_steps);
+                let made = self
+                    .pieces(&registered.dealer, prompt)
+                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, self.settings.most_steps));
                 // Whoever asks for a prompt that the model cannot take hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));

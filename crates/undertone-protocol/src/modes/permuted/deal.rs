@@ -14,6 +14,9 @@ use undertone_infer::Progress;
 use undertone_shares::{MAX_PUBLIC_BYTES, SessionId};
 use zeroize::{Zeroize, Zeroizing};
 
+/// What a step may make as long as it is, a blob must carry.
+const _: () = assert!(undertone_shares::MAX_BUNDLE_BYTES <= MAX_BLOB as usize);
+
 /// Most pieces of a prompt.
 pub const MAX_PIECES: usize = 1024;
 /// Most tokens that one step may draft.
@@ -236,7 +239,7 @@ impl DealServer {
     }
 
     fn bundle(&mut self, step: u64, bundle: &[u8]) -> Result<(), Error> {
-        // A longer bundle would be one of a step whose flights are longer than any blob.
+        // A step with a longer bundle is refused before it is dealt.
         let len = u32::try_from(bundle.len()).map_err(|_| Error::Cap {
             field: "bundle length",
             have: bundle.len() as u64,
