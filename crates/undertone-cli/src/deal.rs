@@ -65,6 +65,14 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub most_steps: u64,
 
+    /// Memory for the bundles of all sessions in MiB; half of what is free unless given
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+
+    /// Memory for the bundles of one session in MiB; a quarter of that for all unless given
+    #[arg(long, value_name = "MIB")]
+    pub session_mib: Option<u64>,
+
     /// Draw the masks of all weights again for every step instead of holding them: slower, and eight bytes less memory
     /// for every weight
     #[arg(long)]
@@ -147,6 +155,7 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     };
     // An address that would expose seeds is refused before anything is made.
     options.check()?;
+    let bytes = |mib: u64| mib.saturating_mul(1 << 20);
     let settings = Settings {
         stock_prompts: arguments.stock_prompts.clone(),
         stock_sessions: arguments.stock_sessions,
@@ -154,6 +163,8 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
         piece: arguments.piece,
         most_steps: arguments.most_steps,
         hold_masks: !arguments.draw_masks,
+        memory_bytes: arguments.memory_mib.map(bytes),
+        session_bytes: arguments.session_mib.map(bytes),
     };
     let folder = StateFolder::open(arguments.state.as_deref())?;
     let book = Book::open(settings, folder, detect_word_kernels())?;

@@ -5,7 +5,7 @@ use crate::dealt::Dealt;
 use std::sync::Arc;
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::permuted::DealServer;
-use undertone_protocol::modes::permuted::deal::{Dealings, DealtBundle, Opened, Stock};
+use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, Stock};
 use undertone_protocol::{Error, Mode};
 use undertone_server::{Host, Opening};
 use undertone_shares::SessionId;
@@ -58,7 +58,11 @@ impl Dealings for Desk {
             return Err(Error::DealRefused { cause: "only its provider may pull; register first" });
         }
         let unknown = Error::DealRefused { cause: "it has no session of this name; begin a new one" };
-        self.book.session(session).ok_or(unknown)?.pull(step)
+        let pulled = self.book.session(session).ok_or(unknown)?.pull(step)?;
+        if pulled.is_some() {
+            self.book.taken();
+        }
+        Ok(pulled)
     }
 
     fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
@@ -72,7 +76,7 @@ impl Dealings for Desk {
         Ok(Opened { session, pieces })
     }
 
-    fn next(&mut self) -> Result<Result<DealtBundle, u64>, Error> {
+    fn next(&mut self) -> Result<Next, Error> {
         let Some(dealt) = &self.session else {
             return Err(Error::DealRefused { cause: "this connection has no session; open one first" });
         };
@@ -89,7 +93,7 @@ impl Dealings for Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         if let Some(dealt) = &self.session {
-            dealt.close();
+            self.book.close(dealt);
         }
     }
 }

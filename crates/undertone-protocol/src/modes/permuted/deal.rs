@@ -154,6 +154,19 @@ impl DealReply {
 /// An encoded bundle and the number of its step.
 pub type DealtBundle = (u64, Zeroizing<Vec<u8>>);
 
+/// What a user hears that asks for its next bundle.
+pub enum Next {
+    /// Here it is.
+    Bundle(DealtBundle),
+    /// It is not dealt yet; ask again.
+    NotYet,
+    /// There are to be no more.
+    Exhausted {
+        /// Steps dealt.
+        steps: u64,
+    },
+}
+
 /// What one connection to a dealer can ask of it. Whoever pulls must have registered, whoever asks for bundles must
 /// have opened a session: implementations check that.
 pub trait Dealings: Send {
@@ -180,11 +193,11 @@ pub trait Dealings: Send {
     /// Another model, a prompt that does not fit it.
     fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error>;
 
-    /// The user's next bundle, or the number of steps dealt when there are to be no more.
+    /// The user's next bundle. It does not wait for one.
     ///
     /// # Errors
-    /// Who has no session.
-    fn next(&mut self) -> Result<Result<DealtBundle, u64>, Error>;
+    /// Who has no session, a session that cannot go on.
+    fn next(&mut self) -> Result<Next, Error>;
 
     /// The stock.
     fn stock(&self) -> Stock;
@@ -268,8 +281,9 @@ impl DealServer {
                 self.reply(DealReply::Opened(opened));
             }
             DealRequest::Next => match self.dealings.next()? {
-                Ok((step, bundle)) => self.bundle(step, &bundle)?,
-                Err(steps) => self.reply(DealReply::Exhausted { steps }),
+                Next::Bundle((step, bundle)) => self.bundle(step, &bundle)?,
+                Next::NotYet => self.reply(DealReply::NotYet),
+                Next::Exhausted { steps } => self.reply(DealReply::Exhausted { steps }),
             },
             DealRequest::Stock => {
                 let stock = self.dealings.stock();

@@ -129,13 +129,14 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    /// The user's next bundle.
+    /// The user's next bundle; none while it is not dealt.
     ///
     /// # Errors
     /// `Exhausted` when the dealer deals no more steps.
-    pub fn next_bundle(&mut self) -> Result<DealtBundle, Error> {
+    pub fn next_bundle(&mut self) -> Result<Option<DealtBundle>, Error> {
         match self.ask(DealRequest::Next)? {
-            DealReply::Bundle { step, len } => self.bundle(step, len),
+            DealReply::Bundle { step, len } => self.bundle(step, len).map(Some),
+            DealReply::NotYet => Ok(None),
             DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
             _ => Err(wrong_reply()),
         }
