@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::message::StepBegin;
 use undertone_shares::{
-    Bundle, BundleStore, DirectoryStore, Error as SharesError, MemoryStore, ProviderBundle, SessionId,
+    Bundle, BundleStore, Error as SharesError, MemoryStore, ProviderBundle, SessionId, StoreFolder,
 };
 
 /// Bundles pulled ahead of their use.
@@ -20,26 +20,11 @@ const TURN: Duration = Duration::from_millis(30);
 /// Longest wait for a bundle in all: a long piece of a prompt comes over a slow line.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where the stores of sessions are.
-pub(super) struct BundleFolder(Option<PathBuf>);
-
-impl BundleFolder {
-    /// Sessions do not outlive their process, so what an earlier one left behind is removed.
-    pub(super) fn open(folder: Option<PathBuf>) -> std::io::Result<Self> {
-        let Some(folder) = folder else { return Ok(Self(None)) };
-        let folder = folder.join("sessions");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder)?;
-        }
-        Ok(Self(Some(folder)))
-    }
-
-    fn store(&self, session: &SessionId) -> Result<(Box<dyn BundleStore>, Option<PathBuf>), Error> {
-        let Some(folder) = &self.0 else { return Ok((Box::new(MemoryStore::default()), None)) };
-        let name: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = folder.join(name);
-        Ok((Box::new(DirectoryStore::open(&folder)?), Some(folder)))
-    }
+/// The store of a session, and the folder to remove when it is over.
+fn store(folder: Option<&StoreFolder>, session: &SessionId) -> Result<(Box<dyn BundleStore>, Option<PathBuf>), Error> {
+    let Some(folder) = folder else { return Ok((Box::new(MemoryStore::default()), None)) };
+    let (store, path) = folder.session(session)?;
+    Ok((Box::new(store), Some(path)))
 }
 
 struct State {
@@ -72,7 +57,7 @@ pub(super) struct Bundles {
 impl Bundles {
     /// Begins to pull the bundles of a session.
     pub(super) fn start(session: SessionId, shared: Arc<Shared>) -> Result<Self, Error> {
-        let (store, folder) = shared.folder.store(&session)?;
+        let (store, folder) = store(shared.folder.as_ref(), &session)?;
         let state = Mutex::new(State { store, failed: None });
         let supply = Arc::new(Supply { state, changed: Condvar::new(), stopped: AtomicBool::new(false) });
         let (puller, model) = (Arc::clone(&supply), Arc::clone(&shared));
@@ -122,7 +107,10 @@ impl Bundles {
 
 impl Drop for Bundles {
     fn drop(&mut self) {
+        // Under the lock, so that the thread does not miss it between a look and its wait.
+        let state = self.supply.lock();
         self.supply.stopped.store(true, Ordering::SeqCst);
+        drop(state);
         self.supply.changed.notify_all();
         if let Some(folder) = &self.folder {
             // What is left belongs to a session that is over; if it cannot be removed, the next start removes it.
@@ -135,13 +123,14 @@ impl Drop for Bundles {
 fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Error> {
     let (mut link, _) = shared.access.register(shared.fingerprint, &shared.public)?;
     let mut step = 0;
-    while !supply.stopped.load(Ordering::SeqCst) {
+    loop {
         let state = supply.lock();
-        if state.store.stock() >= AHEAD {
-            drop(supply.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner));
-            continue;
+        let full = |state: &mut State| !supply.stopped.load(Ordering::SeqCst) && state.store.stock() >= AHEAD;
+        drop(supply.changed.wait_while(state, full).unwrap_or_else(PoisonError::into_inner));
+        if supply.stopped.load(Ordering::SeqCst) {
+            link.close();
+            return Ok(());
         }
-        drop(state);
         match link.pull(session, step)? {
             Some(bundle) => {
                 supply.lock().store.put(step, bundle)?;
@@ -151,6 +140,4 @@ fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Erro
             None => std::thread::sleep(PAUSE),
         }
     }
-    link.close();
-    Ok(())
 }

@@ -18,10 +18,10 @@ use undertone_protocol::modes::permuted::setup::MaskedSource;
 use undertone_protocol::modes::permuted::{DealLink, Digests, SetupServer};
 use undertone_protocol::{Dial, Duplex, Error as ProtocolError, Mode};
 use undertone_ring::WordKernels;
-use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape};
+use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape, StoreFolder};
 use zeroize::Zeroizing;
 
-use bundles::{BundleFolder, Bundles};
+use bundles::Bundles;
 use session::ProviderSession;
 pub use ticket::read_ticket;
 
@@ -59,7 +59,7 @@ struct Shared {
     public: Vec<u8>,
     seed: Seed,
     access: DealerAccess,
-    folder: BundleFolder,
+    folder: Option<StoreFolder>,
 }
 
 /// A model that is served in mode `permuted`.
@@ -70,11 +70,12 @@ pub struct PermutedHost {
 }
 
 impl PermutedHost {
-    /// Rounds a model and introduces it to the dealer. Bundles are kept in `folder`, or in memory without one;
+    /// Rounds a model and introduces it to the dealer. Bundles are kept inside `folder`, or in memory without one;
     /// `tokenizer` is the file, for the comparison with the user's.
     ///
     /// # Errors
-    /// Weights that the mode cannot hold, a dealer that cannot be reached or does not know the ticket.
+    /// Weights that the mode cannot hold, a dealer that cannot be reached or does not know the ticket, a folder that another
+    /// process holds or that is not ours.
     pub fn new(
         model: &Llama,
         tokenizer: Option<&[u8]>,
@@ -82,6 +83,8 @@ impl PermutedHost {
         folder: Option<PathBuf>,
         kernels: Arc<dyn WordKernels>,
     ) -> Result<Self, Error> {
+        // Before anything takes long: another process may hold it.
+        let folder = folder.map(|folder| StoreFolder::open(&folder, "provider")).transpose()?;
         let fingerprint = model.fingerprint();
         let quantized = QuantizedModel::new(model)?;
         let public_model = quantized.public().clone();
@@ -93,7 +96,6 @@ impl PermutedHost {
         let seed = Seed::from_bytes(*seed);
         let name = seed.public_name();
         let digests = Digests::new(&public_model, &name, provider.rotary(), tokenizer);
-        let folder = BundleFolder::open(folder).map_err(Error::BundleFolder)?;
         let shape = public_model.shape();
         let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, access, folder };
         Ok(Self { shared: Arc::new(shared), digests, name })
