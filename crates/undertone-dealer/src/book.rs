@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
-use undertone_protocol::modes::permuted::public_digest;
+use undertone_protocol::modes::permuted::masked_digest;
 use undertone_ring::WordKernels;
 use undertone_server::{Budget, SystemMemory};
 use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, PublicModel, Seed, SessionId, pieces};
@@ -145,7 +145,8 @@ impl Book {
             return Err(Error::DealRefused { cause: "it deals for another model; start a dealer for each model" });
         }
         let public = PublicModel::decode(public)?;
-        let digest = public_digest(&public);
+        let name = Seed::from_bytes(*seed).public_name();
+        let digest = masked_digest(&public, &name);
         let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
         let dealer = make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?;
         state.registered = Some(Registered { digest, fingerprint: *fingerprint, dealer: Arc::new(dealer) });
@@ -176,7 +177,7 @@ impl Book {
             return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
         };
         if registered.digest != *model {
-            return Err(Error::Mismatch { what: "public model" });
+            return Err(Error::Mismatch { what: "public model and masked weights" });
         }
         let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());

@@ -177,7 +177,7 @@ fn parties_that_differ_are_told_in_what() {
     let mut side = parties.side();
     side.digests.model = [1; 32];
     assert!(run(&side).contains("public model and masked weights"));
-    side.public_digest = [1; 32];
+    side.masked_digest = [1; 32];
     assert!(run(&side).contains("public model"));
     // A party that does not know the ticket is no provider.
     let error = parties.another_provider([9; 32]).map(|_| ()).err().unwrap().to_string();

@@ -9,7 +9,7 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use undertone_protocol::Dial;
-use undertone_protocol::modes::permuted::{Digests, SetupLink, public_digest};
+use undertone_protocol::modes::permuted::{Digests, SetupLink, masked_digest};
 use undertone_ring::WordKernels;
 use undertone_shares::{MaskedModel, PublicModel, UserModel};
 
@@ -19,8 +19,8 @@ pub struct UserSide {
     pub model: Arc<UserModel>,
     /// What the provider must share.
     pub digests: Digests,
-    /// What the dealer knows the model by.
-    pub public_digest: [u8; 32],
+    /// What the dealer must share: the public model and the name of the masked weights.
+    pub masked_digest: [u8; 32],
     /// Bytes that the set-up took: 0 for masked weights that were there.
     pub fetched_bytes: u64,
 }
@@ -75,10 +75,10 @@ pub fn setup(
     let masked_name = link.name;
     link.close();
     let positions = public.config.max_position_embeddings;
-    let public_digest = public_digest(&public);
+    let masked_digest = masked_digest(&public, &masked_name);
     let model = Arc::new(UserModel::new(public, masked, positions, kernels)?);
     let digests = Digests::new(model.public(), &masked_name, model.rotary(), tokenizer);
-    Ok(UserSide { model, digests, public_digest, fetched_bytes })
+    Ok(UserSide { model, digests, masked_digest, fetched_bytes })
 }
 
 /// A fresh stream to a peer.
