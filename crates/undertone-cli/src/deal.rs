@@ -18,6 +18,8 @@ use undertone_server::{Options, Server};
 
 /// Connections of all parties: a provider has one for every session.
 const CONNECTIONS: usize = 64;
+/// How soon an interrupt is noticed.
+const ATTENTION: Duration = Duration::from_millis(50);
 /// Between two lines about the stock.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -200,7 +202,17 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
             std::thread::sleep(STATUS_INTERVAL);
         }
     });
-    Ok(server.run()?)
+    // Interrupted, it tells its parties before it goes.
+    let (handle, cleanup, conversation) = (server.handle(), context.cleanup.clone(), context.cleanup.conversing());
+    std::thread::spawn(move || {
+        while !cleanup.interrupted() {
+            std::thread::sleep(ATTENTION);
+        }
+        handle.stop();
+    });
+    let ended = server.run();
+    drop(conversation);
+    Ok(ended?)
 }
 
 /// The TLS settings that the flags name, and the certificates of the provider.

@@ -45,7 +45,7 @@ pub enum DealRequest {
     },
     /// A user wants a session.
     Open {
-        /// Digest of the public model that it has.
+        /// Digest of the public model and of the name of the masked weights that it has.
         model: [u8; 32],
         /// Tokens of the prompt.
         prompt: u32,
@@ -190,7 +190,7 @@ pub trait Dealings: Send {
     /// A session for a prompt.
     ///
     /// # Errors
-    /// Another model, a prompt that does not fit it.
+    /// Another model or other masks of its weights, a prompt that does not fit.
     fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error>;
 
     /// The user's next bundle. It does not wait for one.
@@ -251,7 +251,7 @@ impl DealServer {
         self.outbox.push(Message::DealReply(reply));
     }
 
-    fn bundle(&mut self, step: u64, bundle: &[u8]) -> Result<(), Error> {
+    fn bundle(&mut self, step: u64, bundle: Zeroizing<Vec<u8>>) -> Result<(), Error> {
         // A step with a longer bundle is refused before it is dealt.
         let len = u32::try_from(bundle.len()).map_err(|_| Error::Cap {
             field: "bundle length",
@@ -259,7 +259,7 @@ impl DealServer {
             need: MAX_BLOB.into(),
         })?;
         self.reply(DealReply::Bundle { step, len });
-        self.outbox.push_blob(bundle.to_vec());
+        self.outbox.push_secret(bundle);
         Ok(())
     }
 
@@ -270,10 +270,10 @@ impl DealServer {
                 ticket.zeroize();
                 let seed = seed?;
                 self.reply(DealReply::Registered);
-                self.outbox.push_blob(seed.to_vec());
+                self.outbox.push_secret(Zeroizing::new(seed.to_vec()));
             }
             DealRequest::Pull { session, step } => match self.dealings.pull(session, *step)? {
-                Some(bundle) => self.bundle(*step, &bundle)?,
+                Some(bundle) => self.bundle(*step, bundle)?,
                 None => self.reply(DealReply::NotYet),
             },
             DealRequest::Open { model, prompt, draft } => {
@@ -281,7 +281,7 @@ impl DealServer {
                 self.reply(DealReply::Opened(opened));
             }
             DealRequest::Next => match self.dealings.next()? {
-                Next::Bundle((step, bundle)) => self.bundle(step, &bundle)?,
+                Next::Bundle((step, bundle)) => self.bundle(step, bundle)?,
                 Next::NotYet => self.reply(DealReply::NotYet),
                 Next::Exhausted { steps } => self.reply(DealReply::Exhausted { steps }),
             },

@@ -21,6 +21,9 @@ fn hello(mode: Mode) -> Hello {
 
 fn open<S: Read + Write>(stream: S, mode: Mode) -> Result<MessageStream<S>, Error> {
     let mut stream = MessageStream::new(stream);
+    if mode == Mode::Deal {
+        stream.keep_nothing();
+    }
     stream.send(&Message::Hello(hello(mode)))?;
     match receive(&mut stream)? {
         Message::Welcome(_) => Ok(stream),
@@ -44,7 +47,7 @@ fn unexpected(message: &Message) -> Error {
 }
 
 fn blob<S: Read + Write>(stream: &mut MessageStream<S>, what: &'static str, len: usize) -> Result<Vec<u8>, Error> {
-    let mut receiver = BlobReceiver::new(what, [len]);
+    let mut receiver = BlobReceiver::secret(what, len);
     while !receiver.complete() {
         match receive(stream)? {
             Message::Chunk(bytes) => receiver.push(&Zeroizing::new(bytes))?,
@@ -95,7 +98,10 @@ impl<S: Read + Write> DealLink<S> {
         public: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, Error> {
         let public_len = public.len() as u32;
-        self.stream.send(&Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len }))?;
+        let mut request = Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len });
+        let sent = self.stream.send(&request);
+        request.wipe();
+        sent?;
         for chunk in public.chunks(CHUNK_LEN) {
             self.stream.send(&Message::Chunk(chunk.to_vec()))?;
         }
