@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_net::{Connection, Pin};
 use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
-use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Turn};
+use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Mode, Turn};
 
 /// How long the connection that wakes the listening loop may take.
 const WAKE_UP: Duration = Duration::from_millis(200);
@@ -215,10 +215,18 @@ fn converse(
     let options = &shared.options;
     let (opening, _reservation) = open(shared, &hello, number, peer)?;
     let mut session = opening.session;
+    let secret = session.mode() == Mode::Deal;
+    if secret {
+        stream.keep_nothing();
+    }
     let mut pace = Pace::new(options, opening.setup_bytes, stream.inner().waited());
     loop {
-        while let Some(message) = session.next_message() {
-            send(stream, &message, options)?;
+        while let Some(mut message) = session.next_message() {
+            let sent = send(stream, &message, options);
+            if secret {
+                message.wipe();
+            }
+            sent?;
         }
         match session.turn() {
             Turn::Peer => {
@@ -238,6 +246,9 @@ fn converse(
                 pace.complete();
                 let watch = Watch::new(&shared.stopping);
                 watch.run(stream, options, |watch| {
+                    if session.waits() {
+                        return session.work(watch);
+                    }
                     let _slot = shared.compute.enter(watch)?;
                     shared.pool.install(|| session.work(watch))
                 })?;

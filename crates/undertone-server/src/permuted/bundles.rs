@@ -5,19 +5,22 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use undertone_infer::Progress;
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::message::StepBegin;
 use undertone_shares::{
-    Bundle, BundleStore, Error as SharesError, MemoryStore, ProviderBundle, SessionId, StoreFolder,
+    Bundle, BundleStore, Error as SharesError, MemoryStore, ProviderBundle, Seed, SessionId, StoreFolder,
 };
 
-/// Bundles pulled ahead of their use.
-const AHEAD: usize = 4;
+/// Bundles pulled ahead of their use, at most.
+pub(super) const AHEAD: usize = 4;
+/// Bytes of waiting bundles from which on no more are pulled.
+pub(super) const AHEAD_BYTES: u64 = 64 << 20;
 /// Between two questions for a bundle that is not dealt yet.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Longest wait for a bundle in one go: other sessions cannot compute meanwhile.
-const TURN: Duration = Duration::from_millis(30);
-/// Longest wait for a bundle in all: a long piece of a prompt comes over a slow line.
+/// How often a wait for a bundle looks whether its user is still there.
+const ATTENTION: Duration = Duration::from_millis(50);
+/// Longest wait for a bundle: a long piece of a prompt comes over a slow line.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The store of a session, and the folder to remove when it is over.
@@ -29,6 +32,8 @@ fn store(folder: Option<&StoreFolder>, session: &SessionId) -> Result<(Box<dyn B
 
 struct State {
     store: Box<dyn BundleStore>,
+    /// Bytes that wait in it.
+    waiting: u64,
     /// What ended the pulling.
     failed: Option<Error>,
 }
@@ -50,15 +55,13 @@ pub(super) struct Bundles {
     supply: Arc<Supply>,
     shared: Arc<Shared>,
     folder: Option<PathBuf>,
-    /// Until when the bundle that is due may come.
-    until: Option<Instant>,
 }
 
 impl Bundles {
     /// Begins to pull the bundles of a session.
     pub(super) fn start(session: SessionId, shared: Arc<Shared>) -> Result<Self, Error> {
         let (store, folder) = store(shared.folder.as_ref(), &session)?;
-        let state = Mutex::new(State { store, failed: None });
+        let state = Mutex::new(State { store, waiting: 0, failed: None });
         let supply = Arc::new(Supply { state, changed: Condvar::new(), stopped: AtomicBool::new(false) });
         let (puller, model) = (Arc::clone(&supply), Arc::clone(&shared));
         // The thread ends within one pull of the session's end.
@@ -68,16 +71,15 @@ impl Bundles {
                 puller.changed.notify_all();
             }
         });
-        Ok(Self { supply, shared, folder, until: None })
+        Ok(Self { supply, shared, folder })
     }
 
-    /// The bundle of a step, which the store has marked as taken; none when it has not come yet.
+    /// The bundle of a step, which the store has marked as taken.
     ///
     /// # Errors
-    /// A bundle that was taken before, one that does not come in time, one of another step.
-    pub(super) fn take(&mut self, begin: &StepBegin) -> Result<Option<ProviderBundle>, Error> {
-        let now = Instant::now();
-        let until = *self.until.get_or_insert(now + PATIENCE);
+    /// A bundle that was taken before, one that does not come in time, one of another step, a user that is gone.
+    pub(super) fn take(&mut self, begin: &StepBegin, progress: &dyn Progress) -> Result<ProviderBundle, Error> {
+        let until = Instant::now() + PATIENCE;
         let mut state = self.supply.lock();
         let bytes = loop {
             match state.store.take(begin.number) {
@@ -89,19 +91,19 @@ impl Bundles {
                     if Instant::now() >= until {
                         return Err(error.into());
                     }
-                    if now.elapsed() >= TURN {
-                        return Ok(None);
-                    }
-                    let waited = self.supply.changed.wait_timeout(state, PAUSE);
+                    let waited = self.supply.changed.wait_timeout(state, ATTENTION);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    if progress.cancelled() {
+                        return Err(Error::Cancelled);
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
         };
+        state.waiting = state.waiting.saturating_sub(bytes.len() as u64);
         drop(state);
-        self.until = None;
         self.supply.changed.notify_all();
-        Ok(Some(ProviderBundle::decode(&bytes, &self.shared.shape, self.shared.positions)?))
+        Ok(ProviderBundle::decode(&bytes, &self.shared.shape, self.shared.positions)?)
     }
 }
 
@@ -119,13 +121,25 @@ impl Drop for Bundles {
     }
 }
 
+/// Whether enough waits.
+fn is_full(state: &State) -> bool {
+    let stock = state.store.stock();
+    stock >= AHEAD || (stock > 0 && state.waiting >= AHEAD_BYTES)
+}
+
 /// Pulls step after step until the session is over.
 fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Error> {
-    let (mut link, _) = shared.access.register(shared.fingerprint, &shared.public)?;
+    let (mut link, seed) = shared.access.register(shared.fingerprint, &shared.public)?;
+    // Weights masked under one seed and bundles made under another give nonsense, which nobody would notice.
+    if Seed::from_bytes(*seed).public_name() != shared.name {
+        return Err(Error::DealRefused {
+            cause: "its masks of the weights are not those that this provider has; start the provider again",
+        });
+    }
     let mut step = 0;
     loop {
         let state = supply.lock();
-        let full = |state: &mut State| !supply.stopped.load(Ordering::SeqCst) && state.store.stock() >= AHEAD;
+        let full = |state: &mut State| !supply.stopped.load(Ordering::SeqCst) && is_full(state);
         drop(supply.changed.wait_while(state, full).unwrap_or_else(PoisonError::into_inner));
         if supply.stopped.load(Ordering::SeqCst) {
             link.close();
@@ -133,7 +147,10 @@ fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Erro
         }
         match link.pull(session, step)? {
             Some(bundle) => {
-                supply.lock().store.put(step, bundle)?;
+                let (bytes, mut state) = (bundle.len() as u64, supply.lock());
+                state.store.put(step, bundle)?;
+                state.waiting += bytes;
+                drop(state);
                 supply.changed.notify_all();
                 step += 1;
             }
