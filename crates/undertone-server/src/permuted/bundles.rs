@@ -148,6 +148,10 @@ fn pull(supply: &Supply, session: SessionId, shared: &Shared) -> Result<(), Erro
         match link.pull(session, step)? {
             Some(bundle) => {
                 let (bytes, mut state) = (bundle.len() as u64, supply.lock());
+                // The folder of a session that is over may be gone, and nothing must appear in it while it goes.
+                if supply.stopped.load(Ordering::SeqCst) {
+                    continue;
+                }
                 state.store.put(step, bundle)?;
                 state.waiting += bytes;
                 drop(state);

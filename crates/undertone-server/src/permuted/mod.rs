@@ -5,6 +5,7 @@
 //! each out once. Absent on purpose: anything of the user's, and the dealer's seeds of sessions.
 
 mod bundles;
+mod keeper;
 mod limits;
 mod session;
 mod ticket;
@@ -107,8 +108,10 @@ impl PermutedHost {
         let digests = Digests::new(&public_model, &name, provider.rotary(), tokenizer);
         let shape = public_model.shape();
         let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, name, access, folder };
-        let setups = Arc::default();
-        Ok(Self { shared: Arc::new(shared), digests, longest_step: LONGEST_STEP, setups, max_setups: usize::MAX })
+        let (shared, setups) = (Arc::new(shared), Arc::default());
+        let kept = Arc::downgrade(&shared);
+        std::thread::spawn(move || keeper::keep_known(&kept));
+        Ok(Self { shared, digests, longest_step: LONGEST_STEP, setups, max_setups: usize::MAX })
     }
 
     /// Loads a model directory and introduces it to the dealer, as [`PermutedHost::new`].
