@@ -146,6 +146,10 @@ fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>) {
         drop(state);
         let fetched = link.next_bundle();
         let mut state = shared.lock();
+        // Nothing is stored once the session is over, because its folder goes then.
+        if shared.stopped.load(Ordering::SeqCst) {
+            continue;
+        }
         match fetched.and_then(|bundle| bundle.map(|(step, bundle)| Ok(state.store.put(step, bundle)?)).transpose()) {
             Ok(Some(())) => {}
             Ok(None) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
