@@ -61,7 +61,7 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub ahead: u64,
 
-    /// Most tokens of one piece of a prompt
+    /// Most tokens of one piece of a prompt, at most the provider's --longest-step
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub piece: usize,
 

@@ -244,9 +244,9 @@ fn each_party_killed_here_and_there_leaves_the_others_ready() {
     sweep("spread", |number, total| [3, total / 4, total / 2, 4 * total / 5].contains(&number));
 }
 
-/// `cargo test --release --workspace --test killed_parties -- --ignored`
+/// `cargo test --release --workspace --test killed_parties -- --ignored`; ten minutes on two busy cores.
 #[test]
-#[ignore = "takes many minutes: each party is killed at each of some hundred messages"]
+#[ignore = "takes ten minutes: each party is killed at each of some hundred messages"]
 fn each_party_killed_at_every_message_leaves_the_others_ready() {
     sweep("every", |_, _| true);
 }

@@ -1,8 +1,8 @@
 //! What a session holds at a dealer: halves that wait, and the masks of every row that it has cached.
 //!
 //! All of it follows from model and step, so it is known before anything is dealt. A dealer sets the most that one session needs
-//! aside when it opens, at most a limit, and deals no further while what waits fills that. One step in the making comes on top,
-//! up to three times its bundle.
+//! aside when it opens, at most a limit, and deals no further while what waits fills that. On top come one step in the making for
+//! all sessions together, up to three times its bundle, and a bundle on its way for each connection of the provider.
 
 use undertone_protocol::Error;
 use undertone_shares::{Bundle, ProviderBundle, Shape, Step, UserBundle};

@@ -26,7 +26,7 @@ struct Live {
 
 impl Live {
     /// Notes a stranger; where there are too many, ends the oldest one of the address with most of them.
-    fn welcome(&mut self, number: u64, from: Option<IpAddr>) {
+    fn note_stranger(&mut self, number: u64, from: Option<IpAddr>) {
         self.strangers.push_back((number, from));
         if self.strangers.len() <= MAX_STRANGERS {
             return;
@@ -73,7 +73,7 @@ impl Sessions {
         live.last += 1;
         let number = live.last;
         live.hangups.insert(number, hangup);
-        live.welcome(number, stream.peer_addr().ok().map(|address| address.ip()));
+        live.note_stranger(number, stream.peer_addr().ok().map(|address| address.ip()));
         Ok(Place { sessions: self.clone(), number })
     }
 
@@ -148,7 +148,7 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             live.hangups.insert(number, Hangup::of(&stream).unwrap());
             lines.push(stream);
-            live.welcome(number, if number == 2 { other } else { crowd });
+            live.note_stranger(number, if number == 2 { other } else { crowd });
         }
         // The one from elsewhere is still there, and so are the latest of the crowd.
         let numbers: Vec<u64> = live.strangers.iter().map(|&(number, _)| number).collect();
