@@ -16,8 +16,10 @@ use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, Stock};
 use undertone_ring::detect_word_kernels;
 use undertone_server::{Options, Server};
 
-/// Connections of one party: a provider has one for every session.
+/// Connections of all parties: a provider has one for every session.
 const CONNECTIONS: usize = 64;
+/// How soon an interrupt is noticed.
+const ATTENTION: Duration = Duration::from_millis(50);
 /// Between two lines about the stock.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,8 @@ with a user weights. It holds neither. Start it first; the provider shows it the
 Examples:
   undertone deal --state dealer
   undertone deal --state dealer --stock-prompts 64,256 --stock-sessions 2 --listen 127.0.0.1:7412
+  undertone deal --state dealer --listen 0.0.0.0:7412 --tls-certificate dealer.crt --tls-key dealer.key \
+      --provider-pin server.crt --party-pin alice.crt
   undertone deal --stock 127.0.0.1:7412 --json"
 )]
 pub struct DealArguments {
@@ -57,13 +61,21 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub ahead: u64,
 
-    /// Most tokens of one piece of a prompt
+    /// Most tokens of one piece of a prompt, at most the provider's --longest-step
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub piece: usize,
 
     /// Most steps of one session
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub most_steps: u64,
+
+    /// Memory for the bundles of all sessions in MiB; half of what is free unless given
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+
+    /// Memory for the bundles of one session in MiB; a quarter of that for all unless given
+    #[arg(long, value_name = "MIB")]
+    pub session_mib: Option<u64>,
 
     /// Draw the masks of all weights again for every step instead of holding them: slower, and eight bytes less memory
     /// for every weight
@@ -78,9 +90,17 @@ pub struct DealArguments {
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
 
-    /// Pin of a provider or user that may connect, or of the dealer that is asked; or a file with pins; repeatable
+    /// Pin of a user that may connect, or of the dealer that is asked; or a file with pins; repeatable
     #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
     pub party_pin: Vec<String>,
+
+    /// Pin of the provider, which is no user's, or a file with it; needed with TLS; repeatable
+    #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate", conflicts_with = "stock")]
+    pub provider_pin: Vec<String>,
+
+    /// Connections of one user at a time, which its certificate tells from others; the provider may have all
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub max_sessions_per_client: usize,
 }
 
 /// Runs the verb.
@@ -132,21 +152,18 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     if arguments.stock_prompts.len() > MAX_LENGTHS || arguments.stock_prompts.contains(&0) {
         return Err(Error::Usage(format!("--stock-prompts takes at most {MAX_LENGTHS} lengths, each above 0")));
     }
-    let tls = match (&arguments.tls_certificate, &arguments.tls_key) {
-        (Some(certificate), Some(key)) => {
-            Some(ServerTls::new(&Identity::load(certificate, key)?, Pins::read(&arguments.party_pin)?)?)
-        }
-        _ => None,
-    };
+    let (tls, providers) = tls(arguments)?.unzip();
     let options = Options {
         listen: arguments.listen,
-        tls,
         max_sessions: CONNECTIONS,
-        max_sessions_per_client: CONNECTIONS,
+        // Without certificates there is one client, and it is all of them.
+        max_sessions_per_client: if tls.is_some() { arguments.max_sessions_per_client } else { CONNECTIONS },
+        tls,
         ..Options::default()
     };
     // An address that would expose seeds is refused before anything is made.
     options.check()?;
+    let bytes = |mib: u64| mib.saturating_mul(1 << 20);
     let settings = Settings {
         stock_prompts: arguments.stock_prompts.clone(),
         stock_sessions: arguments.stock_sessions,
@@ -154,10 +171,16 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
         piece: arguments.piece,
         most_steps: arguments.most_steps,
         hold_masks: !arguments.draw_masks,
+        memory_bytes: arguments.memory_mib.map(bytes),
+        session_bytes: arguments.session_mib.map(bytes),
     };
     let folder = StateFolder::open(arguments.state.as_deref())?;
     let book = Book::open(settings, folder, detect_word_kernels())?;
-    let server = Server::bind(options, Box::new(DealerHost::new(book.clone())))?;
+    let mut host = DealerHost::new(book.clone());
+    if let Some(providers) = providers {
+        host = host.with_providers(providers, CONNECTIONS);
+    }
+    let server = Server::bind(options, Box::new(host))?;
     let ticket = arguments.state.as_ref().map(|state| state.join("provider.ticket").display().to_string());
     let address = server.address();
     let object = json!({ "event": "listening", "address": address.to_string(), "provider_ticket": ticket });
@@ -179,7 +202,35 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
             std::thread::sleep(STATUS_INTERVAL);
         }
     });
-    Ok(server.run()?)
+    // Interrupted, it tells its parties before it goes.
+    let (handle, cleanup, conversation) = (server.handle(), context.cleanup.clone(), context.cleanup.conversing());
+    std::thread::spawn(move || {
+        while !cleanup.interrupted() {
+            std::thread::sleep(ATTENTION);
+        }
+        handle.stop();
+    });
+    let ended = server.run();
+    drop(conversation);
+    Ok(ended?)
+}
+
+/// The TLS settings that the flags name, and the certificates of the provider.
+fn tls(arguments: &DealArguments) -> Result<Option<(ServerTls, Pins)>> {
+    let (Some(certificate), Some(key)) = (&arguments.tls_certificate, &arguments.tls_key) else { return Ok(None) };
+    let (users, providers) = (Pins::read(&arguments.party_pin)?, Pins::read(&arguments.provider_pin)?);
+    if providers.is_empty() {
+        let remedy = "give the pin of its certificate with --provider-pin";
+        return Err(Error::Usage(format!("under TLS the dealer knows its provider by its certificate; {remedy}")));
+    }
+    if let Some(both) = users.iter().find(|pin| providers.contain(pin)) {
+        return Err(Error::Usage(format!(
+            "{both} is pinned as a user and as the provider; a user that is the provider reads the seeds of both, so give \
+             each a certificate of its own"
+        )));
+    }
+    let all: Pins = users.iter().chain(providers.iter()).copied().collect();
+    Ok(Some((ServerTls::new(&Identity::load(certificate, key)?, all)?, providers)))
 }
 
 #[cfg(test)]

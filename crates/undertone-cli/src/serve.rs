@@ -63,6 +63,10 @@ pub struct ServeArguments {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
+    /// Most tokens of a step of mode permuted, at least the dealer's --piece [default: 64]
+    #[arg(long, value_name = "N")]
+    pub longest_step: Option<usize>,
+
     /// Threads that compute
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -102,6 +106,7 @@ fn flags(arguments: &ServeArguments, json: bool) -> Vec<OsString> {
         ("--dealer", arguments.dealer.as_ref().map(OsString::from)),
         ("--dealer-ticket", arguments.dealer_ticket.as_ref().map(OsString::from)),
         ("--store", arguments.store.as_ref().map(OsString::from)),
+        ("--longest-step", number(arguments.longest_step)),
         ("--threads", number(arguments.threads)),
         ("--max-sessions", number(arguments.max_sessions)),
         ("--max-sessions-per-client", number(arguments.max_sessions_per_client)),
@@ -147,6 +152,7 @@ mod tests {
             dealer_ticket: None,
             dealer_pin: Vec::new(),
             store: None,
+            longest_step: None,
             threads: Some(3),
             max_sessions: None,
             max_sessions_per_client: Some(1),

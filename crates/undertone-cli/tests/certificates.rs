@@ -83,3 +83,18 @@ fn tls_flags_come_together_and_name_what_exists() {
     folder.refuses(&format!("{run} --server 127.0.0.1:1 --network moon"), 2, &["lan", "wan"]);
     folder.refuses(&format!("{run} --server 192.0.2.1:1"), 1, &["loopback", "--server-pin"]);
 }
+
+#[test]
+fn a_dealer_takes_nobody_for_the_provider_and_a_user_at_once() {
+    let folder = Folder::new("dealer");
+    for name in ["dealer", "provider", "user"] {
+        assert!(folder.undertone(&format!("keys certificate --out tls --name {name}")).status.success());
+    }
+    let deal = "deal --state state --listen 127.0.0.1:0 --tls-certificate tls/dealer.crt --tls-key tls/dealer.key";
+    folder.refuses(&format!("{deal} --party-pin tls/user.crt"), 2, &["--provider-pin"]);
+    let both = format!("{deal} --party-pin tls/user.crt --party-pin tls/provider.crt --provider-pin tls/provider.crt");
+    folder.refuses(&both, 2, &["pinned as a user and as the provider"]);
+    folder.refuses("deal --state state --provider-pin tls/provider.crt", 2, &["--tls-certificate"]);
+    // Refused before anything is made.
+    assert!(!folder.0.join("state").exists());
+}

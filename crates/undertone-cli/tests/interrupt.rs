@@ -137,6 +137,54 @@ fn an_interrupted_run_says_goodbye() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// An interrupted dealer tells its parties, who then need not wait for it.
+#[test]
+fn an_interrupted_dealer_says_goodbye() {
+    use std::io::{BufRead, BufReader};
+    use undertone_protocol::message::{ErrorClass, Hello, WireShape};
+    use undertone_protocol::{Message, MessageStream, Mode};
+    let folder = scratch("dealer");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(["deal", "--listen", "127.0.0.1:0", "--json", "--state"]).arg(&folder);
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let stream = std::net::TcpStream::connect(ready["address"].as_str().unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = MessageStream::new(stream);
+    let shape = WireShape { public_tokens: 0, private_tokens: 1, max_new_tokens: 1 };
+    stream.send(&Message::Hello(Hello::new(Mode::Deal, [0; 32], [0; 32], [0; 32], shape))).unwrap();
+    assert!(matches!(stream.receive().unwrap(), Message::Welcome(_)));
+    let begun = Instant::now();
+    assert!(Command::new("kill").arg("-INT").arg(process.id().to_string()).status().unwrap().success());
+    let Message::Error(report) = stream.receive().unwrap() else { panic!("no farewell") };
+    assert_eq!(report.class, ErrorClass::ShuttingDown);
+    assert_eq!(process.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What a run keeps for its session goes when it is interrupted.
+#[test]
+fn an_interrupted_run_leaves_no_session_in_its_store() {
+    let folder = scratch("store");
+    std::fs::write(folder.join("private.txt"), "A note about a patient.").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // A provider that says nothing: the system takes the connection for it.
+    let store = folder.join("user");
+    let sessions = || std::fs::read_dir(store.join("undertone-user-bundles")).map_or(0, Iterator::count);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(["run", "--mode", "permuted", "--server", &address, "--dealer", &address, "--model"]).arg(model);
+    command.arg("--private-file").arg(folder.join("private.txt")).arg("--store").arg(&store);
+    // The marker, and the folder of the session.
+    interrupt(&mut command, || sessions() == 2, Duration::from_millis(100));
+    assert_eq!(sessions(), 1);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Copies an executable. Another process writes it, because a program that this one had open for writing while another
 /// test started a process could not be run until that process is past its start.
 fn install(from: &Path, to: &Path) {

@@ -2,18 +2,22 @@
 
 use crate::dealt::Dealt;
 use crate::folder::StateFolder;
+use crate::window::Limits;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
-use undertone_protocol::modes::permuted::public_digest;
+use undertone_protocol::modes::permuted::masked_digest;
 use undertone_ring::WordKernels;
-use undertone_shares::{Dealer, PublicModel, Seed, SessionId};
+use undertone_server::{Budget, SystemMemory};
+use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, PublicModel, Seed, SessionId, pieces};
 use zeroize::Zeroizing;
 
-/// How long halves of a session that its user has left wait for the provider.
-const KEPT: Duration = Duration::from_secs(600);
+/// Memory for bundles where nothing is said and the system does not say what is free.
+const MEMORY: u64 = 4 << 30;
+/// Sessions that share this memory at least.
+const SHARES: u64 = 4;
 /// How often the dealing thread looks for work that nobody told it of.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -32,11 +36,24 @@ pub struct Settings {
     pub most_steps: u64,
     /// Whether the masks of all weights are held in memory, eight bytes for each.
     pub hold_masks: bool,
+    /// Memory for the bundles of all sessions in bytes; `None` takes half of what is free at the start.
+    pub memory_bytes: Option<u64>,
+    /// Memory for the bundles of one session in bytes; `None` takes a quarter of that for all.
+    pub session_bytes: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stock_prompts: Vec::new(), stock_sessions: 1, ahead: 8, piece: 64, most_steps: 4096, hold_masks: true }
+        Self {
+            stock_prompts: Vec::new(),
+            stock_sessions: 1,
+            ahead: 8,
+            piece: 64,
+            most_steps: 4096,
+            hold_masks: true,
+            memory_bytes: None,
+            session_bytes: None,
+        }
     }
 }
 
@@ -56,9 +73,20 @@ struct State {
     past: (u64, u64),
 }
 
+impl State {
+    /// Counts a session that is gone, and frees what it held.
+    fn bury(&mut self, dealt: &Dealt) {
+        dealt.close();
+        let (made, taken) = dealt.counts();
+        self.past = (self.past.0 + made, self.past.1 + taken);
+    }
+}
+
 /// What all connections to a dealer share.
 pub struct Book {
     settings: Settings,
+    limits: Limits,
+    budget: Arc<Budget>,
     folder: StateFolder,
     ticket: blake3::Hash,
     kernels: Arc<dyn WordKernels>,
@@ -77,8 +105,16 @@ impl Book {
         kernels: Arc<dyn WordKernels>,
     ) -> Result<Arc<Self>, crate::Error> {
         let ticket = blake3::hash(&*folder.ticket()?);
+        let half = || SystemMemory::read().map_or(MEMORY, |memory| memory.available_bytes / 2);
+        let total = settings.memory_bytes.unwrap_or_else(half);
+        let limits = Limits {
+            session_bytes: settings.session_bytes.unwrap_or(total / SHARES).min(total),
+            most_steps: settings.most_steps,
+            ahead: settings.ahead,
+        };
+        let budget = Arc::new(Budget::new(Some(total)));
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let book = Arc::new(Self { settings, folder, ticket, kernels, state, changed });
+        let book = Arc::new(Self { settings, limits, budget, folder, ticket, kernels, state, changed });
         let weak = Arc::downgrade(&book);
         std::thread::spawn(move || deal_ahead(&weak));
         Ok(book)
@@ -109,7 +145,8 @@ impl Book {
             return Err(Error::DealRefused { cause: "it deals for another model; start a dealer for each model" });
         }
         let public = PublicModel::decode(public)?;
-        let digest = public_digest(&public);
+        let name = Seed::from_bytes(*seed).public_name();
+        let digest = masked_digest(&public, &name);
         let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
         let dealer = make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?;
         state.registered = Some(Registered { digest, fingerprint: *fingerprint, dealer: Arc::new(dealer) });
@@ -119,11 +156,18 @@ impl Book {
     }
 
     /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, tokens: usize) -> Vec<usize> {
-        // A prompt of the longest context has no more pieces than a session may have.
-        let piece = self.settings.piece.max(tokens.div_ceil(MAX_PIECES)).max(1);
-        let whole = std::iter::repeat_n(piece, tokens / piece);
-        whole.chain((!tokens.is_multiple_of(piece)).then_some(tokens % piece)).collect()
+    fn pieces(&self, dealer: &Dealer, tokens: usize) -> Result<Vec<usize>, Error> {
+        // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
+        let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
+        // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
+        let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
+        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, most, largest)?;
+        match pieces.len() as u64 {
+            have if have > MAX_PIECES as u64 => {
+                Err(Error::Cap { field: "pieces of a prompt", have, need: MAX_PIECES as u64 })
+            }
+            _ => Ok(pieces),
+        }
     }
 
     /// A session for a prompt: the smallest in stock that has room for it, or a new one.
@@ -133,15 +177,21 @@ impl Book {
             return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
         };
         if registered.digest != *model {
-            return Err(Error::Mismatch { what: "public model" });
+            return Err(Error::Mismatch { what: "public model and masked weights" });
         }
         let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
         let dealt = match found.map(|(index, _)| index) {
             Some(index) => state.waiting.swap_remove(index),
             None => {
-                let (pieces, most) = (self.pieces(prompt), self.settings.most_steps);
-                Arc::new(Dealt::new(&registered.dealer, pieces, draft, most)?)
+                let pieces = self.pieces(&registered.dealer, prompt)?;
+                let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, draft, &self.limits)?);
+                // Whoever is here comes before those for whom the stock is.
+                while let Err(error) = dealt.reserve(&self.budget) {
+                    let Some(stocked) = state.waiting.pop() else { return Err(error) };
+                    state.bury(&stocked);
+                }
+                dealt
             }
         };
         state.sessions.insert(dealt.id, Arc::clone(&dealt));
@@ -155,8 +205,22 @@ impl Book {
         self.lock().sessions.get(id).cloned()
     }
 
-    /// Tells the dealing thread that a user has taken something.
+    /// Tells the dealing thread that a party has taken something, or waits for it.
     pub(crate) fn taken(&self) {
+        // The thread holds the lock from its last look until it waits, so that it cannot miss this.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// The user of a session has left, and the session is over.
+    pub(crate) fn close(&self, dealt: &Dealt) {
+        // Not under the lock: a step that is being dealt is waited for.
+        dealt.close();
+        let mut state = self.lock();
+        state.sessions.remove(&dealt.id);
+        state.bury(dealt);
+        drop(state);
+        // There is memory for others now.
         self.changed.notify_all();
     }
 
@@ -169,7 +233,7 @@ impl Book {
         }
         let mut stock = Stock {
             waiting: waiting.into_iter().collect(),
-            sessions: state.sessions.values().filter(|dealt| dealt.closed().is_none()).count() as u32,
+            sessions: state.sessions.len() as u32,
             ahead: 0,
             dealt: state.past.0,
             taken: state.past.1,
@@ -178,23 +242,14 @@ impl Book {
             let (made, taken) = dealt.counts();
             stock.dealt += made;
             stock.taken += taken;
-            stock.ahead += if dealt.closed().is_none() { dealt.ahead() } else { 0 };
+            stock.ahead += dealt.ahead();
         }
         stock
     }
 
     /// What to deal next: a step of a user, before one of the stock; a new session of the stock last.
     fn due(&self, state: &mut State) -> Option<Arc<Dealt>> {
-        let (mut over, ahead) = (Vec::new(), self.settings.ahead);
-        for (id, dealt) in &state.sessions {
-            if dealt.closed().is_some_and(|since| since.elapsed() > KEPT) {
-                over.push(*id);
-            }
-        }
-        for dealt in over.iter().filter_map(|id| state.sessions.remove(id)) {
-            let (made, taken) = dealt.counts();
-            state.past = (state.past.0 + made, state.past.1 + taken);
-        }
+        let ahead = self.settings.ahead;
         let behind = |dealt: &&Arc<Dealt>| !dealt.is_ahead(ahead);
         // Whoever has least is served first.
         let users = state.sessions.values().filter(behind).min_by_key(|dealt| dealt.ahead());
@@ -205,8 +260,11 @@ impl Book {
         for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
             let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
             if have < self.settings.stock_sessions {
-                let made = Dealt::new(&registered.dealer, self.pieces(prompt), 0, self.settings.most_steps);
-                // Whoever asks for a prompt that the model cannot take hears the reason.
+                let made = self
+                    .pieces(&registered.dealer, prompt)
+                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, &self.limits))
+                    .and_then(|dealt| dealt.reserve(&self.budget).map(|()| dealt));
+                // Memory may be free later, and whoever asks for a prompt that the model cannot take hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));
                 return Some(dealt);

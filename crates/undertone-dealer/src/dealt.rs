@@ -1,10 +1,11 @@
 //! One dealt session: the pieces of its prompt, then steps of equal length, halves queued for both parties.
 
+use crate::window::{Limits, mask_bytes, step_bytes, window};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use undertone_protocol::Error;
-use undertone_protocol::modes::permuted::deal::DealtBundle;
+use undertone_protocol::modes::permuted::deal::{DealtBundle, Next};
+use undertone_server::{Budget, Reservation};
 use undertone_shares::{
     Bundle, BundleStore, Dealer, DealerSession, Error as SharesError, MemoryStore, SessionId, Shape, Step,
 };
@@ -17,20 +18,26 @@ const OVER: Error = Error::DealRefused { cause: "this session is over; begin a n
 struct Queues {
     user: VecDeque<DealtBundle>,
     provider: MemoryStore,
+    /// Bytes of all of these.
+    waiting: u64,
     dealt: u64,
     taken: u64,
+    /// The user asked for a step that was not dealt yet.
+    asked: bool,
     /// No step follows: the limit or the end of the context is reached.
     complete: bool,
     /// Why no step follows, where that is a fault.
     failed: Option<Error>,
-    /// When its user left.
-    closed: Option<Instant>,
+    /// Whether its user has left.
+    closed: bool,
+    /// Memory set aside for this session, until its user leaves.
+    reservation: Option<Reservation>,
 }
 
 impl Queues {
     /// Whether no step follows, for whatever reason.
     fn ended(&self) -> bool {
-        self.complete || self.failed.is_some() || self.closed.is_some()
+        self.complete || self.failed.is_some() || self.closed
     }
 }
 
@@ -43,45 +50,77 @@ pub(crate) struct Dealt {
     shape: Shape,
     positions: usize,
     most_steps: u64,
+    /// Bytes that it may hold.
+    window: u64,
     /// None once the user has left or dealing has failed: the root of all its masks is wiped then.
     session: Mutex<Option<DealerSession>>,
     queues: Mutex<Queues>,
 }
 
 impl Dealt {
-    /// A session whose prompt has at most the tokens of `pieces`.
+    /// A session whose prompt has at most the tokens of `pieces`; it holds nothing until [`Dealt::reserve`].
     ///
     /// # Errors
-    /// A prompt or a piece of it that the model cannot take, no randomness.
-    pub(crate) fn new(dealer: &Arc<Dealer>, pieces: Vec<usize>, draft: usize, most_steps: u64) -> Result<Self, Error> {
+    /// A prompt or a piece of it that the model or the limits cannot take, no randomness.
+    pub(crate) fn new(dealer: &Arc<Dealer>, pieces: Vec<usize>, draft: usize, limits: &Limits) -> Result<Self, Error> {
         let session = dealer.session()?;
         let queues = Queues {
             user: VecDeque::new(),
             provider: MemoryStore::default(),
+            waiting: 0,
             dealt: 0,
             taken: 0,
+            asked: false,
             complete: false,
             failed: None,
-            closed: None,
+            closed: false,
+            reservation: None,
         };
-        let dealt = Self {
+        let mut dealt = Self {
             id: session.id(),
             pieces,
             draft,
             shape: dealer.shape(),
             positions: dealer.positions(),
-            most_steps,
+            most_steps: limits.most_steps,
+            window: 0,
             session: Mutex::new(Some(session)),
             queues: Mutex::new(queues),
         };
         let after = dealt.pieces.len() as u64;
-        for number in 0..after {
-            dealt.step(number).check(&dealt.shape, dealt.positions)?;
-        }
+        let mut prompt: Vec<Step> = (0..after).map(|number| dealt.step(number)).collect();
         if !dealt.is_full(&dealt.step(after)) {
-            dealt.step(after).check(&dealt.shape, dealt.positions)?;
+            prompt.push(dealt.step(after));
         }
+        prompt.iter().try_for_each(|step| step.check(&dealt.shape, dealt.positions))?;
+        dealt.window = window(&dealt.shape, &prompt, &dealt.last(), limits)?;
         Ok(dealt)
+    }
+
+    /// Sets aside what the session may hold.
+    ///
+    /// # Errors
+    /// `DealMemory` when that is not left.
+    pub(crate) fn reserve(&self, budget: &Arc<Budget>) -> Result<(), Error> {
+        let reservation = budget.reserve(self.window).map_err(|error| match error {
+            Error::Memory { have, need } => Error::DealMemory { have, need },
+            error => error,
+        })?;
+        self.queues().reservation = Some(reservation);
+        Ok(())
+    }
+
+    /// A step where the context, or what is allowed, ends: no step takes more.
+    fn last(&self) -> Step {
+        let rows = self.draft + 1;
+        let steps = usize::try_from(self.most_steps).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
+        let end = self.room().saturating_add(steps.saturating_mul(rows)).min(self.positions);
+        Step {
+            number: self.most_steps,
+            position: end.saturating_sub(rows),
+            tokens: rows.min(end),
+            outputs: rows.min(end),
+        }
     }
 
     /// The step of a number, whether or not there is room for it.
@@ -126,33 +165,60 @@ impl Dealt {
         (queues.dealt, queues.taken)
     }
 
-    /// Whether all of the prompt, and `ahead` steps more than the user took, are dealt.
+    /// Whether all of the prompt, and `ahead` steps more than the user took, are dealt, or as much as may wait.
     pub(crate) fn is_ahead(&self, ahead: u64) -> bool {
         let queues = self.queues();
         let pieces = self.pieces.len() as u64;
-        queues.ended() || queues.dealt >= (queues.taken.max(pieces)) + ahead
+        let behind = queues.dealt < queues.taken.max(pieces).saturating_add(ahead);
+        let awaited = queues.asked && queues.user.is_empty();
+        queues.ended() || !(behind || awaited) || self.is_filled(&queues)
     }
 
-    /// Deals the next step, unless there is to be none.
+    /// Whether the next step has to wait until a party takes what waits.
+    fn is_filled(&self, queues: &Queues) -> bool {
+        let step = self.step(queues.dealt);
+        queues.waiting > 0 && !self.is_over(&step) && self.alone(&step).saturating_add(queues.waiting) > self.window
+    }
+
+    /// Bytes held when only this step waits.
+    fn alone(&self, step: &Step) -> u64 {
+        let rows = step.position.saturating_add(step.tokens);
+        mask_bytes(&self.shape, rows).saturating_add(step_bytes(&self.shape, step))
+    }
+
+    /// Whether there is no such step.
+    fn is_over(&self, step: &Step) -> bool {
+        step.number >= self.most_steps || (step.number > 0 && self.is_full(step))
+    }
+
+    /// Deals the next step, unless there is to be none or it has to wait.
     ///
     /// # Errors
     /// A session that is over or that cannot go on; it stays so.
     pub(crate) fn deal(&self) -> Result<(), Error> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let queues = self.queues();
+        let mut queues = self.queues();
         if let Some(error) = &queues.failed {
             return Err(error.clone());
         }
         let step = self.step(queues.dealt);
-        drop(queues);
         let Some(dealing) = session.as_mut() else { return Err(OVER) };
-        if step.number >= self.most_steps || (step.number > 0 && self.is_full(&step)) {
-            self.queues().complete = true;
+        if self.is_over(&step) {
+            queues.complete = true;
             return Ok(());
         }
-        let dealt = dealing.deal(step.tokens, step.outputs).map_err(Error::from).and_then(|(user, provider)| {
-            self.push(step.number, user.encode(&self.shape), provider.encode(&self.shape))
-        });
+        if self.is_filled(&queues) {
+            return Ok(());
+        }
+        drop(queues);
+        let (have, need) = (self.window, self.alone(&step));
+        let dealt = if need > have {
+            Err(Error::DealMemory { have, need })
+        } else {
+            dealing.deal(step.tokens, step.outputs).map_err(Error::from).and_then(|(user, provider)| {
+                self.push(step.number, user.encode(&self.shape), provider.encode(&self.shape))
+            })
+        };
         dealt.map_err(|error| {
             *session = None;
             self.queues().failed.insert(error).clone()
@@ -161,30 +227,39 @@ impl Dealt {
 
     fn push(&self, number: u64, user: Zeroizing<Vec<u8>>, provider: Zeroizing<Vec<u8>>) -> Result<(), Error> {
         let mut queues = self.queues();
+        if queues.closed {
+            // The user left while the step was dealt: nobody can use either half.
+            return Err(OVER);
+        }
+        let bytes = (user.len() + provider.len()) as u64;
         // The provider's half first, so that it is there when the user comes with its own.
         queues.provider.put(number, provider)?;
         queues.user.push_back((number, user));
+        queues.waiting += bytes;
         queues.dealt += 1;
         Ok(())
     }
 
-    /// The user's next half, or the number of steps when there are no more; deals one when none waits.
+    /// The user's next half, the number of steps when there are no more, or word that it is not dealt yet.
     ///
     /// # Errors
     /// As [`Dealt::deal`], once what was dealt before is taken.
-    pub(crate) fn next(&self) -> Result<Result<DealtBundle, u64>, Error> {
-        loop {
-            let mut queues = self.queues();
-            if let Some(bundle) = queues.user.pop_front() {
-                queues.taken += 1;
-                return Ok(Ok(bundle));
+    pub(crate) fn next(&self) -> Result<Next, Error> {
+        let mut queues = self.queues();
+        if let Some((number, bundle)) = queues.user.pop_front() {
+            queues.taken += 1;
+            queues.asked = false;
+            queues.waiting -= bundle.len() as u64;
+            return Ok(Next::Bundle((number, bundle)));
+        }
+        match &queues.failed {
+            _ if queues.complete => Ok(Next::Exhausted { steps: queues.dealt }),
+            Some(error) => Err(error.clone()),
+            None if queues.closed => Err(OVER),
+            None => {
+                queues.asked = true;
+                Ok(Next::NotYet)
             }
-            if queues.complete {
-                return Ok(Err(queues.dealt));
-            }
-            drop(queues);
-            // Every turn deals a step, ends the session or fails, so that this ends.
-            self.deal()?;
         }
     }
 
@@ -195,27 +270,30 @@ impl Dealt {
     pub(crate) fn pull(&self, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let mut queues = self.queues();
         match queues.provider.take(step) {
-            Ok(bundle) => Ok(Some(bundle)),
+            Ok(bundle) => {
+                queues.waiting -= bundle.len() as u64;
+                Ok(Some(bundle))
+            }
             Err(SharesError::NoBundle { .. }) => match &queues.failed {
                 Some(error) => Err(error.clone()),
+                None if queues.closed => Err(OVER),
                 None => Ok(None),
             },
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The user has left: what it did not take is wiped, and so is the root.
+    /// The user has left, and with it whoever could use a half: all of them are wiped, and so is the root.
     pub(crate) fn close(&self) {
         let mut queues = self.queues();
+        queues.closed = true;
         queues.user.clear();
-        queues.closed = Some(Instant::now());
+        queues.provider = MemoryStore::default();
+        queues.waiting = 0;
         drop(queues);
+        // A step that is being dealt is waited for here; it is not kept.
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// When the user left.
-    pub(crate) fn closed(&self) -> Option<Instant> {
-        self.queues().closed
+        self.queues().reservation = None;
     }
 }
 
@@ -231,35 +309,44 @@ mod tests {
         Arc::new(Dealer::new(public, scalar_word_kernels()).unwrap())
     }
 
-    /// What the user hears, unless it waits for ever.
-    fn heard(dealt: &Arc<Dealt>) -> Result<Result<DealtBundle, u64>, Error> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let dealt = Arc::clone(dealt);
-        std::thread::spawn(move || sender.send(dealt.next()));
-        receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("an answer")
+    const LIMITS: Limits = Limits { session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
+
+    fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
+        Dealt::new(&dealer(), pieces, 0, &LIMITS)
+    }
+
+    /// What the user hears when it asks until there is something to hear.
+    fn heard(dealt: &Dealt) -> Result<Next, Error> {
+        for _ in 0..2 {
+            match dealt.next() {
+                // The dealing thread notices that the user waits.
+                Ok(Next::NotYet) => drop((!dealt.is_ahead(0)).then(|| dealt.deal())),
+                heard => return heard,
+            }
+        }
+        panic!("nothing was dealt for a user that asks")
     }
 
     #[test]
     fn a_prompt_that_the_model_cannot_take_is_refused_before_anything_is_dealt() {
-        let dealer = dealer();
-        let positions = dealer.positions();
-        assert!(Dealt::new(&dealer, vec![1, positions - 1], 0, 9).is_ok());
+        let positions = dealer().positions();
+        assert!(dealt(vec![1, positions - 1]).is_ok());
         for pieces in [vec![positions + 1], vec![1, positions], vec![0], vec![2, 0]] {
-            let error = Dealt::new(&dealer, pieces, 0, 9).err().unwrap().to_string();
+            let error = dealt(pieces).err().unwrap().to_string();
             assert!(error.contains("the last position of a step"), "{error}");
         }
     }
 
     #[test]
     fn a_step_that_is_refused_ends_the_session_with_its_reason() {
-        let mut dealt = Dealt::new(&dealer(), vec![2, 3], 0, 9).unwrap();
+        let mut dealt = dealt(vec![2, 3]).unwrap();
         dealt.pieces[1] = dealt.positions + 1;
         // A context that is full ends a session in order; here a step is refused for another reason.
         dealt.positions *= 2;
-        let dealt = Arc::new(dealt);
-        assert_eq!(heard(&dealt).unwrap().unwrap().0, 0);
+        dealt.window = u64::MAX;
+        assert!(matches!(heard(&dealt), Ok(Next::Bundle((0, _)))));
         for _ in 0..2 {
-            let said = heard(&dealt).unwrap_err().to_string();
+            let said = heard(&dealt).err().unwrap().to_string();
             assert!(said.contains("the last position of a step"), "{said}");
         }
         assert!(dealt.is_ahead(8) && dealt.session.lock().unwrap().is_none());
@@ -268,11 +355,55 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_session_that_is_closed() {
-        let dealt = Arc::new(Dealt::new(&dealer(), vec![2], 0, 9).unwrap());
-        dealt.deal().unwrap();
+    fn a_closed_session_keeps_nothing_and_nobody_waits_for_it() {
+        let dealt = dealt(vec![2, 1]).unwrap();
+        let budget = Arc::new(Budget::new(Some(dealt.window)));
+        dealt.reserve(&budget).unwrap();
+        assert!(matches!(dealt.reserve(&budget), Err(Error::DealMemory { have: 0, .. })));
+        (0..3).for_each(|_| dealt.deal().unwrap());
+        assert!(matches!(heard(&dealt), Ok(Next::Bundle(_))));
         dealt.close();
-        assert!(heard(&dealt).unwrap_err().to_string().contains("over"));
-        assert!(dealt.deal().is_err() && dealt.is_ahead(8));
+        // A step that was being dealt meanwhile.
+        assert!(dealt.push(3, vec![1].into(), vec![2].into()).is_err());
+        let queues = dealt.queues();
+        assert_eq!((queues.provider.stock(), queues.user.len(), queues.waiting), (0, 0, 0));
+        drop(queues);
+        assert!(budget.reserve(dealt.window).is_ok());
+        assert!(heard(&dealt).err().unwrap().to_string().contains("over"));
+        assert!(dealt.deal().is_err() && dealt.pull(0).is_err() && dealt.is_ahead(8));
+    }
+
+    #[test]
+    fn halves_that_nobody_takes_stop_the_dealing_at_the_limit() {
+        let free = dealt(vec![2]).unwrap();
+        let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
+        let limits = Limits { session_bytes, most_steps: 100, ahead: 8 };
+        let dealt = Dealt::new(&dealer(), vec![2], 0, &limits).unwrap();
+        // A user that asks and asks while its provider pulls nothing.
+        let mut got = 0;
+        for _ in 0..100 {
+            match dealt.next().unwrap() {
+                Next::Bundle(_) => got += 1,
+                _ if dealt.is_ahead(8) => break,
+                _ => dealt.deal().unwrap(),
+            }
+            let queues = dealt.queues();
+            assert!(queues.waiting + mask_bytes(&dealt.shape, dealt.step(queues.dealt).position) <= session_bytes);
+        }
+        assert!((2..9).contains(&got) && dealt.deal().is_ok() && dealt.counts() == (got, got));
+        // It goes on where the provider does.
+        assert!(dealt.pull(0).unwrap().is_some() && !dealt.is_ahead(8));
+        assert!(matches!(heard(&dealt), Ok(Next::Bundle(_))));
+        // Masks of cached rows stay: a long session comes to its end, with a reason.
+        let ended = loop {
+            match heard(&dealt) {
+                Ok(Next::Bundle((step, _))) => (0..=step).for_each(|step| drop(dealt.pull(step))),
+                Ok(_) => panic!("a session beyond its memory goes on"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(ended, Error::DealMemory { have, .. } if have == dealt.window), "{ended}");
+        let refused = Dealt::new(&dealer(), vec![2], 0, &Limits { session_bytes: 100, ..limits }).err().unwrap();
+        assert!(matches!(refused, Error::DealMemory { have: 100, .. }), "{refused}");
     }
 }

@@ -60,8 +60,12 @@ impl StateFolder {
         }
         let secret = random()?;
         let failed = |source| Error::File { op: "writing", path: path.clone(), source };
-        // Under another name first, so that a crash leaves no half of it.
+        // Under another name first, so that a crash leaves no half of it. What an earlier crash left was never used.
         let part = folder.join(format!("{name}.part"));
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
         let mut file = create(&part).map_err(failed)?;
         let text: Zeroizing<String> = Zeroizing::new(secret.iter().map(|byte| format!("{byte:02x}")).collect());
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
@@ -80,7 +84,7 @@ fn create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.write(true).create(true).truncate(true).open(path)
+    options.write(true).create_new(true).open(path)
 }
 
 fn read(path: &Path, what: &'static str) -> Result<Secret, Error> {
@@ -109,6 +113,21 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(path.join("provider.ticket")).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+            // A crash before the name, and a part that others could read.
+            let left = path.join(format!("weights-{}.seed.part", "03".repeat(32)));
+            std::fs::write(&left, "half").unwrap();
+            std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o644)).unwrap();
+            folder.weight_seed(&[3; 32]).unwrap();
+            assert!(!left.exists());
+            for exposed in [0o644, 0o640, 0o602, 0o610] {
+                let allow = |mode| std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(path.join("provider.ticket"), allow(exposed)).unwrap();
+                let said = folder.ticket().unwrap_err().to_string();
+                assert!(said.contains(&format!("{exposed:04o}")), "{said}");
+                assert!(read_ticket(&path.join("provider.ticket")).is_err());
+                std::fs::set_permissions(path.join("provider.ticket"), allow(0o600)).unwrap();
+            }
+            assert_eq!(*ticket, *folder.ticket().unwrap());
         }
         for wrong in ["", "12", &"g".repeat(64), &"1".repeat(66)] {
             std::fs::write(path.join("provider.ticket"), wrong).unwrap();

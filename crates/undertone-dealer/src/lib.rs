@@ -12,6 +12,7 @@ mod dealt;
 mod desk;
 mod error;
 mod folder;
+mod window;
 
 pub use book::{Book, Settings};
 pub use desk::DealerHost;

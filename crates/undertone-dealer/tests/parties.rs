@@ -177,9 +177,55 @@ fn parties_that_differ_are_told_in_what() {
     let mut side = parties.side();
     side.digests.model = [1; 32];
     assert!(run(&side).contains("public model and masked weights"));
-    side.public_digest = [1; 32];
+    side.masked_digest = [1; 32];
     assert!(run(&side).contains("public model"));
     // A party that does not know the ticket is no provider.
     let error = parties.another_provider([9; 32]).map(|_| ()).err().unwrap().to_string();
     assert!(error.contains("ticket"), "{error}");
+}
+
+#[test]
+fn a_dealer_that_is_started_again_serves_without_a_word_to_the_provider() {
+    let mut parties = Parties::synthetic(Settings::default());
+    parties.run(&Prompted::short()).unwrap();
+    parties.restart_dealer();
+    let begun = std::time::Instant::now();
+    while let Err(error) = parties.run(&Prompted::short()) {
+        assert!(error.to_string().contains("no provider has come yet"), "{error}");
+        assert!(begun.elapsed().as_secs() < 20);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    parties.assert_no_reuse();
+    parties.assert_idle();
+}
+
+#[test]
+fn masks_of_another_seed_are_noticed_by_user_and_provider() {
+    let mut parties = Parties::synthetic(Settings::default());
+    let old = parties.side();
+    parties.forget_seeds();
+    parties.restart_dealer();
+    let new = parties.side_of_another_provider();
+    let run = |side: &undertone_client::permuted::UserSide| {
+        parties.run_as(side, &Prompted::short(), &parties.provider).err().unwrap().to_string()
+    };
+    assert!(run(&old).contains("public model and masked weights"), "{}", run(&old));
+    // A user that has set up anew, and a provider that has not: the dealer and both hellos agree, the bundles would not.
+    let mixed = undertone_client::permuted::UserSide { masked_digest: new.masked_digest, ..old };
+    assert!(run(&mixed).contains("start the provider again"), "{}", run(&mixed));
+    parties.assert_idle();
+}
+
+#[test]
+fn set_ups_leave_places_to_those_who_chat() {
+    use undertone_protocol::modes::permuted::SetupLink;
+    let parties = Parties::synthetic(Settings::default());
+    let open = || SetupLink::open((parties.provider)().unwrap());
+    let links: Vec<_> = (0..support::SETUPS).map(|_| open().unwrap()).collect();
+    let error = open().err().unwrap().to_string();
+    assert!(error.contains("busy") && error.contains("try again"), "{error}");
+    parties.run(&Prompted::short()).unwrap();
+    links.into_iter().for_each(SetupLink::close);
+    parties.assert_idle();
+    open().unwrap().close();
 }

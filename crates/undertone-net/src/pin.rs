@@ -103,7 +103,7 @@ impl Pins {
     }
 
     /// Whether this pin is among them. All are compared in full, so that the time says nothing about which differ where.
-    pub(crate) fn contain(&self, pin: &Pin) -> bool {
+    pub fn contain(&self, pin: &Pin) -> bool {
         self.0.iter().fold(Choice::from(0), |found, known| found | known.0.ct_eq(&pin.0)).into()
     }
 }

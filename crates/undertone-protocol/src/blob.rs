@@ -7,6 +7,7 @@ use crate::Error;
 use crate::frame::CHUNK_LEN;
 use crate::message::Message;
 use std::collections::VecDeque;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Puts a list of blobs together from chunks.
 #[derive(Debug)]
@@ -15,18 +16,29 @@ pub struct BlobReceiver {
     lengths: VecDeque<usize>,
     current: Vec<u8>,
     done: Vec<Vec<u8>>,
+    /// Whether no copy of the contents may stay behind.
+    secret: bool,
 }
 
 impl BlobReceiver {
     /// Expects blobs of exactly these lengths, in order; `what` names one of them in errors.
     pub fn new(what: &'static str, lengths: impl IntoIterator<Item = usize>) -> Self {
-        Self { what, lengths: lengths.into_iter().collect(), current: Vec::new(), done: Vec::new() }
+        Self { what, lengths: lengths.into_iter().collect(), current: Vec::new(), done: Vec::new(), secret: false }
     }
 
     /// Expects one blob, to be put together in memory that an earlier one of its kind left behind.
     pub fn reusing(what: &'static str, len: usize, mut memory: Vec<u8>) -> Self {
         memory.clear();
-        Self { current: memory, ..Self::new(what, [len]) }
+        let mut receiver = Self::new(what, [len]);
+        receiver.current = memory;
+        receiver
+    }
+
+    /// Expects one secret blob; whatever of it is not handed out is wiped.
+    pub fn secret(what: &'static str, len: usize) -> Self {
+        let mut receiver = Self::new(what, [len]);
+        receiver.secret = true;
+        receiver
     }
 
     /// Takes a chunk.
@@ -43,6 +55,13 @@ impl BlobReceiver {
         }
         // Grow in proportion to what has arrived: an announcement alone costs nothing.
         let room = (2 * (self.current.len() + chunk.len())).min(len) - self.current.len();
+        if self.secret && self.current.capacity() < self.current.len() + chunk.len() {
+            // Growing in place could leave a copy behind.
+            let mut larger = Vec::with_capacity(self.current.len() + room);
+            larger.extend_from_slice(&self.current);
+            self.current.zeroize();
+            self.current = larger;
+        }
         self.current.reserve_exact(room);
         self.current.extend_from_slice(chunk);
         if self.current.len() == len {
@@ -58,8 +77,17 @@ impl BlobReceiver {
     }
 
     /// The blobs, in order.
-    pub fn into_blobs(self) -> Vec<Vec<u8>> {
-        self.done
+    pub fn into_blobs(mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.done)
+    }
+}
+
+impl Drop for BlobReceiver {
+    fn drop(&mut self) {
+        if self.secret {
+            self.current.zeroize();
+            self.done.zeroize();
+        }
     }
 }
 
@@ -74,6 +102,7 @@ pub struct Outbox {
 enum Item {
     Message(Box<Message>),
     Blob { bytes: Vec<u8>, sent: usize },
+    Secret { bytes: Zeroizing<Vec<u8>>, sent: usize },
 }
 
 impl Outbox {
@@ -89,6 +118,13 @@ impl Outbox {
         }
     }
 
+    /// Queues a secret blob, which is wiped once it has left as chunks; those are the driver's to wipe.
+    pub fn push_secret(&mut self, bytes: Zeroizing<Vec<u8>>) {
+        if !bytes.is_empty() {
+            self.queue.push_back(Item::Secret { bytes, sent: 0 });
+        }
+    }
+
     /// The next message to send.
     pub fn pop(&mut self) -> Option<Message> {
         match self.queue.front_mut()? {
@@ -98,6 +134,15 @@ impl Outbox {
                 *sent = end;
                 if end == bytes.len() {
                     self.spent = std::mem::take(bytes);
+                    self.queue.pop_front();
+                }
+                Some(chunk)
+            }
+            Item::Secret { bytes, sent } => {
+                let end = (*sent + CHUNK_LEN).min(bytes.len());
+                let chunk = Message::Chunk(bytes[*sent..end].to_vec());
+                *sent = end;
+                if end == bytes.len() {
                     self.queue.pop_front();
                 }
                 Some(chunk)
@@ -150,6 +195,18 @@ mod tests {
             assert!(receiver.complete());
             assert_eq!(receiver.into_blobs(), blobs);
         }
+    }
+
+    #[test]
+    fn secret_blobs_arrive_like_others() {
+        let blob: Vec<u8> = (0..5 * CHUNK_LEN + 3).map(|i| (i * 31 % 251) as u8).collect();
+        let (mut outbox, mut receiver) = (Outbox::default(), BlobReceiver::secret("a seed", blob.len()));
+        outbox.push_secret(Zeroizing::new(blob.clone()));
+        while let Some(Message::Chunk(bytes)) = outbox.pop() {
+            receiver.push(&bytes).unwrap();
+        }
+        assert!(outbox.is_empty() && receiver.complete());
+        assert_eq!(receiver.into_blobs(), [blob]);
     }
 
     #[test]

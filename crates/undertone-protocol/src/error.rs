@@ -161,9 +161,7 @@ pub enum Error {
         mode: &'static str,
     },
     /// The server has not the memory for the session.
-    #[error(
-        "the keys of this session need {need} bytes of memory and {have} are free; use a shorter prompt or a larger machine"
-    )]
+    #[error("this session needs {need} bytes of memory and {have} are free; use a shorter prompt or a larger machine")]
     Memory {
         /// Bytes free for sessions.
         have: u64,
@@ -210,6 +208,17 @@ pub enum Error {
     DealRefused {
         /// Why, and what to do.
         cause: &'static str,
+    },
+    /// A dealer has not the memory for a session, or for its next step.
+    #[error(
+        "the dealer has {have} bytes left for bundles where this session needs {need}; use a shorter prompt, try again \
+         when other sessions have ended, or let the dealer hold more"
+    )]
+    DealMemory {
+        /// Bytes that the session may have.
+        have: u64,
+        /// Bytes that it needs.
+        need: u64,
     },
     /// A dealer gives no more bundles.
     #[error("the dealer's stock is exhausted after {steps} steps; begin a new session, or let the dealer allow more")]
@@ -271,7 +280,7 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Mismatch { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => ErrorClass::Mismatch,
-            Self::Cap { .. } | Self::Memory { .. } => ErrorClass::TooLarge,
+            Self::Cap { .. } | Self::Memory { .. } | Self::DealMemory { .. } => ErrorClass::TooLarge,
             Self::Busy { .. } | Self::ClientBusy { .. } => ErrorClass::Busy,
             Self::ShuttingDown => ErrorClass::ShuttingDown,
             Self::Peer { class, .. } => *class,

@@ -13,6 +13,7 @@ use crate::modes::permuted::setup::Setup;
 pub use crate::operations::Operations;
 pub use crate::report::{ErrorClass, ErrorReport, ProgressReport};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroize;
 
 /// Most public tokens of a session.
 pub const MAX_PUBLIC_TOKENS: u32 = 131_072;
@@ -306,6 +307,15 @@ impl Message {
             Self::Setup(_) => MessageType::Setup,
             Self::DealRequest(_) => MessageType::DealRequest,
             Self::DealReply(_) => MessageType::DealReply,
+        }
+    }
+
+    /// Wipes what this message carries of seeds and bundles, once it has been sent.
+    pub fn wipe(&mut self) {
+        match self {
+            Self::Chunk(bytes) => bytes.zeroize(),
+            Self::DealRequest(DealRequest::Register { ticket, .. }) => ticket.zeroize(),
+            _ => {}
         }
     }
 

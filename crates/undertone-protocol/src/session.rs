@@ -32,6 +32,11 @@ pub trait Session: Send {
     /// What the session waits for.
     fn turn(&self) -> Turn;
 
+    /// Whether the work that is due is to wait for somebody else, so that it needs no computer.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Takes a message from the peer. Cheap enough to run between two reads.
     ///
     /// # Errors

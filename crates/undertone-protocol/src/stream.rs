@@ -3,6 +3,7 @@
 use crate::message::Message;
 use crate::{Error, Ledger, Wire};
 use std::io::{ErrorKind, Read, Write};
+use zeroize::Zeroize;
 
 /// Bytes read at a time.
 const READ_LEN: usize = 64 << 10;
@@ -23,12 +24,19 @@ pub struct MessageStream<S> {
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are not consumed yet.
     pending: std::ops::Range<usize>,
+    /// Whether seeds and bundles pass: then nothing stays in buffers here.
+    secret: bool,
 }
 
 impl<S> MessageStream<S> {
     /// Messages over `stream`, from frame 0 on.
     pub fn new(stream: S) -> Self {
-        Self { stream, wire: Wire::new(), buffer: vec![0; READ_LEN], pending: 0..0 }
+        Self { stream, wire: Wire::new(), buffer: vec![0; READ_LEN], pending: 0..0, secret: false }
+    }
+
+    /// From now on frames are wiped here once they are sent or taken, because seeds and bundles pass.
+    pub fn keep_nothing(&mut self) {
+        self.secret = true;
     }
 
     /// The stream itself.
@@ -58,8 +66,12 @@ impl<S: Read + Write> MessageStream<S> {
     /// # Errors
     /// Those of [`Message::encode`], `Silent` when the stream times out, `Connection` or `Transport` when it fails.
     pub fn send(&mut self, message: &Message) -> Result<(), Error> {
-        let frame = self.wire.encode(message)?;
-        self.stream.write_all(&frame).and_then(|()| self.stream.flush()).map_err(failed)
+        let mut frame = self.wire.encode(message)?;
+        let sent = self.stream.write_all(&frame).and_then(|()| self.stream.flush()).map_err(failed);
+        if self.secret {
+            frame.zeroize();
+        }
+        sent
     }
 
     /// Reads one message.
@@ -72,7 +84,11 @@ impl<S: Read + Write> MessageStream<S> {
             while !self.pending.is_empty() {
                 let mut input = &self.buffer[self.pending.clone()];
                 let message = self.wire.feed(&mut input)?;
-                self.pending.start = self.pending.end - input.len();
+                let taken = self.pending.start..self.pending.end - input.len();
+                self.pending.start = taken.end;
+                if self.secret {
+                    self.buffer[taken].zeroize();
+                }
                 if let Some(message) = message {
                     return Ok(message);
                 }

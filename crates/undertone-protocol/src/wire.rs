@@ -4,6 +4,7 @@ use crate::Error;
 use crate::frame::{FrameDecoder, HEADER_LEN, encode_frame};
 use crate::ledger::Ledger;
 use crate::message::Message;
+use zeroize::Zeroizing;
 
 /// Turns messages into frames and bytes into messages, and counts both.
 #[derive(Debug, Default)]
@@ -31,7 +32,8 @@ impl Wire {
             Message::Chunk(bytes) if !bytes.is_empty() => {
                 encode_frame(message_type, self.session, self.sequence, bytes)?
             }
-            _ => encode_frame(message_type, self.session, self.sequence, &message.encode()?)?,
+            // Short, and perhaps a ticket.
+            _ => encode_frame(message_type, self.session, self.sequence, &Zeroizing::new(message.encode()?))?,
         };
         self.sequence += 1;
         self.ledger.record_sent(message_type, frame.len());
@@ -53,7 +55,7 @@ impl Wire {
         let message = if message_type == crate::MessageType::Chunk && len > 0 {
             Message::Chunk(frame.payload)
         } else {
-            Message::decode(message_type, &frame.payload)?
+            Message::decode(message_type, &Zeroizing::new(frame.payload))?
         };
         self.ledger.record_received(message_type, HEADER_LEN + len);
         if let Message::Welcome(welcome) = &message {

@@ -53,9 +53,6 @@ pub enum Error {
     /// The dealer of mode permuted did not accept this provider.
     #[error("the dealer did not accept this provider: {0}")]
     Dealer(#[from] undertone_protocol::Error),
-    /// The folder for bundles cannot be used.
-    #[error("the folder for bundles cannot be used: {0}; check its permissions and the space on its disk")]
-    BundleFolder(std::io::Error),
     /// The calibration was refused.
     #[error(transparent)]
     Calibration(#[from] undertone_infer::Error),

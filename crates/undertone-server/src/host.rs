@@ -1,5 +1,6 @@
 //! What a server offers: a model, and a session for every client that asks for it.
 
+use undertone_net::Pin;
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::{Error, Session};
 
@@ -20,4 +21,19 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// `Mismatch`, `ModeRefused`, `Cap`, or what planning the session reports.
     fn open(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, Error>;
+
+    /// The same for a client that is known by its certificate, where that makes a difference.
+    ///
+    /// # Errors
+    /// As for [`Host::open`], and what this client may not do.
+    fn open_to(&self, client: Option<Pin>, hello: &Hello, welcome: Welcome) -> Result<Opening, Error> {
+        let _ = client;
+        self.open(hello, welcome)
+    }
+
+    /// Sessions that this client may have at a time, where it is not the number that all clients have.
+    fn share(&self, client: Option<Pin>) -> Option<usize> {
+        let _ = client;
+        None
+    }
 }

@@ -22,7 +22,7 @@ mod watch;
 
 pub use error::Error;
 pub use host::{Host, Opening};
-pub use memory::SystemMemory;
+pub use memory::{Budget, Reservation, SystemMemory};
 pub use model_host::ModelHost;
 pub use options::Options;
 pub use permuted::{DealerAccess, PermutedHost, read_ticket};

@@ -77,6 +77,10 @@ struct Arguments {
     #[arg(long, value_name = "DIR", requires = "dealer")]
     store: Option<PathBuf>,
 
+    /// Most tokens of a step of mode permuted: at least the dealer's --piece; memory is reserved for it
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    longest_step: usize,
+
     /// Print one JSON object instead of a sentence when ready
     #[arg(long)]
     json: bool,
@@ -126,7 +130,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         Offer::Fhe => Box::new(ModelHost::load(&arguments.model, parameters)?),
         Offer::Permuted => {
             let store = arguments.store.clone();
-            Box::new(PermutedHost::load(&arguments.model, dealer(arguments)?, store)?)
+            let host = PermutedHost::load(&arguments.model, dealer(arguments)?, store)?;
+            // Half of the places are left to those who chat.
+            Box::new(host.with_longest_step(arguments.longest_step).with_setups(arguments.max_sessions / 2))
         }
     };
     let pin = options.tls.as_ref().map(ServerTls::pin);

@@ -4,7 +4,7 @@ use crate::compute::Compute;
 use crate::connection::{TimedConnection, send};
 use crate::memory::{Budget, Reservation};
 use crate::pace::Pace;
-use crate::sessions::Sessions;
+use crate::sessions::{MAX_STRANGERS, Sessions};
 use crate::watch::Watch;
 use crate::{Error, Host, Opening, Options};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use undertone_net::Connection;
+use undertone_net::{Connection, Pin};
 use undertone_protocol::message::{ErrorReport, Hello, MAX_SENTENCE, Welcome};
-use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Turn};
+use undertone_protocol::{Error as ProtocolError, Message, MessageStream, Mode, Turn};
 
 /// How long the connection that wakes the listening loop may take.
 const WAKE_UP: Duration = Duration::from_millis(200);
 /// How long sessions may take to end at shutdown before their connections are cut.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long the listening loop rests when the system is short of something.
+const SHORTAGE: Duration = Duration::from_millis(20);
 /// How long a client may take to hear why its session has ended; its place is free already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -71,7 +73,7 @@ impl Server {
         let pool = build("compute", have)?;
         let key_pool = if pool.current_num_threads() == 1 { Some(build("keys", 1)?) } else { None };
         let shared = Shared {
-            sessions: Arc::new(Sessions::new(options.max_sessions, options.max_sessions_per_client)),
+            sessions: Arc::new(Sessions::new(options.max_sessions)),
             budget: Arc::new(Budget::new(options.memory_bytes)),
             compute: Compute::default(),
             planning: Compute::default(),
@@ -108,13 +110,18 @@ impl Server {
             }
             threads.retain(|thread| !thread.is_finished());
             match accepted {
-                // Refused connections occupy a thread as well, for a moment; beyond twice the sessions they are dropped.
-                Ok(_) if threads.len() >= 2 * self.shared.options.max_sessions + 2 => {}
+                // Refused and ended connections occupy a thread as well, for a moment; far beyond what may be open they
+                // are dropped.
+                Ok(_) if threads.len() >= 2 * (self.shared.options.max_sessions + MAX_STRANGERS) + 2 => {}
                 Ok((stream, _)) => {
                     let shared = self.shared.clone();
-                    threads.push(std::thread::spawn(move || serve(&shared, stream)));
+                    match std::thread::Builder::new().spawn(move || serve(&shared, stream)) {
+                        Ok(thread) => threads.push(thread),
+                        // The system has no thread to give; this connection is gone with the closure.
+                        Err(_) => std::thread::sleep(SHORTAGE),
+                    }
                 }
-                Err(error) if passing(&error) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) if passing(&error) => std::thread::sleep(SHORTAGE),
                 Err(error) => break Err(Error::Accept(error)),
             }
         };
@@ -157,10 +164,15 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 /// Errors of `accept` that concern one connection or a passing shortage.
 fn passing(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    // 23 and 24 (ENFILE, EMFILE): out of file descriptors until a session ends.
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
-        || matches!(error.raw_os_error(), Some(23 | 24))
+    use std::io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, OutOfMemory,
+        PermissionDenied, TimedOut, WouldBlock,
+    };
+    // On Linux what went wrong with a connection before it was accepted is reported here. 23 and 24 (ENFILE, EMFILE): out of
+    // file descriptors until a session ends; 105 (ENOBUFS): out of buffers; 71 (EPROTO), 92, 95, 64, 112: the connection's.
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock | TimedOut)
+        || matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | OutOfMemory | PermissionDenied)
+        || matches!(error.raw_os_error(), Some(23 | 24 | 64 | 71 | 92 | 95 | 105 | 112))
 }
 
 /// One connection from beginning to end.
@@ -173,9 +185,10 @@ fn serve(shared: &Shared, stream: TcpStream) {
         return;
     }
     let Ok(connection) = Connection::accept(stream, options.tls.as_ref(), options.hello_timeout) else { return };
-    let entered = place.enter(connection.peer());
+    let peer = connection.peer();
+    let entered = place.enter(peer, shared.host.share(peer).unwrap_or(options.max_sessions_per_client));
     let mut stream = MessageStream::new(TimedConnection::new(connection, options));
-    let ended = entered.and_then(|()| converse(shared, &mut stream, place.number));
+    let ended = entered.and_then(|()| converse(shared, &mut stream, (place.number, peer)));
     if let Err(error) = &ended {
         // Free before the last words, which may take a while.
         place.leave();
@@ -187,7 +200,11 @@ fn serve(shared: &Shared, stream: TcpStream) {
     stream.inner_mut().finish();
 }
 
-fn converse(shared: &Shared, stream: &mut MessageStream<TimedConnection>, number: u64) -> Result<(), ProtocolError> {
+fn converse(
+    shared: &Shared,
+    stream: &mut MessageStream<TimedConnection>,
+    (number, peer): (u64, Option<Pin>),
+) -> Result<(), ProtocolError> {
     if shared.stopping.load(Ordering::SeqCst) {
         // This session may have entered after the last look at the open ones; nobody else would end it.
         return Err(ProtocolError::ShuttingDown);
@@ -196,12 +213,20 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedConnection>, number
         return Err(ProtocolError::OutOfTurn { message: "another", state: "waiting for hello" });
     };
     let options = &shared.options;
-    let (opening, _reservation) = open(shared, &hello, number)?;
+    let (opening, _reservation) = open(shared, &hello, number, peer)?;
     let mut session = opening.session;
+    let secret = session.mode() == Mode::Deal;
+    if secret {
+        stream.keep_nothing();
+    }
     let mut pace = Pace::new(options, opening.setup_bytes, stream.inner().waited());
     loop {
-        while let Some(message) = session.next_message() {
-            send(stream, &message, options)?;
+        while let Some(mut message) = session.next_message() {
+            let sent = send(stream, &message, options);
+            if secret {
+                message.wipe();
+            }
+            sent?;
         }
         match session.turn() {
             Turn::Peer => {
@@ -221,6 +246,9 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedConnection>, number
                 pace.complete();
                 let watch = Watch::new(&shared.stopping);
                 watch.run(stream, options, |watch| {
+                    if session.waits() {
+                        return session.work(watch);
+                    }
                     let _slot = shared.compute.enter(watch)?;
                     shared.pool.install(|| session.work(watch))
                 })?;
@@ -230,7 +258,12 @@ fn converse(shared: &Shared, stream: &mut MessageStream<TimedConnection>, number
     }
 }
 
-fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Opening, Reservation), ProtocolError> {
+fn open(
+    shared: &Shared,
+    hello: &Hello,
+    number: u64,
+    peer: Option<Pin>,
+) -> Result<(Opening, Reservation), ProtocolError> {
     let (have, need) = (hello.shape.max_new_tokens, shared.options.max_new_tokens);
     if have > need {
         return Err(ProtocolError::Cap { field: "max_new_tokens", have: have.into(), need: need.into() });
@@ -241,7 +274,7 @@ fn open(shared: &Shared, hello: &Hello, number: u64) -> Result<(Opening, Reserva
         max_sessions: u32::try_from(shared.sessions.max()).unwrap_or(u32::MAX),
     };
     let planning = shared.planning.enter(&Watch::new(&shared.stopping))?;
-    let opening = shared.host.open(hello, welcome)?;
+    let opening = shared.host.open_to(peer, hello, welcome)?;
     drop(planning);
     let reservation = shared.budget.reserve(opening.memory_bytes)?;
     Ok((opening, reservation))

@@ -1,13 +1,17 @@
 //! The open sessions: a bounded number, in all and of each client, each with a handle to end its connection.
 //!
 //! A connection first arrives, which costs a thread and a handle, and enters when it is known whose it is: a peer that
-//! never finishes its handshake takes no place from anybody.
+//! never finishes its handshake takes no place from anybody. Of connections that have not proved whose they are there is a
+//! bounded number too: one more ends the oldest of the address that has most of them.
 
-use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use undertone_net::{Hangup, Pin};
 use undertone_protocol::Error;
+
+/// Most connections that have not proved whose they are.
+pub(crate) const MAX_STRANGERS: usize = 32;
 
 #[derive(Debug, Default)]
 struct Live {
@@ -16,13 +20,34 @@ struct Live {
     hangups: HashMap<u64, Hangup>,
     /// Those of them that hold a place, with the client where it is known.
     entered: HashMap<u64, Option<Pin>>,
+    /// Those that have not proved whose they are, the oldest first, and where they come from.
+    strangers: VecDeque<(u64, Option<IpAddr>)>,
+}
+
+impl Live {
+    /// Notes a stranger; where there are too many, ends the oldest one of the address with most of them.
+    fn note_stranger(&mut self, number: u64, from: Option<IpAddr>) {
+        self.strangers.push_back((number, from));
+        if self.strangers.len() <= MAX_STRANGERS {
+            return;
+        }
+        let of = |address| self.strangers.iter().filter(|(_, other)| *other == address).count();
+        let most = self.strangers.iter().map(|&(_, address)| (of(address), address)).max_by_key(|&(count, _)| count);
+        let crowd = most.and_then(|(_, address)| address);
+        let Some(index) = self.strangers.iter().position(|&(_, address)| address == crowd) else { return };
+        if let Some((oldest, _)) = self.strangers.remove(index)
+            && let Some(hangup) = self.hangups.get(&oldest)
+        {
+            // One that is gone already needs no ending.
+            let _ = hangup.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 /// The open sessions.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     max: usize,
-    max_per_client: usize,
     live: Mutex<Live>,
 }
 
@@ -34,8 +59,8 @@ pub(crate) struct Place {
 }
 
 impl Sessions {
-    pub(crate) fn new(max: usize, max_per_client: usize) -> Self {
-        Self { max, max_per_client, live: Mutex::default() }
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, live: Mutex::default() }
     }
 
     /// Takes note of a connection, so that it can be ended.
@@ -48,6 +73,7 @@ impl Sessions {
         live.last += 1;
         let number = live.last;
         live.hangups.insert(number, hangup);
+        live.note_stranger(number, stream.peer_addr().ok().map(|address| address.ip()));
         Ok(Place { sessions: self.clone(), number })
     }
 
@@ -74,18 +100,19 @@ impl Sessions {
 }
 
 impl Place {
-    /// Takes a place for this connection of `client`.
+    /// Takes a place for this connection of `client`, which may have `share` of them.
     ///
     /// # Errors
     /// `Busy` when all places are taken, `ClientBusy` when this client has its share.
-    pub(crate) fn enter(&self, client: Option<Pin>) -> Result<(), Error> {
+    pub(crate) fn enter(&self, client: Option<Pin>, share: usize) -> Result<(), Error> {
         let mut live = self.sessions.lock();
+        live.strangers.retain(|&(number, _)| number != self.number);
         let have = live.entered.len();
         if have >= self.sessions.max {
             return Err(Error::Busy { have });
         }
         let same = live.entered.values().filter(|other| client.is_some() && **other == client).count();
-        if same >= self.sessions.max_per_client {
+        if same >= share {
             return Err(Error::ClientBusy { have: same });
         }
         live.entered.insert(self.number, client);
@@ -103,5 +130,31 @@ impl Drop for Place {
         let mut live = self.sessions.lock();
         live.entered.remove(&self.number);
         live.hangups.remove(&self.number);
+        live.strangers.retain(|&(number, _)| number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn a_crowd_of_strangers_makes_room_for_others() {
+        let (mut live, listener) = (Live::default(), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let mut lines = Vec::new();
+        let [crowd, other] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
+        for number in 1..=3 * MAX_STRANGERS as u64 {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            live.hangups.insert(number, Hangup::of(&stream).unwrap());
+            lines.push(stream);
+            live.note_stranger(number, if number == 2 { other } else { crowd });
+        }
+        // The one from elsewhere is still there, and so are the latest of the crowd.
+        let numbers: Vec<u64> = live.strangers.iter().map(|&(number, _)| number).collect();
+        let latest = 3 * MAX_STRANGERS as u64 - (MAX_STRANGERS as u64 - 2)..=3 * MAX_STRANGERS as u64;
+        assert_eq!(numbers, [2].into_iter().chain(latest).collect::<Vec<_>>());
+        let ended = |line: &TcpStream| std::io::Write::write(&mut &*line, &[1]).is_err();
+        assert!(ended(&lines[0]) && !ended(&lines[1]) && ended(&lines[2]) && !ended(&lines[3 * MAX_STRANGERS - 1]));
     }
 }

@@ -150,3 +150,36 @@ fn any_address_is_bound_under_tls_and_the_server_stops() {
     drop(server);
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_flood_of_connections_that_never_say_who_they_are_keeps_nobody_out() {
+    let (tls, clients) = settings(1);
+    let server = Running::start(SumHost, Options { tls: Some(tls), max_sessions: 1, ..options() });
+    // Far more than there are threads for, each of which could wait for ten seconds.
+    let _crowd: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let (start, over) = (std::time::Instant::now(), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut more = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                more.extend(TcpStream::connect(server.address));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // A connection that comes while threads are short is dropped; it tries again.
+        let connected = (0..40).find_map(|_| {
+            let connected = try_connect(&server, &clients[0]).ok();
+            if connected.is_none() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            connected
+        });
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            whole_run(MessageStream::new(connected.unwrap()))
+        }));
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(ran.is_ok());
+    });
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    server.expect_sessions(0);
+}

@@ -14,6 +14,9 @@ use crate::shape::{Shape, Site, Step};
 const MAGIC: [u8; 4] = *b"UTB\x01";
 const HEADER_LEN: usize = 80;
 
+/// Most bytes of an encoded bundle; a step that needs a longer one is refused. Wires rely on it.
+pub const MAX_BUNDLE_BYTES: usize = 1 << 30;
+
 /// A random name for a session, given by its dealer.
 pub type SessionId = [u8; 16];
 
@@ -104,7 +107,13 @@ impl Corrections {
 
     /// Words of the corrections of a step.
     pub(crate) fn words(shape: &Shape, step: &Step) -> usize {
-        Self::empty(shape).lists(shape, step).iter().map(|(_, len)| len).sum()
+        // All layers are alike, so that one says what the others take.
+        let of = |layers| {
+            let shape = Shape { layers, ..*shape };
+            Self::empty(&shape).lists(&shape, step).iter().map(|(_, len)| len).sum::<usize>()
+        };
+        let outside = of(0);
+        outside + shape.layers * (of(1) - outside)
     }
 }
 

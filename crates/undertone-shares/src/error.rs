@@ -93,6 +93,18 @@ pub enum Error {
         /// What the operating system reports.
         source: std::io::Error,
     },
+    /// A folder where bundles should go that somebody else uses for something else.
+    #[error("{} holds something else than bundles; name another folder, or move what is there", path.display())]
+    ForeignFolder {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
+    /// A folder for bundles that another process holds.
+    #[error("another process uses {}; end it first, or name another folder", path.display())]
+    FolderInUse {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
     /// The model refused.
     #[error(transparent)]
     Model(#[from] undertone_model::Error),

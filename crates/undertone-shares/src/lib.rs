@@ -34,7 +34,7 @@ mod twin;
 mod user;
 mod weights;
 
-pub use bundle::{Bundle, ProviderBundle, SessionId, UserBundle};
+pub use bundle::{Bundle, MAX_BUNDLE_BYTES, ProviderBundle, SessionId, UserBundle};
 pub use dealer::{Dealer, DealerSession};
 pub use error::{Error, Result};
 pub use fixed::{ACTIVATION_BITS, MAX_WEIGHT_BITS, PROBABILITY_BITS, ROTARY_BITS, SCORE_BITS};
@@ -46,8 +46,8 @@ pub use public::MAX_PUBLIC_BYTES;
 pub use random::Seed;
 pub use rotary::RotaryTable;
 pub use rows::Placement;
-pub use shape::{Matrix, Shape, Site, Step};
-pub use store::{BundleStore, DirectoryStore, MemoryStore};
+pub use shape::{Matrix, Shape, Site, Step, pieces};
+pub use store::{BundleStore, DirectoryStore, MemoryStore, StoreFolder};
 #[cfg(any(test, feature = "replay"))]
 pub use twin::Replay;
 pub use twin::{Nearest, Rounding, Truncation, Twin};

@@ -2,6 +2,7 @@
 
 use undertone_model::LlamaConfig;
 
+use crate::bundle::{Bundle, MAX_BUNDLE_BYTES, ProviderBundle};
 use crate::error::{Error, Result};
 use crate::flight::{FlightKind, MAX_FLIGHT_BYTES};
 
@@ -139,7 +140,7 @@ impl Step {
     ///
     /// # Errors
     /// No tokens, more outputs than tokens, more positions than the model has, more scores than a step may have, a
-    /// flight above [`MAX_FLIGHT_BYTES`].
+    /// flight above [`MAX_FLIGHT_BYTES`], a bundle above [`MAX_BUNDLE_BYTES`].
     pub fn check(&self, shape: &Shape, max_positions: usize) -> Result<()> {
         let refuse = |what, have: usize, need: String| Err(Error::OutOfRange { what, have: have as u64, need });
         let end = self.position.saturating_add(self.tokens);
@@ -161,14 +162,20 @@ impl Step {
         }
         // Every product above is below 2^28 now and layers are at most 2^10, so no extent overflows.
         let size = |kind: &FlightKind| kind.extent(shape, self).size_bytes();
-        match FlightKind::ALL.iter().find(|kind| size(kind) > MAX_FLIGHT_BYTES) {
-            None => Ok(()),
-            Some(kind) => refuse(
+        if let Some(kind) = FlightKind::ALL.iter().find(|kind| size(kind) > MAX_FLIGHT_BYTES) {
+            return refuse(
                 "the number of bytes of a flight",
                 size(kind),
                 format!("at most {MAX_FLIGHT_BYTES} ({}); use shorter chunks", kind.name()),
-            ),
+            );
         }
+        // The user's bundle is a seed and one number for every output.
+        let bundle = ProviderBundle::size_bytes(shape, self);
+        if bundle > MAX_BUNDLE_BYTES {
+            let need = format!("at most {MAX_BUNDLE_BYTES}; use shorter chunks");
+            return refuse("the number of bytes of a bundle", bundle, need);
+        }
+        Ok(())
     }
 
     /// Positions that token `i` of the step sees, itself included.
@@ -202,6 +209,50 @@ impl Step {
     }
 }
 
+/// Tokens of the steps in which a prompt enters: `most` each, fewer where the model could not take the step or the
+/// provider's bundle of it would exceed `most_bytes`. Later pieces are shorter then, because scores grow with positions.
+///
+/// # Errors
+/// A prompt beyond the model's positions, a single token whose bundle is too large.
+pub fn pieces(
+    shape: &Shape,
+    max_positions: usize,
+    prompt: usize,
+    most: usize,
+    most_bytes: usize,
+) -> Result<Vec<usize>> {
+    if prompt == 0 || prompt > max_positions {
+        let need = format!("from 1 to {max_positions}, with a token");
+        return Err(Error::OutOfRange { what: "the last position of a step", have: prompt as u64, need });
+    }
+    let (mut pieces, mut position) = (Vec::new(), 0);
+    while position < prompt {
+        let left = prompt - position;
+        let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(tokens == left) };
+        let check = |tokens: usize| {
+            let step = step(tokens);
+            step.check(shape, max_positions)?;
+            let have = ProviderBundle::size_bytes(shape, &step);
+            let need = || format!("at most {most_bytes} for one token");
+            let what = "the number of bytes of a bundle";
+            if have > most_bytes { Err(Error::OutOfRange { what, have: have as u64, need: need() }) } else { Ok(()) }
+        };
+        check(1)?;
+        // Whatever is checked grows with the tokens.
+        let (mut fits, mut beyond) = (1, most.clamp(1, left) + 1);
+        if check(beyond - 1).is_ok() {
+            fits = beyond - 1;
+        }
+        while beyond - fits > 1 {
+            let middle = (fits + beyond) / 2;
+            if check(middle).is_ok() { fits = middle } else { beyond = middle }
+        }
+        pieces.push(fits);
+        position += fits;
+    }
+    Ok(pieces)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,16 +269,49 @@ mod tests {
             vocab: 32_000,
         };
         let check = |tokens| Step { number: 0, position: 0, tokens, outputs: 1 }.check(&shape, 2048);
-        let fits = |tokens| {
-            let step = Step { number: 0, position: 0, tokens, outputs: 1 };
-            FlightKind::ALL.iter().all(|kind| kind.extent(&shape, &step).size_bytes() <= MAX_FLIGHT_BYTES)
-        };
-        let most = (1..2048).find(|&tokens| !fits(tokens)).unwrap() - 1;
+        let step = |tokens| Step { number: 0, position: 0, tokens, outputs: 1 };
+        let bundle = |tokens| ProviderBundle::size_bytes(&shape, &step(tokens));
+        let flight = |tokens| FlightKind::ALL.iter().map(|kind| kind.extent(&shape, &step(tokens)).size_bytes()).max();
+        let most = (1..2048).find(|&tokens| bundle(tokens) > MAX_BUNDLE_BYTES).unwrap() - 1;
         assert!(check(most).is_ok());
         let error = check(most + 1).unwrap_err().to_string();
+        assert!(error.contains("of a bundle") && error.contains("shorter chunks"), "{error}");
+        let most = (1..2048).find(|&tokens| flight(tokens).unwrap() > MAX_FLIGHT_BYTES).unwrap();
+        let error = check(most).unwrap_err().to_string();
         assert!(error.contains("prepare") && error.contains("shorter chunks"), "{error}");
         let outputs = |outputs| Step { number: 0, position: 0, tokens: 2, outputs }.check(&shape, 2048);
         assert!(outputs(0).is_ok() && outputs(2).is_ok() && outputs(3).is_err());
         assert!(check(0).is_err() && check(2049).is_err() && check(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_long_prompt_of_a_large_model_enters_in_pieces_whose_bundles_a_wire_carries() {
+        let shape = Shape {
+            hidden: 4096,
+            intermediate: 14_336,
+            layers: 32,
+            heads: 32,
+            key_heads: 8,
+            head_dim: 128,
+            vocab: 128_256,
+        };
+        let all = pieces(&shape, 8192, 6000, 64, MAX_BUNDLE_BYTES).unwrap();
+        assert_eq!(all.iter().sum::<usize>(), 6000);
+        assert!(all[0] < 64 && all.windows(2).take(all.len() - 2).all(|pair| pair[0] >= pair[1]), "{all:?}");
+        let mut position = 0;
+        for (i, &tokens) in all.iter().enumerate() {
+            let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(i + 1 == all.len()) };
+            step(tokens).check(&shape, 8192).unwrap();
+            // None is shorter than it must be.
+            assert!(tokens == 64 || i + 1 == all.len() || step(tokens + 1).check(&shape, 8192).is_err());
+            position += tokens;
+        }
+        let small = Shape { layers: 2, hidden: 64, intermediate: 64, vocab: 64, ..shape };
+        assert_eq!(pieces(&small, 8192, 200, 64, MAX_BUNDLE_BYTES).unwrap(), [64, 64, 64, 8]);
+        assert!(
+            pieces(&small, 100, 101, 64, MAX_BUNDLE_BYTES).is_err() && pieces(&small, 100, 0, 64, 1 << 30).is_err()
+        );
+        let error = pieces(&shape, 8192, 8, 64, 1 << 20).unwrap_err().to_string();
+        assert!(error.contains("of a bundle") && error.contains("1048576"), "{error}");
     }
 }

@@ -41,7 +41,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "undertone-cuda",
         ],
     ),
-    ("undertone-dealer", &["undertone-ring", "undertone-shares", "undertone-protocol", "undertone-server"]),
+    (
+        "undertone-dealer",
+        &["undertone-ring", "undertone-shares", "undertone-protocol", "undertone-net", "undertone-server"],
+    ),
     (
         "undertone-cli",
         &[

@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 use std::time::Instant;
 use undertone_net::Network;
 use undertone_shares::formula::Traffic;
-use undertone_shares::{MaskedModel, Shape, Step};
+use undertone_shares::{MAX_BUNDLE_BYTES, MaskedModel, Shape, Step, pieces};
 
 /// Words of the buffer whose reading is timed: far beyond what caches hold.
 const PROBE_WORDS: usize = 96 << 20;
+/// Most tokens of a piece of a prompt: what a dealer takes by default.
+const PIECE: usize = 64;
 /// Seconds per token that the published implementation reports at 10 ms and 1 Gbit/s, for ChatGLM-6B.
 const PUBLISHED_SECONDS: f64 = 3.0;
 
@@ -29,8 +31,7 @@ pub fn plan(arguments: &PlanArguments, context: &Context) -> Result<()> {
     let config = config_like(&arguments.model.to_string_lossy())?;
     let (shape, prompt) = (Shape::new(&config), arguments.public + arguments.private);
     let positions = config.max_position_embeddings;
-    let pieces = Step { number: 0, position: 0, tokens: prompt.clamp(1, 64), outputs: 0 };
-    pieces.check(&shape, positions)?;
+    let pieces = pieces(&shape, positions, prompt.max(1), PIECE, MAX_BUNDLE_BYTES)?;
     let rows = arguments.draft + 1;
     let last = (prompt + arguments.max_new_tokens).saturating_sub(1);
     Step { number: 0, position: last.saturating_sub(1), tokens: 1, outputs: 1 }.check(&shape, positions)?;
@@ -38,7 +39,8 @@ pub fn plan(arguments: &PlanArguments, context: &Context) -> Result<()> {
     let position = prompt + arguments.max_new_tokens / 2;
     let token = Traffic::new(&shape, &Step { number: 0, position, tokens: rows, outputs: rows });
     let bandwidth = memory_bandwidth();
-    let object = object(&shape, (prompt, last), &token, bandwidth, arguments.draft);
+    let prefill = prefill(&shape, &pieces);
+    let object = object(&shape, (prompt, last), (&token, prefill), bandwidth, arguments.draft);
     context.result(&object, || text(&object));
     Ok(())
 }
@@ -55,24 +57,28 @@ fn memory_bandwidth() -> f64 {
     (0..3).map(|_| read()).fold(0.0, f64::max)
 }
 
-/// Rounds, bytes of contents and bytes of bundles of a prompt in pieces of 64.
-fn prefill(shape: &Shape, prompt: usize) -> (u64, u64, u64) {
-    let starts = (0..prompt).step_by(64);
-    let pieces = starts.map(|position| {
-        let tokens = (prompt - position).min(64);
-        let outputs = usize::from(position + tokens == prompt);
-        let traffic = Traffic::new(shape, &Step { number: 0, position, tokens, outputs });
-        (traffic.rounds(), traffic.token_bytes(), traffic.offline_bytes)
-    });
-    pieces.fold((0, 0, 0), |sum, piece| (sum.0 + piece.0, sum.1 + piece.1, sum.2 + piece.2))
+/// Rounds, bytes of contents and bytes of bundles of a prompt in these pieces.
+fn prefill(shape: &Shape, pieces: &[usize]) -> (u64, u64, u64) {
+    let mut position = 0;
+    pieces.iter().enumerate().fold((0, 0, 0), |sum, (number, &tokens)| {
+        let outputs = usize::from(number + 1 == pieces.len());
+        let traffic = Traffic::new(shape, &Step { number: number as u64, position, tokens, outputs });
+        position += tokens;
+        (sum.0 + traffic.rounds(), sum.1 + traffic.token_bytes(), sum.2 + traffic.offline_bytes)
+    })
 }
 
-fn object(shape: &Shape, (prompt, last): (usize, usize), token: &Traffic, bandwidth: f64, draft: usize) -> Value {
+fn object(
+    shape: &Shape,
+    (prompt, last): (usize, usize),
+    (token, prefill): (&Traffic, (u64, u64, u64)),
+    bandwidth: f64,
+    draft: usize,
+) -> Value {
     let masked = MaskedModel::size_bytes(shape);
     let weights = masked / 4;
     let rows = last as u64 * (draft as u64 + 1);
     let cache = 4 * 8 * 2 * shape.layers as u64 * shape.key() as u64 * rows / 2;
-    let prefill = prefill(shape, prompt);
     let provider_seconds = weights as f64 / bandwidth;
     let seconds = |rounds: u64, bytes: u64, network: &Network| {
         rounds as f64 * network.round_trip().as_secs_f64() + 8.0 * bytes as f64 / network.bits_per_second as f64

@@ -2,18 +2,19 @@
 
 use super::report::{Streaming, disagreement, print};
 use super::{check_draft, dial};
+use crate::cleanup::Cleanup;
 use crate::connection::resolve;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory::peak_rss_bytes;
 use crate::run::RunArguments;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use undertone_client::Prompt;
-use undertone_client::permuted::{Choice, Request, compare, generate, setup};
+use undertone_client::permuted::{Choice, MaskedFolder, Request, compare, generate, setup};
 use undertone_model::{Llama, LlamaConfig, Tokenizer};
 use undertone_net::{ClientTls, Endpoint};
 use undertone_ring::detect_word_kernels;
-use undertone_shares::{BundleStore, DirectoryStore, MemoryStore};
+use undertone_shares::{BundleStore, MemoryStore, SessionId, StoreFolder};
 use zeroize::Zeroizing;
 
 /// Runs the verb.
@@ -48,9 +49,10 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         }
         progress.advance_to(megabytes(done), "megabytes");
     };
-    let folder = arguments.permuted.store.as_deref();
-    let side = setup(&provider, folder, file.as_deref(), kernels.clone(), &mut follow)?;
-    let (store, _guard) = store(folder)?;
+    let folder = arguments.permuted.store.as_deref().map(|path| SessionFolder::open(path, context)).transpose()?;
+    let masked = folder.as_ref().map(SessionFolder::masked);
+    let side = setup(&provider, masked.as_ref(), file.as_deref(), kernels.clone(), &mut follow)?;
+    let store = folder.as_ref().map_or_else(|| Ok(Box::new(MemoryStore::default()) as _), SessionFolder::store)?;
     let request = Request {
         side: &side,
         prompt: (&ids, prompt.public.len()),
@@ -102,24 +104,40 @@ fn endpoints(arguments: &RunArguments) -> Result<(Endpoint, Endpoint)> {
     Ok((server, Endpoint { address: resolve(name, tls.is_some())?, tls, network }))
 }
 
-/// Removes the bundles of a session when it is over: its masks are spent, or will never be used.
-struct SessionFolder(Option<std::path::PathBuf>);
+/// The one session of this run: its folder goes when it is over, because its masks are spent or will never be used.
+struct SessionFolder {
+    parent: PathBuf,
+    stores: StoreFolder,
+    path: PathBuf,
+    cleanup: Cleanup,
+}
 
-impl Drop for SessionFolder {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // What stays belongs to no session that could be continued; the next run uses another folder.
-            let _ = std::fs::remove_dir_all(path);
-        }
+/// The name of the session's folder: a run has one session, and nobody else has a session there meanwhile.
+const SESSION: SessionId = [0; 16];
+
+impl SessionFolder {
+    fn open(parent: &Path, context: &Context) -> Result<Self> {
+        let stores = StoreFolder::open(parent, "user")?;
+        let (path, cleanup) = (stores.session_path(&SESSION), context.cleanup.clone());
+        let made = cleanup.make(&path, |path| std::fs::create_dir(path));
+        made.map_err(|source| Error::file("making", &path, source))?;
+        Ok(Self { parent: parent.to_owned(), stores, path, cleanup })
+    }
+
+    /// Masked weights stay beside it; a file that is not whole yet goes with the session.
+    fn masked(&self) -> MaskedFolder {
+        MaskedFolder { path: self.parent.clone(), partial: self.path.clone() }
+    }
+
+    fn store(&self) -> Result<Box<dyn BundleStore>> {
+        Ok(Box::new(self.stores.session(&SESSION)?.0))
     }
 }
 
-fn store(folder: Option<&Path>) -> Result<(Box<dyn BundleStore>, SessionFolder)> {
-    let Some(folder) = folder else { return Ok((Box::new(MemoryStore::default()), SessionFolder(None))) };
-    let path = folder.join("sessions").join(std::process::id().to_string());
-    if path.exists() {
-        // A process of the same number ended without cleaning up; its session is over.
-        std::fs::remove_dir_all(&path).map_err(|source| Error::file("removing", &path, source))?;
+impl Drop for SessionFolder {
+    fn drop(&mut self) {
+        // What stays belongs to no session that could be continued; the next run removes it.
+        let _ = std::fs::remove_dir_all(&self.path);
+        self.cleanup.release(&self.path);
     }
-    Ok((Box::new(DirectoryStore::open(&path)?), SessionFolder(Some(path))))
 }

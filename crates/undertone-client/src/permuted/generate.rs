@@ -161,16 +161,19 @@ impl<'a> Generation<'a> {
         let config = &request.side.model.public().config;
         check(request, prompt.len(), config.max_position_embeddings)?;
         let mut link = DealLink::open(dialled(request.dealer)?)?;
-        let opened = link.session(request.side.public_digest, prompt.len(), request.draft)?;
+        let opened = link.session(request.side.masked_digest, prompt.len(), request.draft)?;
         let room: usize = opened.pieces.iter().map(|&piece| piece as usize).sum();
         if room < prompt.len() {
             let (have, need) = (room as u64, prompt.len() as u64);
             return Err(undertone_protocol::Error::Unexpected { field: "tokens of the pieces", have, need }.into());
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        // The provider holds every step to these rows: of the prompt with its filler, of drafted tokens, of new ones.
+        let after = request.max_new_tokens - 1;
+        let rows = room.saturating_add(after.saturating_mul(request.draft));
         let shape = WireShape {
             public_tokens: 0,
-            private_tokens: number(prompt.len()),
+            private_tokens: number(rows.min(config.max_position_embeddings - after)),
             max_new_tokens: number(request.max_new_tokens),
         };
         shape.check_for(undertone_protocol::Mode::Permuted)?;

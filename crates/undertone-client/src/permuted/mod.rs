@@ -15,4 +15,4 @@ mod supply;
 pub use clear::compare;
 pub use generate::{Choice, Follower, Request, generate};
 pub use report::{PermutedReport, StepReport};
-pub use setup::{UserSide, setup};
+pub use setup::{MaskedFolder, UserSide, setup};

@@ -9,7 +9,7 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use undertone_protocol::Dial;
-use undertone_protocol::modes::permuted::{Digests, SetupLink, public_digest};
+use undertone_protocol::modes::permuted::{Digests, SetupLink, masked_digest};
 use undertone_ring::WordKernels;
 use undertone_shares::{MaskedModel, PublicModel, UserModel};
 
@@ -19,10 +19,18 @@ pub struct UserSide {
     pub model: Arc<UserModel>,
     /// What the provider must share.
     pub digests: Digests,
-    /// What the dealer knows the model by.
-    pub public_digest: [u8; 32],
+    /// What the dealer must share: the public model and the name of the masked weights.
+    pub masked_digest: [u8; 32],
     /// Bytes that the set-up took: 0 for masked weights that were there.
     pub fetched_bytes: u64,
+}
+
+/// Where masked weights are kept.
+pub struct MaskedFolder {
+    /// The folder of whole files.
+    pub path: PathBuf,
+    /// A folder on the same disk for a file that is not whole yet; whoever named it removes what stays there.
+    pub partial: PathBuf,
 }
 
 /// Asks the provider for its model, and fetches the masked weights unless `folder` has them. `follow` hears of bytes
@@ -32,7 +40,7 @@ pub struct UserSide {
 /// A provider that cannot be reached, a public model that contradicts itself, a folder that cannot be used.
 pub fn setup(
     provider: &Dial,
-    folder: Option<&Path>,
+    folder: Option<&MaskedFolder>,
     tokenizer: Option<&[u8]>,
     kernels: Arc<dyn WordKernels>,
     follow: &mut dyn FnMut(u64, u64),
@@ -45,12 +53,12 @@ pub fn setup(
         return Err(undertone_protocol::Error::Unexpected { field, have, need }.into());
     }
     let name: String = link.name.iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = folder.map(|folder| folder.join(format!("{name}.masked")));
-    let stored = path.as_deref().map(|path| read(path, &public)).transpose()?.flatten();
+    let path = folder.map(|folder| (folder.path.join(format!("{name}.masked")), folder));
+    let stored = path.as_ref().map(|(path, _)| read(path, &public)).transpose()?.flatten();
     let (masked, fetched_bytes) = match (stored, &path) {
         (Some(masked), _) => (masked, 0),
-        (None, Some(path)) => {
-            fetch(&mut link, path, follow)?;
+        (None, Some((path, folder))) => {
+            fetch(&mut link, path, folder, follow)?;
             let masked = read(path, &public)?.ok_or_else(|| failed("reading", path, damaged()))?;
             (masked, need)
         }
@@ -67,10 +75,10 @@ pub fn setup(
     let masked_name = link.name;
     link.close();
     let positions = public.config.max_position_embeddings;
-    let public_digest = public_digest(&public);
+    let masked_digest = masked_digest(&public, &masked_name);
     let model = Arc::new(UserModel::new(public, masked, positions, kernels)?);
     let digests = Digests::new(model.public(), &masked_name, model.rotary(), tokenizer);
-    Ok(UserSide { model, digests, public_digest, fetched_bytes })
+    Ok(UserSide { model, digests, masked_digest, fetched_bytes })
 }
 
 /// A fresh stream to a peer.
@@ -125,11 +133,13 @@ impl<R: Read> Read for Hashing<R> {
 fn fetch(
     link: &mut SetupLink<Box<dyn undertone_protocol::Duplex>>,
     path: &Path,
+    folder: &MaskedFolder,
     follow: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    create_private(folder).map_err(|error| failed("making", folder, error))?;
-    let part = PathBuf::from(format!("{}.{}.part", path.display(), std::process::id()));
+    for folder in [&folder.path, &folder.partial] {
+        create_private(folder).map_err(|error| failed("making", folder, error))?;
+    }
+    let part = folder.partial.join("masked.part");
     let fetched = write(link, &part, follow)
         .and_then(|()| std::fs::rename(&part, path).map_err(|error| failed("writing", path, error)));
     if fetched.is_err() {
@@ -145,7 +155,7 @@ fn write(
     follow: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Error> {
     let failed = |error| failed("writing", part, error);
-    let (mut file, mut hasher) = (File::create(part).map_err(failed)?, blake3::Hasher::new());
+    let (mut file, mut hasher) = (create_new(part).map_err(failed)?, blake3::Hasher::new());
     let (total, mut broken) = (link.masked_len, None);
     let fetched = link.fetch(|piece, done| {
         hasher.update(piece);
@@ -168,4 +178,12 @@ fn create_private(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.recursive(true).create(folder)
+}
+
+/// A new file that only its owner may read.
+fn create_new(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.write(true).create_new(true).open(path)
 }

@@ -12,6 +12,8 @@ use undertone_shares::{Bundle, BundleStore, Error as SharesError, Placement, Pre
 
 /// Bundles fetched ahead of their use.
 const AHEAD: usize = 4;
+/// Between two questions for a bundle that is not dealt yet.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait for a bundle: a dealer deals a long piece of a prompt of a large model in less.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -105,7 +107,10 @@ impl Supply {
 
 impl Drop for Supply {
     fn drop(&mut self) {
+        // Under the lock, so that no thread misses it between a look and its wait.
+        let state = self.shared.lock();
         self.shared.stopped.store(true, Ordering::SeqCst);
+        drop(state);
         self.shared.changed.notify_all();
     }
 }
@@ -125,26 +130,31 @@ fn prepare(
     }
 }
 
-/// Fetches one bundle after the other until the session is over.
+/// Fetches one bundle after the other until the session is over. The link stays open until then: a dealer forgets a
+/// session whose user has left, and with it what the provider has still to pull.
 fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>) {
-    while !shared.stopped.load(Ordering::SeqCst) {
+    loop {
         let state = shared.lock();
-        if state.store.stock() >= AHEAD {
-            drop(shared.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner));
-            continue;
+        let full = |state: &mut State| {
+            !shared.stopped.load(Ordering::SeqCst) && (state.store.stock() >= AHEAD || state.failed.is_some())
+        };
+        let state = shared.changed.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+        if shared.stopped.load(Ordering::SeqCst) {
+            drop(state);
+            return link.close();
         }
         drop(state);
         let fetched = link.next_bundle();
         let mut state = shared.lock();
-        let kept = fetched.and_then(|(step, bundle)| Ok(state.store.put(step, bundle)?));
-        if let Err(error) = kept {
-            state.failed = Some(error);
-            drop(state);
-            shared.changed.notify_all();
-            return;
+        // Nothing is stored once the session is over, because its folder goes then.
+        if shared.stopped.load(Ordering::SeqCst) {
+            continue;
         }
-        drop(state);
+        match fetched.and_then(|bundle| bundle.map(|(step, bundle)| Ok(state.store.put(step, bundle)?)).transpose()) {
+            Ok(Some(())) => {}
+            Ok(None) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
+            Err(error) => state.failed = Some(error),
+        }
         shared.changed.notify_all();
     }
-    link.close();
 }

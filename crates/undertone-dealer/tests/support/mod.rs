@@ -47,6 +47,9 @@ fn tiny() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny")
 }
 
+/// Set-ups at a time.
+pub const SETUPS: usize = 2;
+
 struct Serving {
     address: SocketAddr,
     handle: Handle,
@@ -82,6 +85,8 @@ pub struct Parties {
     pub provider: Dial,
     dealer: Dial,
     ticket: [u8; 32],
+    /// Where the dealer listens now, and the folder that outlives it.
+    dealing: (Arc<Mutex<SocketAddr>>, std::path::PathBuf),
     serving: [Serving; 2],
     /// The seeds of all bundles that users took.
     seeds: Arc<Mutex<Vec<[u8; 32]>>>,
@@ -94,6 +99,15 @@ fn dial(address: SocketAddr) -> Dial {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Box::new(stream) as Box<dyn Duplex>)
+    })
+}
+
+/// The same to an address that may change.
+fn dial_moving(address: &Arc<Mutex<SocketAddr>>) -> Dial {
+    let address = address.clone();
+    Arc::new(move || {
+        let address = *address.lock().unwrap();
+        dial(address)()
     })
 }
 
@@ -118,12 +132,14 @@ impl Parties {
         let ticket = *folder.ticket().unwrap();
         let book = Book::open(settings, folder, detect_word_kernels()).unwrap();
         let at_dealer = Serving::start(Box::new(DealerHost::new(book.clone())));
-        let dealer = dial(at_dealer.address);
+        let address = Arc::new(Mutex::new(at_dealer.address));
+        let dealer = dial_moving(&address);
         let at_provider = Serving::start(Box::new(host(&model, &dealer, ticket).unwrap()));
         let provider = dial(at_provider.address);
         let side = Arc::new(setup(&provider, None, None, detect_word_kernels(), &mut |_, _| {}).unwrap());
         let seeds = Arc::default();
-        Self { model, book, provider, dealer, ticket, serving: [at_dealer, at_provider], seeds, side }
+        let dealing = (address, path);
+        Self { model, book, provider, dealer, ticket, dealing, serving: [at_dealer, at_provider], seeds, side }
     }
 
     /// A user's side of its own.
@@ -145,6 +161,29 @@ impl Parties {
         self.serving[1].stop();
         self.serving[1] = Serving::start(Box::new(host(&self.model, &self.dealer, self.ticket).unwrap()));
         self.provider = dial(self.serving[1].address);
+    }
+
+    /// A new process of the dealer, with its folder as it is.
+    pub fn restart_dealer(&mut self) {
+        self.serving[0].stop();
+        let folder = StateFolder::open(Some(&self.dealing.1)).unwrap();
+        self.book = Book::open(Settings::default(), folder, detect_word_kernels()).unwrap();
+        self.serving[0] = Serving::start(Box::new(DealerHost::new(self.book.clone())));
+        *self.dealing.0.lock().unwrap() = self.serving[0].address;
+    }
+
+    /// What somebody does who removes the seeds of weight masks.
+    pub fn forget_seeds(&self) {
+        let files = std::fs::read_dir(&self.dealing.1).unwrap().map(|entry| entry.unwrap().path());
+        let seeds: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "seed")).collect();
+        assert_eq!(seeds.len(), 1);
+        seeds.iter().for_each(|seed| std::fs::remove_file(seed).unwrap());
+    }
+
+    /// A user's side of a provider of its own, at the same dealer.
+    pub fn side_of_another_provider(&self) -> UserSide {
+        let serving = Serving::start(Box::new(host(&self.model, &self.dealer, self.ticket).unwrap()));
+        setup(&dial(serving.address), None, None, detect_word_kernels(), &mut |_, _| {}).unwrap()
     }
 
     pub fn stop_dealer(&mut self) {
@@ -243,7 +282,7 @@ impl Parties {
 
 fn host(model: &Llama, dealer: &Dial, ticket: [u8; 32]) -> std::result::Result<PermutedHost, undertone_server::Error> {
     let access = DealerAccess { dial: dealer.clone(), ticket: Arc::new(Zeroizing::new(ticket)) };
-    PermutedHost::new(model, None, access, None, detect_word_kernels())
+    Ok(PermutedHost::new(model, None, access, None, detect_word_kernels())?.with_setups(SETUPS))
 }
 
 /// Notes the seeds of what it gives out.

@@ -5,6 +5,8 @@
 //! each out once. Absent on purpose: anything of the user's, and the dealer's seeds of sessions.
 
 mod bundles;
+mod keeper;
+mod limits;
 mod session;
 mod ticket;
 
@@ -12,19 +14,23 @@ use crate::Error;
 use crate::host::{Host, Opening};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use undertone_model::Llama;
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::permuted::setup::MaskedSource;
 use undertone_protocol::modes::permuted::{DealLink, Digests, SetupServer};
 use undertone_protocol::{Dial, Duplex, Error as ProtocolError, Mode};
 use undertone_ring::WordKernels;
-use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape};
+use undertone_shares::{MaskedModel, ProviderModel, QuantizedModel, Seed, Shape, StoreFolder};
 use zeroize::Zeroizing;
 
-use bundles::{BundleFolder, Bundles};
+use bundles::Bundles;
+use limits::Limits;
 use session::ProviderSession;
 pub use ticket::read_ticket;
 
+/// Most tokens of a step unless another number is set: of the pieces that a dealer makes by default.
+const LONGEST_STEP: usize = 64;
 /// Memory of a set-up session, which makes one chunk at a time.
 const SETUP_MEMORY: u64 = 16 << 20;
 
@@ -58,23 +64,28 @@ struct Shared {
     fingerprint: [u8; 32],
     public: Vec<u8>,
     seed: Seed,
+    /// The public name of the seed.
+    name: [u8; 32],
     access: DealerAccess,
-    folder: BundleFolder,
+    folder: Option<StoreFolder>,
 }
 
 /// A model that is served in mode `permuted`.
 pub struct PermutedHost {
     shared: Arc<Shared>,
     digests: Digests,
-    name: [u8; 32],
+    longest_step: usize,
+    setups: Arc<AtomicUsize>,
+    max_setups: usize,
 }
 
 impl PermutedHost {
-    /// Rounds a model and introduces it to the dealer. Bundles are kept in `folder`, or in memory without one;
+    /// Rounds a model and introduces it to the dealer. Bundles are kept inside `folder`, or in memory without one;
     /// `tokenizer` is the file, for the comparison with the user's.
     ///
     /// # Errors
-    /// Weights that the mode cannot hold, a dealer that cannot be reached or does not know the ticket.
+    /// Weights that the mode cannot hold, a dealer that cannot be reached or does not know the ticket, a folder that another
+    /// process holds or that is not ours.
     pub fn new(
         model: &Llama,
         tokenizer: Option<&[u8]>,
@@ -82,6 +93,8 @@ impl PermutedHost {
         folder: Option<PathBuf>,
         kernels: Arc<dyn WordKernels>,
     ) -> Result<Self, Error> {
+        // Before anything takes long: another process may hold it.
+        let folder = folder.map(|folder| StoreFolder::open(&folder, "provider")).transpose()?;
         let fingerprint = model.fingerprint();
         let quantized = QuantizedModel::new(model)?;
         let public_model = quantized.public().clone();
@@ -93,10 +106,12 @@ impl PermutedHost {
         let seed = Seed::from_bytes(*seed);
         let name = seed.public_name();
         let digests = Digests::new(&public_model, &name, provider.rotary(), tokenizer);
-        let folder = BundleFolder::open(folder).map_err(Error::BundleFolder)?;
         let shape = public_model.shape();
-        let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, access, folder };
-        Ok(Self { shared: Arc::new(shared), digests, name })
+        let shared = Shared { model: provider, shape, positions, fingerprint, public, seed, name, access, folder };
+        let (shared, setups) = (Arc::new(shared), Arc::default());
+        let kept = Arc::downgrade(&shared);
+        std::thread::spawn(move || keeper::keep_known(&kept));
+        Ok(Self { shared, digests, longest_step: LONGEST_STEP, setups, max_setups: usize::MAX })
     }
 
     /// Loads a model directory and introduces it to the dealer, as [`PermutedHost::new`].
@@ -110,30 +125,32 @@ impl PermutedHost {
         Self::new(&model, tokenizer.as_deref(), access, folder, undertone_ring::detect_word_kernels())
     }
 
+    /// Sets the most tokens of a step, which decide what memory is reserved for a session: those of the dealer's pieces.
+    #[must_use]
+    pub fn with_longest_step(self, tokens: usize) -> Self {
+        Self { longest_step: tokens.max(1), ..self }
+    }
+
+    /// Sets how many users may fetch masked weights at a time, so that they do not hold all places for hours.
+    #[must_use]
+    pub fn with_setups(self, most: usize) -> Self {
+        Self { max_setups: most.max(1), ..self }
+    }
+
+    /// A place for a set-up.
+    fn setup_place(&self) -> Result<SetupPlace, ProtocolError> {
+        let free = |have: usize| (have < self.max_setups).then_some(have + 1);
+        let taken = self.setups.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
+        taken.map(|_| SetupPlace(Arc::clone(&self.setups))).map_err(|have| ProtocolError::Busy { have })
+    }
+
     fn open_permuted(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
         self.digests.expect(hello)?;
-        let tokens = u64::from(hello.shape.public_tokens)
-            + u64::from(hello.shape.private_tokens)
-            + u64::from(hello.shape.max_new_tokens).saturating_sub(1);
-        let need = self.shared.positions as u64;
-        if tokens > need {
-            return Err(ProtocolError::Cap { field: "prompt with its continuation", have: tokens, need });
-        }
-        let memory_bytes = session_bytes(&self.shared.shape, self.shared.positions, tokens);
-        let session = ProviderSession::new(welcome, Arc::clone(&self.shared));
+        let limits = Limits::new(&hello.shape, self.shared.positions, self.longest_step)?;
+        let memory_bytes = limits.memory_bytes(&self.shared.shape);
+        let session = ProviderSession::new(welcome, limits, Arc::clone(&self.shared));
         Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes: 0 })
     }
-}
-
-/// Memory of a session: four caches, and the flights of a step, whose rows the user decides.
-fn session_bytes(shape: &Shape, positions: usize, tokens: u64) -> u64 {
-    let word = |count: usize| count as u64;
-    let rows = (2 * tokens).min(word(positions));
-    let caches = 4 * word(shape.layers) * word(shape.key()) * rows * 8;
-    let wide = word(shape.vocab).max(2 * word(shape.intermediate)) + word(shape.heads) * rows;
-    // A step's flights, the bundle of the step and those that wait.
-    let step = 8 * 64 * wide * 4 + 8 * 8 * word(shape.layers) * (6 * word(shape.hidden) + 5 * word(shape.intermediate));
-    caches.saturating_add(step)
 }
 
 impl Host for PermutedHost {
@@ -141,8 +158,9 @@ impl Host for PermutedHost {
         match hello.mode {
             Mode::Permuted => self.open_permuted(hello, welcome),
             Mode::Setup => {
-                let masked = (self.name, MaskedModel::size_bytes(&self.shared.shape));
-                let source = Box::new(Masked(Arc::clone(&self.shared)));
+                let place = self.setup_place()?;
+                let masked = (self.shared.name, MaskedModel::size_bytes(&self.shared.shape));
+                let source = Box::new(Masked(Arc::clone(&self.shared), place));
                 let session = SetupServer::new(welcome, self.shared.public.clone(), masked, source);
                 Ok(Opening { session: Box::new(session), memory_bytes: SETUP_MEMORY, setup_bytes: 0 })
             }
@@ -152,7 +170,16 @@ impl Host for PermutedHost {
 }
 
 /// The masked weights, made as they are asked for.
-struct Masked(Arc<Shared>);
+struct Masked(Arc<Shared>, #[expect(dead_code, reason = "it is freed when the set-up ends")] SetupPlace);
+
+/// One of the places for set-ups.
+struct SetupPlace(Arc<AtomicUsize>);
+
+impl Drop for SetupPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl MaskedSource for Masked {
     fn bytes(&self, first: u64, len: usize) -> Vec<u8> {

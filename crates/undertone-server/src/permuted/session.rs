@@ -1,5 +1,7 @@
-//! A session of the provider as the driver sees it: waiting for a bundle is work, in short pieces.
+//! A session of the provider as the driver sees it: waiting for a bundle is work that needs no computer, and steps are held
+//! to what the hello said.
 
+use super::limits::Limits;
 use super::{Bundles, Shared};
 use std::sync::Arc;
 use undertone_infer::Progress;
@@ -12,14 +14,15 @@ use undertone_shares::Provider;
 pub(super) struct ProviderSession {
     inner: Server,
     shared: Arc<Shared>,
+    limits: Limits,
     /// The supply, once the user has named the dealer's session.
     bundles: Option<Bundles>,
 }
 
 impl ProviderSession {
-    pub(super) fn new(welcome: Welcome, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(welcome: Welcome, limits: Limits, shared: Arc<Shared>) -> Self {
         let inner = Server::new(welcome, shared.shape, Provider::new(Arc::clone(&shared.model)));
-        Self { inner, shared, bundles: None }
+        Self { inner, shared, limits, bundles: None }
     }
 }
 
@@ -35,7 +38,14 @@ impl Session for ProviderSession {
         }
     }
 
+    fn waits(&self) -> bool {
+        self.inner.wanted().is_some()
+    }
+
     fn receive(&mut self, message: Message) -> Result<(), Error> {
+        if let Message::StepBegin(begin) = &message {
+            self.limits.check(begin)?;
+        }
         self.inner.receive(message)
     }
 
@@ -49,11 +59,6 @@ impl Session for ProviderSession {
             Some(bundles) => bundles,
             none => none.insert(Bundles::start(begin.session, Arc::clone(&self.shared))?),
         };
-        // Where it has not come yet, others have their turn before this session asks again.
-        match bundles.take(&begin)? {
-            Some(bundle) => self.inner.supply(bundle),
-            None if progress.cancelled() => Err(Error::Cancelled),
-            None => Ok(()),
-        }
+        self.inner.supply(bundles.take(&begin, progress)?)
     }
 }

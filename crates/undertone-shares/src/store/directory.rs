@@ -122,7 +122,7 @@ impl BundleStore for DirectoryStore {
     }
 }
 
-fn failed(op: &'static str) -> impl Fn(std::io::Error) -> Error {
+pub(super) fn failed(op: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Store { op, source }
 }
 
@@ -135,7 +135,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 /// A directory that only its owner may enter, whose name is durable: marks in a directory that a crash removes would
 /// be lost with it.
-fn create_private(directory: &Path) -> std::io::Result<()> {
+pub(super) fn create_private(directory: &Path) -> std::io::Result<()> {
     let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]

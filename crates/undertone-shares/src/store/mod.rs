@@ -5,6 +5,7 @@
 //! when the bundle is gone, so that a copy of it is refused as well.
 
 mod directory;
+mod folder;
 mod memory;
 
 use zeroize::Zeroizing;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::error::Result;
 
 pub use directory::DirectoryStore;
+pub use folder::StoreFolder;
 pub use memory::MemoryStore;
 
 /// Encoded bundles of one session and one party, by number of their step.

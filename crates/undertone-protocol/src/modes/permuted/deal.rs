@@ -14,6 +14,9 @@ use undertone_infer::Progress;
 use undertone_shares::{MAX_PUBLIC_BYTES, SessionId};
 use zeroize::{Zeroize, Zeroizing};
 
+/// What a step may make as long as it is, a blob must carry.
+const _: () = assert!(undertone_shares::MAX_BUNDLE_BYTES <= MAX_BLOB as usize);
+
 /// Most pieces of a prompt.
 pub const MAX_PIECES: usize = 1024;
 /// Most tokens that one step may draft.
@@ -42,7 +45,7 @@ pub enum DealRequest {
     },
     /// A user wants a session.
     Open {
-        /// Digest of the public model that it has.
+        /// Digest of the public model and of the name of the masked weights that it has.
         model: [u8; 32],
         /// Tokens of the prompt.
         prompt: u32,
@@ -151,6 +154,19 @@ impl DealReply {
 /// An encoded bundle and the number of its step.
 pub type DealtBundle = (u64, Zeroizing<Vec<u8>>);
 
+/// What a user hears that asks for its next bundle.
+pub enum Next {
+    /// Here it is.
+    Bundle(DealtBundle),
+    /// It is not dealt yet; ask again.
+    NotYet,
+    /// There are to be no more.
+    Exhausted {
+        /// Steps dealt.
+        steps: u64,
+    },
+}
+
 /// What one connection to a dealer can ask of it. Whoever pulls must have registered, whoever asks for bundles must
 /// have opened a session: implementations check that.
 pub trait Dealings: Send {
@@ -174,14 +190,14 @@ pub trait Dealings: Send {
     /// A session for a prompt.
     ///
     /// # Errors
-    /// Another model, a prompt that does not fit it.
+    /// Another model or other masks of its weights, a prompt that does not fit.
     fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error>;
 
-    /// The user's next bundle, or the number of steps dealt when there are to be no more.
+    /// The user's next bundle. It does not wait for one.
     ///
     /// # Errors
-    /// Who has no session.
-    fn next(&mut self) -> Result<Result<DealtBundle, u64>, Error>;
+    /// Who has no session, a session that cannot go on.
+    fn next(&mut self) -> Result<Next, Error>;
 
     /// The stock.
     fn stock(&self) -> Stock;
@@ -235,15 +251,15 @@ impl DealServer {
         self.outbox.push(Message::DealReply(reply));
     }
 
-    fn bundle(&mut self, step: u64, bundle: &[u8]) -> Result<(), Error> {
-        // A longer bundle would be one of a step whose flights are longer than any blob.
+    fn bundle(&mut self, step: u64, bundle: Zeroizing<Vec<u8>>) -> Result<(), Error> {
+        // A step with a longer bundle is refused before it is dealt.
         let len = u32::try_from(bundle.len()).map_err(|_| Error::Cap {
             field: "bundle length",
             have: bundle.len() as u64,
             need: MAX_BLOB.into(),
         })?;
         self.reply(DealReply::Bundle { step, len });
-        self.outbox.push_blob(bundle.to_vec());
+        self.outbox.push_secret(bundle);
         Ok(())
     }
 
@@ -254,10 +270,10 @@ impl DealServer {
                 ticket.zeroize();
                 let seed = seed?;
                 self.reply(DealReply::Registered);
-                self.outbox.push_blob(seed.to_vec());
+                self.outbox.push_secret(Zeroizing::new(seed.to_vec()));
             }
             DealRequest::Pull { session, step } => match self.dealings.pull(session, *step)? {
-                Some(bundle) => self.bundle(*step, &bundle)?,
+                Some(bundle) => self.bundle(*step, bundle)?,
                 None => self.reply(DealReply::NotYet),
             },
             DealRequest::Open { model, prompt, draft } => {
@@ -265,8 +281,9 @@ impl DealServer {
                 self.reply(DealReply::Opened(opened));
             }
             DealRequest::Next => match self.dealings.next()? {
-                Ok((step, bundle)) => self.bundle(step, &bundle)?,
-                Err(steps) => self.reply(DealReply::Exhausted { steps }),
+                Next::Bundle((step, bundle)) => self.bundle(step, bundle)?,
+                Next::NotYet => self.reply(DealReply::NotYet),
+                Next::Exhausted { steps } => self.reply(DealReply::Exhausted { steps }),
             },
             DealRequest::Stock => {
                 let stock = self.dealings.stock();

@@ -16,9 +16,12 @@ pub struct Digests {
     pub tokenizer: [u8; 32],
 }
 
-/// The digest of a public model alone, which a dealer knows it by.
-pub fn public_digest(public: &PublicModel) -> [u8; 32] {
-    blake3::derive_key("undertone public model, version 1", &public.encode())
+/// The digest of a public model and of the name of its masked weights. All three parties compare it: weights masked under
+/// another seed than the dealer's would give nonsense, and nobody would notice.
+pub fn masked_digest(public: &PublicModel, masked_name: &[u8; 32]) -> [u8; 32] {
+    let public = blake3::derive_key("undertone public model, version 1", &public.encode());
+    let mut hasher = blake3::Hasher::new_derive_key("undertone masked model, version 1");
+    *hasher.update(&public).update(masked_name).finalize().as_bytes()
 }
 
 impl Digests {
@@ -31,8 +34,7 @@ impl Digests {
         let mut bytes = Vec::with_capacity(8 * rotary.words().len());
         bytes.extend(rotary.words().iter().flat_map(|word| word.to_le_bytes()));
         let rotary = *hasher.update(&bytes).finalize().as_bytes();
-        let mut hasher = blake3::Hasher::new_derive_key("undertone masked model, version 1");
-        let model = *hasher.update(&public_digest(public)).update(masked_name).finalize().as_bytes();
+        let model = masked_digest(public, masked_name);
         let tokenizer = tokenizer.map_or([0; 32], |file| *blake3::hash(file).as_bytes());
         Self { rotary, model, tokenizer }
     }

@@ -21,6 +21,9 @@ fn hello(mode: Mode) -> Hello {
 
 fn open<S: Read + Write>(stream: S, mode: Mode) -> Result<MessageStream<S>, Error> {
     let mut stream = MessageStream::new(stream);
+    if mode == Mode::Deal {
+        stream.keep_nothing();
+    }
     stream.send(&Message::Hello(hello(mode)))?;
     match receive(&mut stream)? {
         Message::Welcome(_) => Ok(stream),
@@ -44,7 +47,7 @@ fn unexpected(message: &Message) -> Error {
 }
 
 fn blob<S: Read + Write>(stream: &mut MessageStream<S>, what: &'static str, len: usize) -> Result<Vec<u8>, Error> {
-    let mut receiver = BlobReceiver::new(what, [len]);
+    let mut receiver = BlobReceiver::secret(what, len);
     while !receiver.complete() {
         match receive(stream)? {
             Message::Chunk(bytes) => receiver.push(&Zeroizing::new(bytes))?,
@@ -95,7 +98,10 @@ impl<S: Read + Write> DealLink<S> {
         public: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, Error> {
         let public_len = public.len() as u32;
-        self.stream.send(&Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len }))?;
+        let mut request = Message::DealRequest(DealRequest::Register { ticket: *ticket, fingerprint, public_len });
+        let sent = self.stream.send(&request);
+        request.wipe();
+        sent?;
         for chunk in public.chunks(CHUNK_LEN) {
             self.stream.send(&Message::Chunk(chunk.to_vec()))?;
         }
@@ -129,13 +135,14 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    /// The user's next bundle.
+    /// The user's next bundle; none while it is not dealt.
     ///
     /// # Errors
     /// `Exhausted` when the dealer deals no more steps.
-    pub fn next_bundle(&mut self) -> Result<DealtBundle, Error> {
+    pub fn next_bundle(&mut self) -> Result<Option<DealtBundle>, Error> {
         match self.ask(DealRequest::Next)? {
-            DealReply::Bundle { step, len } => self.bundle(step, len),
+            DealReply::Bundle { step, len } => self.bundle(step, len).map(Some),
+            DealReply::NotYet => Ok(None),
             DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
             _ => Err(wrong_reply()),
         }

@@ -22,7 +22,7 @@ use crate::session::Leak;
 
 pub use client::Client;
 pub use deal::DealServer;
-pub use digest::{Digests, public_digest};
+pub use digest::{Digests, masked_digest};
 pub use link::{DealLink, SetupLink};
 pub use plan::{FlightLedger, FlightTraffic};
 pub use server::Server;
