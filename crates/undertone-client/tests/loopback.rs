@@ -218,7 +218,7 @@ fn the_planned_memory_holds_the_keys() {
     let mut rng = SecretRng::from_os().unwrap();
     let secret = SecretKey::generate(&setting.parameters, &mut rng);
     let generator = KeyGenerator::new(&setting.parameters, &secret);
-    let mut keys = EvaluationKeys::new(&setting.parameters, KeyMemory::Seeded);
+    let mut keys = EvaluationKeys::new(&setting.parameters, &KeyMemory::Seeded).unwrap();
     for key in &prepared.plan.keys {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }
@@ -285,7 +285,8 @@ fn keys_of_other_parameters_ids_and_levels_are_refused_by_the_engine() {
     let setting = Setting::new();
     let shape = WireShape { public_tokens: 3, private_tokens: 4, max_new_tokens: 2 };
     let prepared = fhe::prepare(&setting.parameters, &setting.weights.config, &setting.calibration, shape).unwrap();
-    let mut setup = fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared);
+    let mut setup =
+        fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared, &KeyMemory::Seeded).unwrap();
     let mut rng = SecretRng::from_os().unwrap();
     let mut key = |parameters: &Parameters, request: KeyRequest| {
         let secret = SecretKey::generate(parameters, &mut rng);

@@ -34,7 +34,7 @@ impl Setup {
         let mut rng = SecretRng::from_os()?;
         let secret = SecretKey::generate(&parameters, &mut rng);
         let generator = KeyGenerator::new(&parameters, &secret);
-        let mut keys = EvaluationKeys::new(&parameters, memory);
+        let mut keys = EvaluationKeys::new(&parameters, &memory)?;
         context.progress.begin("keys", requests.len() as u64);
         for (index, request) in requests.iter().enumerate() {
             keys.insert(generator.generate(request, &mut rng)?)?;

@@ -145,6 +145,7 @@ impl EncodedGroup {
         });
         let ranges = parameters.digits(self.level);
         let [c0, c1] = parameters.ring().hoisted_sum([&a.c0, &a.c1], &ranges, &babies, &giants);
+        ev.keys.intact()?;
         // The caller knows the scale after the last group; until then only the diagonals' constants matter.
         Ok(Ciphertext { c0, c1, scale: a.scale })
     }

@@ -33,11 +33,12 @@ impl CkksEvaluator {
         let (c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
         let digits = small.digits(&c1, std::slice::from_ref(&(0..1)));
         let [c0, c1] = small.switch(&digits, key.gadget(), [Some(&c0), None]);
+        self.keys.intact()?;
         self.count(|c| c.key_switch(0, 1));
 
         let basis = parameters.basis(level);
         let [c0, c1] = [c0, c1].map(|half| ring.mod_raise(&small.intt(half), basis));
-        let [c0, c1] = self.switch(&c1, self.keys.ephemeral_to_main(level)?, [Some(&c0), None]);
+        let [c0, c1] = self.switch(&c1, self.keys.ephemeral_to_main(level)?, [Some(&c0), None])?;
         self.count(|c| c.key_switch(level, 1));
         let q0 = ring.q_moduli()[0].value() as f64;
         Ok(Ciphertext { c0, c1, scale: q0 })
@@ -56,6 +57,7 @@ impl CkksEvaluator {
             });
             let ranges = self.parameters().digits(level);
             let [c0, c1] = self.parameters().ring().rotation_sum([&sum.c0, &sum.c1], &ranges, &steps);
+            self.keys.intact()?;
             sum = Ciphertext { c0, c1, scale: sum.scale };
         }
         Ok(sum)
@@ -64,7 +66,7 @@ impl CkksEvaluator {
     /// Twice the real part and, if asked for, twice the imaginary part of every slot.
     pub(super) fn split(&self, a: &Ciphertext, both: bool) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
         let key = self.keys.galois(conjugation_element(self.chain()), a.level())?;
-        let conjugate = self.automorphism(a, &self.digits(&a.c1), key);
+        let conjugate = self.automorphism(a, &self.digits(&a.c1), key)?;
         let real = self.add(a, &conjugate)?;
         if !both {
             return Ok((real, None));

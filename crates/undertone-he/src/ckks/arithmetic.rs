@@ -205,6 +205,7 @@ impl CkksEvaluator {
         }
         let key = self.keys.relinearization(level)?;
         let [c0, c1] = ring.switch_rescale(&self.digits(&d2), key.gadget(), [Some(&d0), Some(&d1)]);
+        self.keys.intact()?;
         self.count(|c| {
             c.products += pairs.len() as u64;
             c.relinearizations += 1;
