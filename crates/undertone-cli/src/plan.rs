@@ -13,7 +13,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use undertone_he::{
-    Ciphertext, CostEvaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model, key_requests,
+    Ciphertext, CostEvaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model,
+    key_requests,
 };
 use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
 use undertone_model::LlamaConfig;
@@ -146,7 +147,7 @@ impl Planned {
         let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
         let plan = Plan::new(config, calibration, shape, &ev)?;
         let requests = key_requests(&parameters, &plan.keys);
-        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests)?;
+        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests, &KeyMemory::Seeded)?;
         let weight_bytes = config.parameter_count().saturating_mul(size_of::<f32>() as u64);
         let client_bytes = client_bytes(&parameters, config, &plan).saturating_add(weight_bytes);
         Ok(Self { plan, parameters, requests, session_bytes, weight_bytes, client_bytes, machine: Machine::measure()? })

@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Why the server cannot start or stops.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,14 @@ pub enum Error {
     /// The folder for bundles cannot be used.
     #[error("the folder for bundles cannot be used: {0}; check its permissions and the space on its disk")]
     BundleFolder(std::io::Error),
+    /// The folder for evaluation keys takes no file.
+    #[error("no key file can be made in {}: {source}; name a folder that this user may write to", folder.display())]
+    KeyFolder {
+        /// The folder asked for.
+        folder: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The calibration was refused.
     #[error(transparent)]
     Calibration(#[from] undertone_infer::Error),

@@ -1,7 +1,7 @@
 //! The memory of a session at the server, from above: reserved before the first key is accepted.
 
 use crate::Error;
-use undertone_he::{KeyRequest, Parameters, SeededKey, bootstrap_matrix_bytes};
+use undertone_he::{KeyMemory, KeyRequest, Parameters, SeededKey, bootstrap_matrix_bytes};
 use undertone_infer::{Layout, Plan};
 use undertone_model::LlamaConfig;
 
@@ -11,7 +11,8 @@ const WORD: u64 = 8;
 /// copies, products and sums of the widest stage.
 const WORKING_CIPHERTEXTS: u64 = 256;
 
-/// Bytes that the server reserves for one session with these costs and keys, the model's weights not among them.
+/// Bytes that the server reserves for one session with these costs and keys, which wait as `memory` says; the model's
+/// weights are not among them.
 ///
 /// `keys` are those of the plan, as `key_requests` makes them of `costs.keys`.
 ///
@@ -22,11 +23,12 @@ pub fn session_bytes(
     config: &LlamaConfig,
     costs: &Plan,
     keys: &[KeyRequest],
+    memory: &KeyMemory,
 ) -> Result<u64, Error> {
     let chain = parameters.chain();
     let layout = Layout::new(config, costs.shape, chain.slot_count())?;
     let ciphertext = 2 * (chain.top_level as u64 + 1) * (WORD << chain.log_n);
-    let held: u64 = held_key_bytes(parameters, keys)?;
+    let [held, _] = key_bytes(parameters, keys, memory)?;
     // One index per eight residues, and the orders within eight.
     let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
     let periods = costs.keys.bootstrap_periods.iter();
@@ -43,10 +45,13 @@ pub fn session_bytes(
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
 
-/// The keys, which the server holds as they travel.
-pub(super) fn held_key_bytes(parameters: &Parameters, keys: &[KeyRequest]) -> Result<u64, Error> {
-    let bytes = keys.iter().map(|&key| SeededKey::byte_len(parameters, key));
-    Ok(bytes.sum::<Result<usize, _>>()? as u64)
+/// Bytes of memory and of disk that these keys take at the server when they wait as `memory` says.
+///
+/// # Errors
+/// Keys that do not exist under these parameters; none for those of a plan.
+pub fn key_bytes(parameters: &Parameters, keys: &[KeyRequest], memory: &KeyMemory) -> Result<[u64; 2], Error> {
+    let bytes = keys.iter().map(|&key| SeededKey::digit_bytes(parameters, key));
+    Ok(memory.bytes(bytes.collect::<Result<Vec<_>, _>>()?))
 }
 
 /// Ciphertexts of the key and value caches when the last token is in them.
