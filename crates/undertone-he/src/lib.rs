@@ -28,7 +28,7 @@ pub use ciphertext::{CIPHERTEXT_COUNTER, Ciphertext, SeededCiphertext};
 pub use ckks::{CkksEvaluator, CkksMatrix};
 pub use clear::{ClearEvaluator, ClearMatrix, ClearValue};
 pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostValue, KeySet};
-pub use counts::Counts;
+pub use counts::{Counts, LevelCounts};
 pub use encoder::{Encoder, SpecialFft};
 pub use error::Error;
 pub use evaluator::Evaluator;

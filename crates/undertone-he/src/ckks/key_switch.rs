@@ -2,13 +2,20 @@
 
 use super::CkksEvaluator;
 use crate::keys::{GaloisKey, KeySwitchingKey, rotation_element};
-use crate::{Ciphertext, Error};
+use crate::{Ciphertext, Error, LevelCounts};
 use undertone_ring::{Digits, Ntt, Poly};
+
+/// A key switch but for its decomposition.
+pub(crate) fn after_decomposition() -> LevelCounts {
+    LevelCounts { key_switches: 1, divisions: 2, ..LevelCounts::default() }
+}
 
 impl CkksEvaluator {
     /// The gadget digits of a polynomial.
     pub(crate) fn digits<'a>(&self, poly: &'a Poly<Ntt>) -> Digits<'a> {
-        self.parameters.ring().digits(poly, &self.parameters.digits(poly.basis().q - 1))
+        let level = poly.basis().q - 1;
+        self.count(|c| c.at_level(level, &LevelCounts { decompositions: 1, ..LevelCounts::default() }));
+        self.parameters.ring().digits(poly, &self.parameters.digits(level))
     }
 
     /// The pair under the target secret that decrypts to `poly` times the source secret, plus `plus`.
@@ -41,7 +48,7 @@ impl CkksEvaluator {
         self.keys.intact()?;
         self.count(|c| {
             c.rotations += 1;
-            c.key_switch(a.level(), 1);
+            c.at_level(a.level(), &after_decomposition());
         });
         let [c0, c1] = switched.map(|half| ring.automorphism(&half, &key.permutation));
         Ok(Ciphertext { c0, c1, scale: a.scale })

@@ -2,14 +2,14 @@
 
 use crate::Error;
 use undertone_he::{KeyMemory, KeyRequest, Parameters, SeededKey, bootstrap_matrix_bytes};
-use undertone_infer::{Layout, Plan};
+use undertone_infer::Plan;
 use undertone_model::LlamaConfig;
 
 /// Bytes of a residue in memory.
 const WORD: u64 = 8;
-/// Ciphertexts at the top level that a session may hold besides keys, matrices and caches: inputs, and the rotated
-/// copies, products and sums of the widest stage.
-const WORKING_CIPHERTEXTS: u64 = 256;
+/// Limbs that each thread fills on its own inside a transform of a bootstrap: both halves of sixteen baby steps and of one
+/// more, and the lifted digits of four limbs.
+const LIMBS_PER_THREAD: u64 = 2 * 17 + 4 * 5;
 
 /// Bytes that the server reserves for one session with these costs and keys, which wait as `memory` says; the model's
 /// weights are not among them.
@@ -17,7 +17,7 @@ const WORKING_CIPHERTEXTS: u64 = 256;
 /// `keys` are those of the plan, as `key_requests` makes them of `costs.keys`.
 ///
 /// # Errors
-/// Shapes that no layout serves, as [`Layout::new`] says; none for costs that come from [`Plan::new`] on `config`.
+/// As [`key_bytes`].
 pub fn session_bytes(
     parameters: &Parameters,
     config: &LlamaConfig,
@@ -26,21 +26,22 @@ pub fn session_bytes(
     memory: &KeyMemory,
 ) -> Result<u64, Error> {
     let chain = parameters.chain();
-    let layout = Layout::new(config, costs.shape, chain.slot_count())?;
-    let ciphertext = 2 * (chain.top_level as u64 + 1) * (WORD << chain.log_n);
+    let limb = WORD << chain.log_n;
     let [held, _] = key_bytes(parameters, keys, memory)?;
     // One index per eight residues, and the orders within eight.
-    let permutations = keys.len() as u64 * ((WORD << chain.log_n) / 16 + 1024);
+    let permutations = keys.len() as u64 * (limb / 16 + 1024);
     let periods = costs.keys.bootstrap_periods.iter();
     let matrices: u64 = periods.map(|(&period, &pair)| bootstrap_matrix_bytes(parameters, period, pair)).sum();
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let values = (costs.peak_limbs as u64).saturating_add(threads * LIMBS_PER_THREAD).saturating_mul(limb);
     let parts = [
         held,
         permutations,
         matrices,
-        cached_ciphertexts(config, &layout).saturating_mul(ciphertext),
-        public_cache_bytes(config, layout.shape.public_tokens),
-        WORKING_CIPHERTEXTS * ciphertext,
-        parameters.ring().pool_bytes() as u64,
+        values,
+        // Released polynomials wait for others of their size, and were values before.
+        values.min(parameters.ring().pool_bytes() as u64),
+        public_cache_bytes(config, costs.shape.public_tokens),
     ];
     Ok(parts.into_iter().fold(0, u64::saturating_add))
 }
@@ -52,13 +53,6 @@ pub fn session_bytes(
 pub fn key_bytes(parameters: &Parameters, keys: &[KeyRequest], memory: &KeyMemory) -> Result<[u64; 2], Error> {
     let bytes = keys.iter().map(|&key| SeededKey::digit_bytes(parameters, key));
     Ok(memory.bytes(bytes.collect::<Result<Vec<_>, _>>()?))
-}
-
-/// Ciphertexts of the key and value caches when the last token is in them.
-fn cached_ciphertexts(config: &LlamaConfig, layout: &Layout) -> u64 {
-    let positions = layout.shape.private_tokens + layout.shape.max_new_tokens - 1;
-    let blocks = positions.div_ceil(layout.block);
-    2 * (config.num_hidden_layers * blocks * layout.head_count) as u64
 }
 
 /// The caches of the public tokens in the clear, whose buffers may be twice as long as what they hold.
