@@ -109,7 +109,7 @@ fn a_layer_in_turns_costs_what_it_is_planned_to() {
     let run = |counts: undertone_he::Counts| (counts.bootstraps, counts.key_switches, counts.plaintext_products);
     let cost = CostEvaluator::new(CHAIN);
     let pairs = program.pack_halves(&case.private_rows()).unwrap().len();
-    let input = vec![[cost.value(CHAIN.top_level); 2]; pairs];
+    let input = vec![[(); 2].map(|()| cost.value(CHAIN.top_level)); pairs];
     program.layer_in_turns(&cost, None, 0, input, &()).unwrap();
     let clear = ClearEvaluator::new(CHAIN);
     let packed = program.pack_halves(&case.private_rows()).unwrap();
@@ -127,9 +127,9 @@ fn shapes_that_do_not_fit_are_refused() {
     let program = case.program();
     let cost = CostEvaluator::new(CHAIN);
     assert!(program.layer_in_turns(&cost, None, 0, vec![], &()).is_err());
-    assert!(program.layer_in_turns(&cost, None, 2, vec![[cost.value(19); 2]; 1], &()).is_err());
+    assert!(program.layer_in_turns(&cost, None, 2, vec![[(); 2].map(|()| cost.value(19))], &()).is_err());
     let plain = Chain { product_prime: None, ..CHAIN };
     let without = Program::new(&case.model.config, &case.calibration, SHAPE, plain).unwrap();
     let cost = CostEvaluator::new(plain);
-    assert!(without.layer_in_turns(&cost, None, 0, vec![[cost.value(19); 2]; 1], &()).is_err());
+    assert!(without.layer_in_turns(&cost, None, 0, vec![[(); 2].map(|()| cost.value(19))], &()).is_err());
 }
