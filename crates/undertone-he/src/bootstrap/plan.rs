@@ -9,6 +9,9 @@ use crate::{Counts, Error, Evaluator, Parameters, ParametersLiteral};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Limbs that each thread fills on its own inside a transform: both halves of sixteen baby steps and of one more, and the
+/// lifted digits of four limbs.
+const LIMBS_PER_THREAD: usize = 2 * 17 + 4 * 5;
 /// A level above any chain, from which the levels that a circuit spends are measured.
 const DEEP: usize = 1 << 10;
 
@@ -108,7 +111,8 @@ fn hoisted_limbs(parameters: &Parameters, shape: GroupShape) -> usize {
     let extended = limbs + parameters.special_count();
     let digits = limbs + parameters.digits(limbs - 1).len();
     let giants = shape.indices().count().div_ceil(shape.baby_steps() as usize) + 1;
-    giants * (2 * extended + limbs + digits) + digits + 2 * extended + 4 * limbs
+    let threads = rayon::current_num_threads() * LIMBS_PER_THREAD;
+    giants * (2 * extended + limbs + digits) + digits + 2 * extended + 4 * limbs + threads
 }
 
 fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapCost, Error> {

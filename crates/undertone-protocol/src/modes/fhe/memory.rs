@@ -13,9 +13,6 @@ const WORD: u64 = 8;
 /// Measured: a server of the bundled model with 293 public and 79 private tokens and keys on disk peaks at 3 727 896 576
 /// bytes.
 const HUGE_PAGE_PART: u64 = 8;
-/// Limbs that each thread fills on its own inside a transform of a bootstrap: both halves of sixteen baby steps and of one
-/// more, and the lifted digits of four limbs.
-const LIMBS_PER_THREAD: u64 = 2 * 17 + 4 * 5;
 
 /// Bytes that the server reserves for one session with these costs and keys, which wait as `memory` says; the model's
 /// weights are not among them.
@@ -38,8 +35,7 @@ pub fn session_bytes(
     let permutations = keys.len() as u64 * (limb / 16 + 1024);
     let periods = costs.keys.bootstrap_periods.iter();
     let matrices: u64 = periods.map(|(&period, &pair)| bootstrap_matrix_bytes(parameters, period, pair)).sum();
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
-    let limbs = (costs.peak_limbs as u64).saturating_add(threads * LIMBS_PER_THREAD);
+    let limbs = costs.peak_limbs as u64;
     let values = limbs.saturating_mul(limb).saturating_add(limbs.saturating_mul(limb) / HUGE_PAGE_PART);
     let parts = [
         held,
