@@ -124,7 +124,8 @@ fn one_key(parameters: &Parameters, folder: &Folder) -> (SpoolWriter, SpooledHal
 #[test]
 fn an_altered_byte_or_a_short_file_is_an_error_and_stays_one() {
     let (parameters, folder) = (parameters(), Folder::new("altered"));
-    let damages: [(&str, fn(&SpoolWriter)); 2] = [
+    type Damage = (&'static str, fn(&SpoolWriter));
+    let damages: [Damage; 2] = [
         ("not what was written", |writer| writer.damage(1)),
         ("fill whole buffer", |writer| writer.spool.file.file().set_len(5).unwrap()),
     ];
