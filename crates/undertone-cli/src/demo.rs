@@ -4,6 +4,7 @@ use crate::bundled;
 use crate::connection::profile;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key_place::KeyPlaceArguments;
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::permuted;
@@ -11,7 +12,7 @@ use crate::session::{RunProgress, disagreement, print};
 use clap::Args;
 use std::sync::Arc;
 use undertone_client::{LocalModel, Prompt, Request, RunReport, Way, generate};
-use undertone_he::Parameters;
+use undertone_he::{KeyMemory, Parameters};
 use undertone_model::{Llama, Sampler};
 use undertone_net::Network;
 use undertone_server::{ModelHost, Options, Server};
@@ -36,6 +37,9 @@ pub struct DemoArguments {
     #[arg(long, value_name = "K", default_value_t = 8)]
     pub max_new_tokens: usize,
 
+    #[command(flatten)]
+    pub key_place: KeyPlaceArguments,
+
     /// Tokens guessed in every step and checked in one pass (mode permuted)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub draft: usize,
@@ -52,10 +56,12 @@ pub struct DemoArguments {
 /// Whatever the run gives rise to, and `Disagreement`, after the report, for a token that differs from the clear model's.
 pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    arguments.key_place.check_mode(arguments.mode)?;
     if arguments.mode == Mode::Permuted {
         return permuted::demo(arguments, context);
     }
     permuted::refuse_flags(arguments.draft, arguments.network.is_some(), "demo --mode fhe")?;
+    let key_memory = arguments.key_place.memory(KeyMemory::Seeded)?;
     let mut progress = RunProgress::new(context);
     let folder = bundled::unpack(&context.cleanup)?;
     let model = LocalModel::load(folder.path(), true)?;
@@ -64,7 +70,7 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
 
     // The server half loads its own copy: nothing of the client's but the socket connects the two.
     let served = Arc::new(Llama::load(folder.path())?);
-    let host = ModelHost::new(served, model.calibration.clone(), parameters.clone())?;
+    let host = ModelHost::new(served, model.calibration.clone(), parameters.clone())?.keep_keys(key_memory);
     let server = Server::bind(Options::default(), Box::new(host))?;
     let (address, handle) = (server.address(), server.handle());
     let serving = std::thread::spawn(move || server.run());

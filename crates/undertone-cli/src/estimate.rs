@@ -2,20 +2,38 @@
 
 use crate::error::Result;
 use std::time::Instant;
-use undertone_he::{Counts, Parameters};
+use undertone_he::{Counts, LevelCounts, Parameters};
 use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, detect_backend, expand_uniform, ntt_primes_near};
 use undertone_server::SystemMemory;
 
-/// Time of a whole run over that of its key switches' transforms alone: base conversion, inner products, products
-/// between key switches and memory traffic.
+/// Time of a step over that of the kernels counted here: sums, copies, lowered values, and waiting for memory.
 ///
-/// Measured with `undertone demo` (293 public, 79 private tokens) on two idle threads: 40 s for the prompt and 28 s for
-/// each further token where the transforms, of 0.10 ms each, account for 12 s and 9.2 s.
-const KEY_SWITCH_RATIO: f64 = 3.1;
-/// Transforms that one encoded diagonal costs: its FFT, a few limbs, and the product.
-const PLAINTEXT_TRANSFORMS: f64 = 8.0;
-/// Speed-up by threads is their number to this power, because key switching streams keys from memory.
-const THREAD_EXPONENT: f64 = 0.8;
+/// Measured on machine A: 4.9 s for a bootstrap of all slots on one thread, keys as seeds, where the kernels take 4.3 s, and
+/// 37 s for the prompt and 24.5 s per token of the demo on two threads where they take 27 s and 22 s.
+const REST: f64 = 1.2;
+/// Speed-up by threads is their number to this power, because key switching streams keys from memory: 4.92 s for the same
+/// bootstrap on one thread and 2.77 s on two.
+const THREAD_EXPONENT: f64 = 0.83;
+
+/// Times of kernels, in forward transforms of a limb: the profile of a bootstrap on machine A (docs/performance.md).
+mod kernels {
+    /// Inverse transform with the scaling of a conversion.
+    pub const INVERSE: f64 = 1.7;
+    /// Conversion of one digit to one limb.
+    pub const LIFT: f64 = 1.4;
+    /// One digit times both halves of a key, one of them made from its seed.
+    pub const KEY_DIGIT: f64 = 0.84;
+    /// Moving one limb by an automorphism.
+    pub const PERMUTE: f64 = 0.35;
+    /// One pass of multiplying a limb by a constant, with or without a sum.
+    pub const PASS: f64 = 0.5;
+    /// One limb of a tensor product.
+    pub const TENSOR: f64 = 2.1;
+    /// A product with a diagonal of a bootstrap, which is encoded beforehand, in all limbs.
+    pub const ENCODED_PRODUCT: f64 = 8.4;
+    /// One slot through the Fourier transform that encodes it.
+    pub const ENCODE_SLOT: f64 = 7e-4;
+}
 
 /// What matters of the machine that plans.
 pub struct Machine {
@@ -70,25 +88,45 @@ impl Machine {
     }
 }
 
-/// Seconds of the counted operations on this machine.
+/// Seconds of the counted operations on this machine, keys held as seeds.
 pub fn step_seconds(parameters: &Parameters, machine: &Machine, counts: &Counts) -> f64 {
-    let mut transforms = counts.plaintext_products as f64 * PLAINTEXT_TRANSFORMS;
-    for (level, &count) in counts.key_switches_by_level.iter().enumerate() {
-        transforms += count as f64 * key_switch_transforms(parameters, level) * KEY_SWITCH_RATIO;
-    }
-    transforms * machine.ntt_ms / 1e3 / (machine.threads as f64).powf(THREAD_EXPONENT)
+    let levels = counts.by_level.iter().enumerate();
+    let encodings: u64 = counts.by_level.iter().map(|level| level.encodings).sum();
+    let beforehand = counts.plaintext_products.saturating_sub(encodings);
+    let transforms = levels.map(|(level, counts)| transforms(parameters, level, counts)).sum::<f64>()
+        + beforehand as f64 * kernels::ENCODED_PRODUCT;
+    REST * transforms * machine.ntt_ms / 1e3 / (machine.threads as f64).powf(THREAD_EXPONENT)
 }
 
-/// Transforms of one key switch: limbs down, digits up into the extended basis, both halves back.
-fn key_switch_transforms(parameters: &Parameters, level: usize) -> f64 {
-    let basis = parameters.key_basis(level);
-    let extended = basis.q + basis.p;
-    (basis.q + parameters.digits(level).len() * extended + 2 * extended) as f64
+/// The time of what happened at one level, in transforms of a limb.
+fn transforms(parameters: &Parameters, level: usize, counts: &LevelCounts) -> f64 {
+    use kernels::{ENCODE_SLOT, INVERSE, KEY_DIGIT, LIFT, PASS, PERMUTE, TENSOR};
+    let (basis, digits) = (parameters.key_basis(level), parameters.digits(level).len() as f64);
+    let (q, p) = (basis.q as f64, basis.p as f64);
+    let (extended, slots) = (q + p, (1u64 << parameters.chain().log_n) as f64 / 2.0);
+    // Every digit is converted to all limbs but its own and transformed there.
+    let decomposition = q * INVERSE + (digits * extended - q) * (1.0 + LIFT);
+    let key_switch = extended * (digits * KEY_DIGIT + 2.0 * PERMUTE) + q * PASS;
+    // The special limbs are one digit more, somewhat larger than the others.
+    let division = p * INVERSE + q * (1.0 + 1.2 * LIFT + PASS);
+    let rescale = 2.0 * (INVERSE + q * (1.0 + PASS));
+    let times = |count: u64, each: f64| count as f64 * each;
+    times(counts.decompositions, decomposition)
+        + times(counts.key_switches, key_switch)
+        + times(counts.divisions, division)
+        + times(counts.products, q * TENSOR)
+        + times(counts.rescales, rescale)
+        + times(counts.encodings, 2.0 * q * PASS)
+        + times(counts.encoded_slots, ENCODE_SLOT + q / slots)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+    use undertone_he::{CostEvaluator, bootstrap_model};
+    use undertone_infer::{Calibration, Plan, Shape};
+    use undertone_model::LlamaConfig;
 
     #[test]
     fn verdicts_follow_memory_and_time() {
@@ -116,5 +154,43 @@ mod tests {
         };
         assert!(seconds(20, 10) > 9.9 * seconds(20, 1));
         assert!(seconds(20, 1) > seconds(4, 1));
+    }
+
+    /// Times of docs/performance.md on machine A, whose transform takes 0.107 ms.
+    #[test]
+    fn bootstraps_take_what_was_measured() {
+        let parameters = Parameters::default_preset();
+        let model = bootstrap_model(&parameters);
+        let slots = parameters.chain().slot_count();
+        let seconds = |threads, period, pair| {
+            let machine = Machine { ntt_ms: 0.107, threads, memory: None };
+            step_seconds(&parameters, &machine, &model(period, pair).unwrap().counts())
+        };
+        let measured = [
+            (1, slots, true, 4.921),
+            (2, slots, true, 2.767),
+            (2, 1024, true, 1.984),
+            (2, 64, true, 1.894),
+            (2, 64, false, 1.725),
+        ];
+        for (threads, period, pair, need) in measured {
+            let ratio = seconds(threads, period, pair) / need;
+            assert!((0.85..1.15).contains(&ratio), "{threads} threads, period {period}: {ratio}");
+        }
+    }
+
+    #[test]
+    fn the_demo_takes_what_was_measured() {
+        let parameters = Parameters::default_preset();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let (config, calibration) = (LlamaConfig::from_dir(&folder).unwrap(), Calibration::load(&folder).unwrap());
+        let shape = Shape { public_tokens: 293, private_tokens: 79, max_new_tokens: 2 };
+        let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
+        let plan = Plan::new(&config, Some(&calibration), shape, &ev).unwrap();
+        let machine = Machine { ntt_ms: 0.107, threads: 2, memory: None };
+        for (step, need) in plan.steps.iter().zip([37.0, 24.5]) {
+            let ratio = step_seconds(&parameters, &machine, &step.counts) / need;
+            assert!((0.8..1.25).contains(&ratio), "{ratio} of {need} s");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod journal;
 use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key_place::KeyPlaceArguments;
 use crate::mode::Mode;
 use crate::prompt::{PromptLine, prompt_lines, read_text};
 use crate::session::{RunProgress, ServerAddress, server_program};
@@ -48,6 +49,9 @@ pub struct EvalArguments {
     #[command(flatten)]
     pub connection: ConnectionArguments,
 
+    #[command(flatten)]
+    pub key_place: KeyPlaceArguments,
+
     /// Use only the first prompts of the file
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -74,7 +78,7 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(context);
-        let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
+        let server = ServerAddress::of(&arguments.connection, &arguments.model, &arguments.key_place, context)?;
         for (index, (prompt, line)) in prompts.iter().zip(&lines).enumerate().skip(journal.done()) {
             context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
             let request = Request {

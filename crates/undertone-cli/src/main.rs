@@ -20,6 +20,7 @@ mod estimate;
 mod eval;
 mod files;
 mod key_file;
+mod key_place;
 mod keys;
 mod memory;
 mod mode;

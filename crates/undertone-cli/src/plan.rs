@@ -7,13 +7,15 @@ use crate::config::read_config;
 use crate::context::Context;
 use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
+use crate::key_place::HELD_MIB;
 use crate::mode::Mode;
 use crate::permuted;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use undertone_he::{
-    Ciphertext, CostEvaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model, key_requests,
+    Ciphertext, CostEvaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model,
+    key_requests,
 };
 use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
 use undertone_model::LlamaConfig;
@@ -64,6 +66,10 @@ pub struct PlanArguments {
     #[arg(long, value_enum, default_value_t = Mode::Fhe, conflicts_with = "compare")]
     pub mode: Mode,
 
+    /// Memory for the first keys of a session whose keys are on disk, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = HELD_MIB)]
+    pub key_held_mib: u64,
+
     /// Tokens guessed in every step (mode permuted)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub draft: usize,
@@ -89,7 +95,7 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
     };
     let planned = Planned::new(&config, calibration.as_ref(), shape)?;
-    let object = planned.object()?;
+    let object = planned.object(arguments.key_held_mib)?;
     context.result(&object, || text(&object));
     if arguments.compare {
         permuted::plan(arguments, context)?;
@@ -146,7 +152,7 @@ impl Planned {
         let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
         let plan = Plan::new(config, calibration, shape, &ev)?;
         let requests = key_requests(&parameters, &plan.keys);
-        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests)?;
+        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests, &KeyMemory::Seeded)?;
         let weight_bytes = config.parameter_count().saturating_mul(size_of::<f32>() as u64);
         let client_bytes = client_bytes(&parameters, config, &plan).saturating_add(weight_bytes);
         Ok(Self { plan, parameters, requests, session_bytes, weight_bytes, client_bytes, machine: Machine::measure()? })
@@ -210,12 +216,21 @@ impl Planned {
         self.plan.steps.iter().map(|step| step.counts.key_switches).sum()
     }
 
-    fn object(&self) -> Result<Value> {
+    /// Bytes of memory that the server reserves, and of disk, when all keys of the session but `held_mib` MiB are on disk.
+    fn on_disk(&self, held_mib: u64) -> Result<[u64; 2]> {
+        let memory = KeyMemory::Spooled { folder: PathBuf::new(), held_bytes: held_mib.saturating_mul(1 << 20) };
+        let bytes = |memory| fhe::key_bytes(&self.parameters, &self.requests, memory);
+        let ([seeded, _], [held, disk]) = (bytes(&KeyMemory::Seeded)?, bytes(&memory)?);
+        Ok([self.session_bytes.saturating_sub(seeded).saturating_add(held), disk])
+    }
+
+    fn object(&self, held_mib: u64) -> Result<Value> {
         let (parameters, plan) = (&self.parameters, &self.plan);
         let chain = parameters.chain();
         let seconds = self.seconds();
         let total: f64 = seconds.iter().sum();
         let key_bytes = self.key_bytes()?;
+        let [on_disk_session_bytes, on_disk_bytes] = self.on_disk(held_mib)?;
         let steps = plan.steps.len();
         let input = SeededCiphertext::byte_len(parameters, plan.input_level);
         let output = Ciphertext::byte_len(parameters, plan.output_level);
@@ -241,6 +256,7 @@ impl Planned {
             "keys": self.requests.len(),
             "key_bytes": key_bytes,
             "session_bytes": self.session_bytes,
+            "keys_on_disk": { "session_bytes": on_disk_session_bytes, "disk_bytes": on_disk_bytes },
             "weight_bytes": self.weight_bytes,
             "client_bytes": self.client_bytes,
             "peak_rss_bytes": self.peak_rss_bytes(),
@@ -275,6 +291,7 @@ fn client_bytes(parameters: &Parameters, config: &LlamaConfig, plan: &Plan) -> u
 fn text(object: &Value) -> String {
     let number = |name: &str| object[name].as_f64().unwrap_or(0.0);
     let gib = |name: &str| number(name) / (1u64 << 30) as f64;
+    let on_disk = |name: &str| object["keys_on_disk"][name].as_f64().unwrap_or(0.0) / (1u64 << 30) as f64;
     let mut lines = vec![
         format!(
             "parameters   {} ({} bits of security, log QP {:.0}, 2^{:.0} failures per bootstrap)",
@@ -292,6 +309,11 @@ fn text(object: &Value) -> String {
             gib("session_bytes"),
             gib("weight_bytes"),
             gib("client_bytes")
+        ),
+        format!(
+            "on disk      {:.1} GiB reserved and {:.1} GiB of disk, with --key-folder at the server",
+            on_disk("session_bytes"),
+            on_disk("disk_bytes")
         ),
         format!(
             "traffic      {:.2} GiB up, {:.3} GiB down, {} rounds",
@@ -342,7 +364,11 @@ mod tests {
         let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
         // Hello and welcome, then one round per token.
         assert_eq!(planned.rounds(), 5);
-        let object = planned.object().unwrap();
+        let object = planned.object(HELD_MIB).unwrap();
+        let on_disk = |name: &str| object["keys_on_disk"][name].as_u64().unwrap();
+        let [keys, _] = fhe::key_bytes(&planned.parameters, &planned.requests, &KeyMemory::Seeded).unwrap();
+        assert_eq!(on_disk("session_bytes") + on_disk("disk_bytes"), planned.session_bytes);
+        assert!((keys - (HELD_MIB << 20)..keys).contains(&on_disk("disk_bytes")));
         let bytes = |name: &str| object[name].as_u64().unwrap();
         assert_eq!(bytes("peak_rss_bytes"), bytes("session_bytes") + bytes("weight_bytes") + bytes("client_bytes"));
         assert!((630_000_000..700_000_000).contains(&bytes("client_bytes")), "{}", bytes("client_bytes"));

@@ -4,6 +4,7 @@ use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::Result;
 use crate::key_file::{KeyArguments, one_standard_input};
+use crate::key_place::KeyPlaceArguments;
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::permuted::{self, PermutedArguments};
@@ -25,6 +26,7 @@ use undertone_model::weights::parse_index;
 Examples:
   undertone run --model DIR --public-file policy.txt --private-file note.txt --max-new-tokens 8
   cat note.txt | undertone run --model DIR --private-file - --server 127.0.0.1:7411 --json
+  undertone run --model DIR --private-file note.txt --key-folder /var/tmp
   undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
       --tls-key client.key --server-pin server.crt
   undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411 \
@@ -52,6 +54,9 @@ pub struct RunArguments {
     pub key: KeyArguments,
 
     #[command(flatten)]
+    pub key_place: KeyPlaceArguments,
+
+    #[command(flatten)]
     pub permuted: PermutedArguments,
 }
 
@@ -61,6 +66,7 @@ pub struct RunArguments {
 /// Whatever the model, the prompt or the server gives rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    arguments.key_place.check_mode(arguments.mode)?;
     if arguments.mode == Mode::Permuted {
         return permuted::run(arguments, context);
     }
@@ -82,7 +88,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     let parameters = Parameters::default_preset();
     let key = arguments.key.open(&parameters)?;
     let mut progress = RunProgress::new(context);
-    let server = ServerAddress::of(&arguments.connection, &arguments.model, context)?;
+    let server = ServerAddress::of(&arguments.connection, &arguments.model, &arguments.key_place, context)?;
     let request = Request {
         model: &model,
         prompt: &prompt,

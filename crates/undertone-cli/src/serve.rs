@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key_place::KeyPlaceArguments;
 use crate::mode::Mode;
 use crate::session::server_program;
 use clap::Args;
@@ -42,6 +43,9 @@ pub struct ServeArguments {
     /// Pin of a client that may connect, or a file with pins or certificates; repeatable
     #[arg(long, value_name = "HEX|FILE", requires = "tls_certificate")]
     pub client_pin: Vec<String>,
+
+    #[command(flatten)]
+    pub key_place: KeyPlaceArguments,
 
     /// How prompts are protected
     #[arg(long, value_enum, default_value_t = Mode::Fhe)]
@@ -86,6 +90,7 @@ pub struct ServeArguments {
 /// `ServerMissing`, or the system's reason.
 pub fn run(arguments: &ServeArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    arguments.key_place.check_mode(arguments.mode)?;
     if arguments.mode == Mode::Permuted && (arguments.dealer.is_none() || arguments.dealer_ticket.is_none()) {
         let remedy = "start `undertone deal --state DIR` first, then give --dealer and --dealer-ticket";
         return Err(Error::Usage(format!("mode permuted needs a dealer; {remedy}")));
@@ -116,6 +121,7 @@ fn flags(arguments: &ServeArguments, json: bool) -> Vec<OsString> {
     for (flag, value) in optional.into_iter().chain(pins).chain(dealer_pins) {
         flags.extend(value.into_iter().flat_map(|value| [OsString::from(flag), value]));
     }
+    flags.extend(arguments.key_place.flags());
     if json {
         flags.push("--json".into());
     }
@@ -147,6 +153,7 @@ mod tests {
             tls_certificate: Some("c".into()),
             tls_key: Some("k".into()),
             client_pin: vec!["one".into(), "two".into()],
+            key_place: KeyPlaceArguments { key_folder: Some("f".into()), key_held_mib: Some(9) },
             mode: Mode::Fhe,
             dealer: None,
             dealer_ticket: None,
@@ -158,7 +165,7 @@ mod tests {
             max_sessions_per_client: Some(1),
         };
         let need = "--model m --listen 127.0.0.1:1 --tls-certificate c --tls-key k --threads 3 \
-                    --max-sessions-per-client 1 --client-pin one --client-pin two --json";
+                    --max-sessions-per-client 1 --client-pin one --client-pin two --key-folder f --key-held-mib 9 --json";
         assert_eq!(flags(&arguments, true), need.split_whitespace().collect::<Vec<_>>());
     }
 }

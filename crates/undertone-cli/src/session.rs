@@ -4,6 +4,7 @@ use crate::cleanup::Cleanup;
 use crate::connection::ConnectionArguments;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key_place::KeyPlaceArguments;
 use crate::memory::peak_rss_bytes_of;
 use crate::progress::Progress;
 use std::io::{BufRead, BufReader, Read};
@@ -36,13 +37,22 @@ impl ServerAddress {
     /// administrator reads their memory anyway, and a certificate for it would only be one more key to lose.
     ///
     /// # Errors
-    /// `Usage` for an address that does not resolve, `Net` for TLS flags that are refused, `ServerMissing` or
-    /// `ServerStart` for a child that does not come up.
-    pub fn of(connection: &ConnectionArguments, model: &Path, context: &Context) -> Result<Self> {
+    /// `Usage` for an address that does not resolve, or for a place of keys at somebody else's server; `Net` for TLS flags
+    /// that are refused, `ServerMissing` or `ServerStart` for a child that does not come up.
+    pub fn of(
+        connection: &ConnectionArguments,
+        model: &Path,
+        keys: &KeyPlaceArguments,
+        context: &Context,
+    ) -> Result<Self> {
         match connection.endpoint()? {
+            Some(_) if keys.any() => {
+                let remedy = "give it to `undertone serve` there";
+                Err(Error::Usage(format!("--key-folder is for a server that is started here; {remedy}")))
+            }
             Some(endpoint) => Ok(Self { endpoint, process: None }),
             None => {
-                let mut started = start(model, context)?;
+                let mut started = start(model, keys, context)?;
                 started.endpoint.network = connection.network;
                 Ok(started)
             }
@@ -66,9 +76,9 @@ pub fn server_program() -> Result<PathBuf> {
 }
 
 /// Starts the server and waits until it says where it listens.
-fn start(model: &Path, context: &Context) -> Result<ServerAddress> {
+fn start(model: &Path, keys: &KeyPlaceArguments, context: &Context) -> Result<ServerAddress> {
     let mut command = Command::new(server_program()?);
-    command.arg("--model").arg(model).args(["--listen", "127.0.0.1:0", "--json"]);
+    command.arg("--model").arg(model).args(["--listen", "127.0.0.1:0", "--json"]).args(keys.flags());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |source| Error::System { what: "starting undertone-server", source };
     let pipes = |child: &mut Child| (child.stdout.take(), child.stderr.take());

@@ -67,7 +67,7 @@ fn an_interrupted_demo_leaves_no_files() {
         Duration::ZERO
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
-    interrupt(command.arg("demo").env("TMPDIR", &folder), unpacked, pause);
+    interrupt(command.arg("demo").arg("--key-folder").arg(&folder).env("TMPDIR", &folder), unpacked, pause);
     assert_eq!(entries().count(), 0, "the scratch folder is left");
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -123,6 +123,7 @@ fn plan_states_security_cost_and_a_verdict() {
             "key_switches",
             "key_bytes",
             "session_bytes",
+            "keys_on_disk",
             "weight_bytes",
             "client_bytes",
             "peak_rss_bytes",

@@ -39,8 +39,12 @@ impl Setting {
     }
 
     fn serve(&self, options: Options) -> Running {
+        self.serve_keeping(KeyMemory::Seeded, options)
+    }
+
+    fn serve_keeping(&self, keys: KeyMemory, options: Options) -> Running {
         let host = ModelHost::new(self.weights.clone(), self.calibration.clone(), self.parameters.clone()).unwrap();
-        let server = Server::bind(options, Box::new(host.offer_clear())).unwrap();
+        let server = Server::bind(options, Box::new(host.offer_clear().keep_keys(keys))).unwrap();
         let (handle, address) = (server.handle(), server.address());
         Running { handle, address, thread: Some(std::thread::spawn(move || server.run().unwrap())) }
     }
@@ -218,15 +222,45 @@ fn the_planned_memory_holds_the_keys() {
     let mut rng = SecretRng::from_os().unwrap();
     let secret = SecretKey::generate(&setting.parameters, &mut rng);
     let generator = KeyGenerator::new(&setting.parameters, &secret);
-    let mut keys = EvaluationKeys::new(&setting.parameters, KeyMemory::Seeded);
+    let mut keys = EvaluationKeys::new(&setting.parameters, &KeyMemory::Seeded).unwrap();
     for key in &prepared.plan.keys {
         keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
     }
-    let held = prepared.plan.held_key_bytes(&setting.parameters).unwrap();
-    // The plan counts what precedes each key's digits on the wire too.
+    let [held, disk] = prepared.plan.waiting_bytes(&setting.parameters, &KeyMemory::Seeded).unwrap();
+    assert_eq!((held, disk), (keys.size_bytes() as u64, keys.disk_bytes()));
     let prefixes = prepared.plan.keys.len() * KEY_PREFIX_BYTES;
-    assert_eq!(held, (keys.size_bytes() + prefixes) as u64);
+    assert_eq!(prepared.plan.key_bytes(), held + prefixes as u64);
     assert!(prepared.plan.memory_bytes > held);
+}
+
+#[test]
+fn a_session_whose_keys_wait_on_disk_fits_less_memory_and_leaves_no_file() {
+    let setting = Setting::new();
+    let folder = std::env::temp_dir().join(format!("undertone-session-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let spooled = KeyMemory::Spooled { folder: folder.clone(), held_bytes: 1 << 16 };
+    let plan = setting.prepared().plan;
+    let bytes = plan.memory_bytes_with(&setting.parameters, &spooled).unwrap();
+    let [held, disk] = plan.waiting_bytes(&setting.parameters, &spooled).unwrap();
+    assert!(held <= 1 << 16 && disk > 0 && bytes + disk == plan.memory_bytes);
+
+    // As much memory as the plan says for keys on disk, which is too little for keys in memory.
+    let options = || Options { memory_bytes: Some(bytes), ..options() };
+    let in_memory = setting.serve(options());
+    let (class, _) = refusal(setting.run(setting.fhe(), &setting.model(), &in_memory, &mut ()));
+    assert_eq!(class, ErrorClass::TooLarge);
+    let on_disk = setting.serve_keeping(spooled, options());
+    let report = setting.run(setting.fhe(), &setting.model(), &on_disk, &mut ()).unwrap();
+    assert!(report.tokens.iter().all(|token| token.top1_agrees == Some(true)));
+    on_disk.expect_idle();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+
+    // A folder that is gone when a session begins ends that session alone, without its path.
+    std::fs::remove_dir(&folder).unwrap();
+    let (class, sentence) = refusal(setting.run(setting.fhe(), &setting.model(), &on_disk, &mut ()));
+    assert!(class == ErrorClass::Internal && sentence.contains("could not be made"), "{sentence}");
+    assert!(!sentence.contains("session-keys"), "{sentence}");
+    assert!(setting.run(setting.clear(), &setting.model(), &on_disk, &mut ()).is_ok());
 }
 
 #[test]
@@ -285,7 +319,8 @@ fn keys_of_other_parameters_ids_and_levels_are_refused_by_the_engine() {
     let setting = Setting::new();
     let shape = WireShape { public_tokens: 3, private_tokens: 4, max_new_tokens: 2 };
     let prepared = fhe::prepare(&setting.parameters, &setting.weights.config, &setting.calibration, shape).unwrap();
-    let mut setup = fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared);
+    let mut setup =
+        fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared, &KeyMemory::Seeded).unwrap();
     let mut rng = SecretRng::from_os().unwrap();
     let mut key = |parameters: &Parameters, request: KeyRequest| {
         let secret = SecretKey::generate(parameters, &mut rng);

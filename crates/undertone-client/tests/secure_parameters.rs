@@ -31,7 +31,7 @@ impl Client {
 
     fn keys(&mut self, plan: &Plan) -> EvaluationKeys {
         let generator = KeyGenerator::new(&self.parameters, &self.secret);
-        let mut keys = EvaluationKeys::new(&self.parameters, KeyMemory::Seeded);
+        let mut keys = EvaluationKeys::new(&self.parameters, &KeyMemory::Seeded).unwrap();
         for request in key_requests(&self.parameters, &plan.keys) {
             keys.insert(generator.generate(&request, &mut self.rng).unwrap()).unwrap();
         }

@@ -148,7 +148,7 @@ impl Evaluator for ClearEvaluator {
     }
 
     fn negate(&self, a: &ClearValue) -> ClearValue {
-        map(a.cost, a, |x| -x)
+        map(a.cost.clone(), a, |x| -x)
     }
 
     fn add_slots(&self, a: &ClearValue, b: &Slots) -> Result<ClearValue, Error> {
@@ -232,7 +232,7 @@ impl Evaluator for ClearEvaluator {
         transform: &LinearTransform<'_>,
         visit: &mut dyn FnMut(ClearValue) -> Result<(), F>,
     ) -> Result<(), F> {
-        let levels: Vec<_> = inputs.iter().map(|a| a.cost).collect();
+        let levels: Vec<_> = inputs.iter().map(|a| a.cost.clone()).collect();
         let costs = self.cost.linear_transform(&levels, transform)?;
         costs
             .into_iter()
@@ -247,7 +247,7 @@ impl Evaluator for ClearEvaluator {
         period: usize,
     ) -> Result<(ClearValue, Option<ClearValue>), Error> {
         let (cost, _) = self.cost.half_bootstrap(&lo.cost, hi.map(|v| &v.cost), period)?;
-        let hi = hi.map(|v| self.refresh(v, period, cost)).transpose()?;
+        let hi = hi.map(|v| self.refresh(v, period, cost.clone())).transpose()?;
         Ok((self.refresh(lo, period, cost)?, hi))
     }
 

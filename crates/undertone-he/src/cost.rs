@@ -3,30 +3,26 @@
 //! A value is its level and nothing else. The clear evaluator wraps this one, so that both follow the same rules by
 //! construction. Key switches inside bootstraps come from a [`BootstrapModel`], which the bootstrap circuit supplies.
 
+mod live;
 mod product;
 
 pub(crate) use product::product_counts;
 
 use crate::circuits::LinearTransform;
-use crate::{Chain, Counts, Error, Evaluator, MatrixRow, MatrixShape, Slots};
+use crate::{Chain, Counts, Error, Evaluator, LevelCounts, MatrixRow, MatrixShape, Slots};
+pub use live::CostValue;
+use live::{Live, limbs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Largest factor of `mul_integer`.
 pub(crate) const MAX_INTEGER: u64 = 1024;
 
-/// A value reduced to its level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CostValue {
-    level: usize,
-}
-
-impl CostValue {
-    /// The level of the value.
-    pub fn level(&self) -> usize {
-        self.level
-    }
-}
+/// Limbs of scratch memory of a key switch beside polynomials of the operand's level: special limbs and remainders of both
+/// halves, and what is left of each digit.
+const SWITCH_LIMBS: usize = 40;
+/// Plaintexts of a linear transform that are encoded at a time.
+const ENCODED_AT_A_TIME: u64 = 32;
 
 /// The evaluation keys that a circuit used, each with the highest level at which it was used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,6 +72,8 @@ pub struct BootstrapCost {
     pub relinearization_level: usize,
     /// Highest level of a conjugation; 0 when there is none.
     pub conjugation_level: usize,
+    /// Most limbs that exist inside it at one time, besides keys and matrices.
+    pub working_limbs: usize,
 }
 
 impl BootstrapCost {
@@ -107,12 +105,13 @@ pub struct CostEvaluator {
     chain: Chain,
     bootstrap: BootstrapModel,
     ledger: Mutex<Ledger>,
+    live: Arc<Live>,
 }
 
 impl CostEvaluator {
     /// An evaluator whose bootstraps count as one bootstrap each and nothing else.
     pub fn new(chain: Chain) -> Self {
-        Self { chain, bootstrap: bare_bootstrap(), ledger: Mutex::default() }
+        Self { chain, bootstrap: bare_bootstrap(), ledger: Mutex::default(), live: Arc::default() }
     }
 
     /// The same with a prediction for the inside of bootstraps.
@@ -123,7 +122,12 @@ impl CostEvaluator {
 
     /// A value as an encryption at `level` would be.
     pub fn value(&self, level: usize) -> CostValue {
-        CostValue { level }
+        CostValue::new(level, &self.live)
+    }
+
+    /// The most limbs that values and operations took at one time so far, besides keys and matrices of bootstraps.
+    pub fn peak_limbs(&self) -> usize {
+        self.live.peak()
     }
 
     /// The keys used since the evaluator was made.
@@ -141,14 +145,19 @@ impl CostEvaluator {
         by.rem_euclid(self.chain.slot_count() as i64) as usize
     }
 
-    fn count_rotation(&self, by: i64, level: usize) {
-        let by = self.normalise(by);
-        if by != 0 {
-            let mut ledger = self.ledger();
-            ledger.counts.rotations += 1;
-            ledger.counts.key_switch(level, 1);
-            ledger.keys.rotate(by as i32, level);
+    /// Counts rotations of one value, which share its decomposition.
+    fn count_rotations(&self, by: impl IntoIterator<Item = i64>, level: usize) {
+        let moved: Vec<usize> = by.into_iter().map(|by| self.normalise(by)).filter(|&by| by != 0).collect();
+        if moved.is_empty() {
+            return;
         }
+        let key_switches = moved.len() as u64;
+        let mut ledger = self.ledger();
+        ledger.counts.rotations += key_switches;
+        let hoisted =
+            LevelCounts { key_switches, decompositions: 1, divisions: 2 * key_switches, ..LevelCounts::default() };
+        ledger.counts.at_level(level, &hoisted);
+        moved.into_iter().for_each(|by| ledger.keys.rotate(by as i32, level));
     }
 
     fn count_products(&self, products: usize, level: usize) {
@@ -156,22 +165,44 @@ impl CostEvaluator {
         ledger.counts.products += products as u64;
         ledger.counts.relinearizations += 1;
         ledger.counts.key_switch(level, 1);
+        ledger.counts.at_level(level, &LevelCounts { products: products as u64, ..LevelCounts::default() });
         ledger.keys.relinearization_level = ledger.keys.relinearization_level.max(Some(level));
     }
 
-    fn count_transform(&self, level: usize, transform: &LinearTransform<'_>) {
+    fn sum_of_products(
+        &self,
+        op: &'static str,
+        pairs: &[(&CostValue, &CostValue)],
+        terms: &[(f64, &CostValue)],
+    ) -> Result<CostValue, Error> {
+        let level = lowest(op, pairs.iter().flat_map(|(a, b)| [a.level(), b.level()]))?;
+        let level = terms.iter().map(|(_, t)| t.level()).fold(level, usize::min);
+        let below = one_below(op, level)?;
+        self.count_products(pairs.len(), level);
+        // What the operands are lowered to, each once, the tensor product and its sums, digits, and the result.
+        let mut lowered: Vec<_> = pairs.iter().flat_map(|(a, b)| [a, b]).filter(|a| a.level() > level).collect();
+        lowered.sort_unstable_by_key(|value| std::ptr::from_ref::<CostValue>(value));
+        lowered.dedup_by_key(|value| std::ptr::from_ref::<CostValue>(value));
+        self.live.working((lowered.len() + 3) * limbs(level) + SWITCH_LIMBS);
+        Ok(self.value(below))
+    }
+
+    /// Returns the longest period of the diagonals.
+    fn count_transform(&self, level: usize, transform: &LinearTransform<'_>) -> usize {
         let stride = transform.stride as i64;
         for input in 0..transform.inputs {
-            for baby in transform.babies(input) {
-                self.count_rotation(baby as i64 * stride, level);
-            }
+            self.count_rotations(transform.babies(input).into_iter().map(|baby| baby as i64 * stride), level);
         }
         for output in 0..transform.outputs {
             for giant in transform.giants(output) {
-                self.count_rotation(giant as i64 * stride, level);
+                self.count_rotations([giant as i64 * stride], level);
             }
         }
-        self.ledger().counts.plaintext_products += present_diagonals(transform);
+        let (encodings, slots, longest) = present_diagonals(transform);
+        let mut ledger = self.ledger();
+        ledger.counts.plaintext_products += encodings;
+        ledger.counts.at_level(level, &LevelCounts::plaintexts(encodings, slots, transform.outputs as u64));
+        longest
     }
 
     fn count_bootstrap(&self, period: usize, pair: bool) -> Result<(), Error> {
@@ -181,6 +212,7 @@ impl CostEvaluator {
     /// Counts the halves of a bootstrap as often as `times` says, and the keys of both.
     fn count_halves(&self, period: usize, pair: bool, times: [u64; 2]) -> Result<(), Error> {
         let cost = (self.bootstrap)(period, pair)?;
+        self.live.working(cost.working_limbs);
         let mut ledger = self.ledger();
         ledger.counts.merge_times(&cost.to_coefficients, times[0]);
         ledger.counts.merge_times(&cost.to_slots, times[1]);
@@ -212,11 +244,13 @@ impl Evaluator for CostEvaluator {
     }
 
     fn level(&self, a: &CostValue) -> usize {
-        a.level
+        a.level()
     }
 
     fn add(&self, a: &CostValue, b: &CostValue) -> Result<CostValue, Error> {
-        Ok(CostValue { level: a.level.min(b.level) })
+        let level = a.level().min(b.level());
+        self.live.working(if a.level() == b.level() { 0 } else { limbs(level) });
+        Ok(self.value(level))
     }
 
     fn sub(&self, a: &CostValue, b: &CostValue) -> Result<CostValue, Error> {
@@ -224,30 +258,27 @@ impl Evaluator for CostEvaluator {
     }
 
     fn negate(&self, a: &CostValue) -> CostValue {
-        *a
+        a.clone()
     }
 
     fn add_slots(&self, a: &CostValue, b: &Slots) -> Result<CostValue, Error> {
         self.check_slots("add_slots", b)?;
-        Ok(*a)
+        Ok(a.clone())
     }
 
     fn add_constant(&self, a: &CostValue, _constant: f64) -> Result<CostValue, Error> {
-        Ok(*a)
+        Ok(a.clone())
     }
 
     fn mul_integer(&self, a: &CostValue, b: i64) -> Result<CostValue, Error> {
         if b.unsigned_abs() > MAX_INTEGER {
             return Err(Error::Range { op: "mul_integer", have: b as f64, need: MAX_INTEGER as f64 });
         }
-        Ok(*a)
+        Ok(a.clone())
     }
 
     fn mul(&self, a: &CostValue, b: &CostValue) -> Result<CostValue, Error> {
-        let level = a.level.min(b.level);
-        let product = one_below("mul", level)?;
-        self.count_products(1, level);
-        Ok(product)
+        self.sum_of_products("mul", &[(a, b)], &[])
     }
 
     fn multiply_combine(
@@ -256,39 +287,49 @@ impl Evaluator for CostEvaluator {
         terms: &[(f64, &CostValue)],
         _constant: f64,
     ) -> Result<CostValue, Error> {
-        let level = lowest("multiply_combine", pairs.iter().flat_map(|(a, b)| [a.level, b.level]))?;
-        let level = terms.iter().map(|(_, t)| t.level).fold(level, usize::min);
-        let product = one_below("multiply_combine", level)?;
-        self.count_products(pairs.len(), level);
-        Ok(product)
+        self.sum_of_products("multiply_combine", pairs, terms)
     }
 
     fn mul_slots(&self, a: &CostValue, b: &Slots) -> Result<CostValue, Error> {
         self.check_slots("mul_slots", b)?;
-        let product = one_below("mul_slots", a.level)?;
-        self.ledger().counts.plaintext_products += 1;
-        Ok(product)
+        let below = one_below("mul_slots", a.level())?;
+        let mut ledger = self.ledger();
+        ledger.counts.plaintext_products += 1;
+        ledger.counts.at_level(a.level(), &LevelCounts::plaintexts(1, b.period().len() as u64, 1));
+        self.live.working(2 * limbs(a.level()));
+        Ok(self.value(below))
     }
 
     fn combine(&self, terms: &[(f64, &CostValue)], _constant: f64) -> Result<CostValue, Error> {
-        one_below("combine", lowest("combine", terms.iter().map(|(_, a)| a.level))?)
+        let level = lowest("combine", terms.iter().map(|(_, a)| a.level()))?;
+        let below = one_below("combine", level)?;
+        self.ledger().counts.at_level(level, &LevelCounts::rescale());
+        self.live.working(limbs(level));
+        Ok(self.value(below))
     }
 
     fn drop_level(&self, a: &CostValue, level: usize, factor: f64) -> Result<CostValue, Error> {
         let need = if factor == 1.0 { level } else { level + 1 };
-        if a.level < need {
-            return Err(Error::LevelTooLow { op: "drop_level", have: a.level, need });
+        if a.level() < need {
+            return Err(Error::LevelTooLow { op: "drop_level", have: a.level(), need });
         }
-        Ok(CostValue { level })
+        if level != a.level() || factor != 1.0 {
+            self.ledger().counts.at_level(level + 1, &LevelCounts::rescale());
+        }
+        Ok(self.value(level))
     }
 
     fn rotate(&self, a: &CostValue, by: i32) -> Result<CostValue, Error> {
-        self.count_rotation(by.into(), a.level);
-        Ok(*a)
+        self.count_rotations([by.into()], a.level());
+        self.live.working(2 * limbs(a.level()) + SWITCH_LIMBS);
+        Ok(a.clone())
     }
 
     fn rotate_many(&self, a: &CostValue, by: &[i32]) -> Result<Vec<CostValue>, Error> {
-        by.iter().map(|&by| self.rotate(a, by)).collect()
+        self.count_rotations(by.iter().map(|&by| by.into()), a.level());
+        let moved = vec![a.clone(); by.len()];
+        self.live.working(2 * limbs(a.level()) + SWITCH_LIMBS);
+        Ok(moved)
     }
 
     fn linear_transform_each<F: From<Error>>(
@@ -303,10 +344,22 @@ impl Evaluator for CostEvaluator {
         if transform.baby_steps == 0 {
             return Err(Error::Arity { op: "linear_transform (baby steps)", have: 0, need: 1 }.into());
         }
-        let level = lowest("linear_transform", inputs.iter().map(|a| a.level))?;
-        let output = one_below("linear_transform", level)?;
-        self.count_transform(level, transform);
-        (0..transform.outputs).try_for_each(|_| visit(output))
+        let level = lowest("linear_transform", inputs.iter().map(CostValue::level))?;
+        let below = one_below("linear_transform", level)?;
+        let longest = self.count_transform(level, transform);
+        // Rotated and lowered inputs live until the last output is made.
+        let own = |(index, input): (usize, &CostValue)| match transform.babies(index) {
+            babies if babies == [0] && input.level() == level => 0,
+            babies => babies.len(),
+        };
+        let kept: usize = inputs.iter().enumerate().map(own).sum();
+        let _kept = vec![self.value(level); kept];
+        let terms = (kept.max(inputs.len()) as u64).min(ENCODED_AT_A_TIME) as usize;
+        let encoded = (terms * (level + 1) * longest).div_ceil(self.chain.slot_count());
+        (0..transform.outputs).try_for_each(|_| {
+            self.live.working(4 * limbs(level) + SWITCH_LIMBS + encoded);
+            visit(self.value(below))
+        })
     }
 
     fn half_bootstrap(
@@ -318,13 +371,13 @@ impl Evaluator for CostEvaluator {
         if !period.is_power_of_two() || period > self.chain.slot_count() {
             return Err(Error::SlotLength { op: "half_bootstrap", have: period, need: self.chain.slot_count() });
         }
-        let level = hi.map_or(lo.level, |hi| hi.level.min(lo.level));
+        let level = hi.map_or(lo.level(), |hi| hi.level().min(lo.level()));
         if level < self.chain.boot_level {
             return Err(Error::LevelTooLow { op: "half_bootstrap", have: level, need: self.chain.boot_level });
         }
         self.count_bootstrap(period, hi.is_some())?;
-        let fresh = CostValue { level: self.chain.top_level };
-        Ok((fresh, hi.map(|_| fresh)))
+        let fresh = || self.value(self.chain.top_level);
+        Ok((fresh(), hi.map(|_| fresh())))
     }
 
     fn encode_matrix(&self, shape: &MatrixShape, _row: &MatrixRow<'_>) -> Result<MatrixShape, Error> {
@@ -345,25 +398,28 @@ impl CostEvaluator {
 }
 
 /// The level after one rescale.
-fn one_below(op: &'static str, level: usize) -> Result<CostValue, Error> {
-    match level.checked_sub(1) {
-        Some(level) => Ok(CostValue { level }),
-        None => Err(Error::LevelTooLow { op, have: level, need: 1 }),
-    }
+fn one_below(op: &'static str, level: usize) -> Result<usize, Error> {
+    level.checked_sub(1).ok_or(Error::LevelTooLow { op, have: level, need: 1 })
 }
 
 fn lowest(op: &'static str, levels: impl Iterator<Item = usize>) -> Result<usize, Error> {
     levels.min().ok_or(Error::Arity { op, have: 0, need: 1 })
 }
 
-fn present_diagonals(transform: &LinearTransform<'_>) -> u64 {
-    let mut present = 0;
+/// How many diagonals there are, the slots of all their periods, and the longest of these.
+fn present_diagonals(transform: &LinearTransform<'_>) -> (u64, u64, usize) {
+    let (mut present, mut slots, mut longest) = (0, 0, 0);
     for output in 0..transform.outputs {
         for input in 0..transform.inputs {
-            present += (0..transform.count).filter(|&k| transform.diagonals.contains(output, input, k)).count();
+            for index in (0..transform.count).filter(|&k| transform.diagonals.contains(output, input, k)) {
+                present += 1;
+                let period = transform.diagonals.period(output, input, index);
+                slots += period as u64;
+                longest = longest.max(period);
+            }
         }
     }
-    present as u64
+    (present, slots, longest)
 }
 
 #[cfg(test)]

@@ -71,6 +71,17 @@ pub enum Error {
         /// The first thing found wrong.
         cause: &'static str,
     },
+    /// Keys that wait on disk could not be written, or do not come back as they were written.
+    #[error(
+        "the evaluation keys on disk could not be {op}: {cause}; \
+         make room on a sound disk and begin a new session, or keep keys in memory"
+    )]
+    KeySpool {
+        /// What was tried: made, written or read.
+        op: &'static str,
+        /// What the system says; no path, because a peer may hear of it.
+        cause: String,
+    },
     /// A value exceeds the range declared for it.
     #[error(
         "{op} got a value of magnitude {have:.4} where at most {need:.4} is declared; \

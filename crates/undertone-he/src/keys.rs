@@ -5,9 +5,15 @@
 //! A Galois key for element g switches s to σ_g^-1(s); the automorphism is applied to the result, so that the digits of
 //! a hoisted input never have to be permuted. The uniform halves a_d are regenerated from a public seed.
 
-use crate::{Chain, Error, KeySet, Parameters, SecretKind};
-use std::collections::BTreeMap;
-use undertone_ring::{GadgetKey, PackedPoly, Permutation, Ring, Seed, Step, UniformHalf, expand_uniform};
+mod evaluation_keys;
+mod positional;
+mod spool;
+
+use crate::{Chain, Error, KeySet, Parameters};
+pub use evaluation_keys::{EvaluationKeys, KeyMemory};
+pub(crate) use evaluation_keys::{GaloisKey, KeySwitchingKey};
+pub use spool::check_key_folder;
+use undertone_ring::{PackedPoly, Seed};
 
 /// Which evaluation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,167 +101,10 @@ impl SeededKey {
         self.level
     }
 
-    /// The key as the evaluator holds it.
-    pub(crate) fn unpack(self, ring: &Ring, memory: KeyMemory) -> KeySwitchingKey {
-        KeySwitchingKey::expand(ring, self.b, self.seed, self.level, memory)
+    /// Bytes of all digits, packed.
+    fn packed_bytes(&self) -> u64 {
+        self.b.iter().map(|digit| digit.bytes().len() as u64).sum()
     }
-}
-
-/// How evaluation keys wait in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyMemory {
-    /// Both halves: more memory, and more of it to read.
-    Expanded,
-    /// The uniform half as a seed, made again at each use: half the memory, more work.
-    Seeded,
-}
-
-/// One gadget ciphertext.
-pub struct KeySwitchingKey {
-    b: Vec<PackedPoly>,
-    a: Uniform,
-    pub(crate) level: usize,
-}
-
-enum Uniform {
-    Expanded(Vec<PackedPoly>),
-    Seeded(Seed),
-}
-
-impl KeySwitchingKey {
-    /// A key whose digit d has `b[d]` as computed half and stream d of the seed as uniform half.
-    pub(crate) fn expand(ring: &Ring, b: Vec<PackedPoly>, seed: Seed, level: usize, memory: KeyMemory) -> Self {
-        let a = match memory {
-            KeyMemory::Seeded => Uniform::Seeded(seed),
-            KeyMemory::Expanded => {
-                let expand =
-                    |(digit, b): (usize, &PackedPoly)| ring.pack(&expand_uniform(ring, &seed, digit as u64, b.basis()));
-                Uniform::Expanded(b.iter().enumerate().map(expand).collect())
-            }
-        };
-        Self { b, a, level }
-    }
-
-    /// Both halves, as the ring takes them.
-    pub(crate) fn gadget(&self) -> GadgetKey<'_> {
-        let a = match &self.a {
-            Uniform::Expanded(polys) => UniformHalf::Expanded(polys),
-            Uniform::Seeded(seed) => UniformHalf::Seeded(seed),
-        };
-        GadgetKey { b: &self.b, a }
-    }
-
-    pub(crate) fn size_bytes(&self) -> usize {
-        let bytes = |polys: &[PackedPoly]| -> usize { polys.iter().map(|poly| poly.bytes().len()).sum() };
-        bytes(&self.b) + if let Uniform::Expanded(a) = &self.a { bytes(a) } else { 0 }
-    }
-}
-
-pub(crate) struct GaloisKey {
-    pub(crate) key: KeySwitchingKey,
-    pub(crate) permutation: Permutation,
-}
-
-impl GaloisKey {
-    /// The key switch and the automorphism after it, as the ring takes them.
-    pub(crate) fn step(&self) -> Step<'_> {
-        Step { key: self.key.gadget(), permutation: &self.permutation }
-    }
-}
-
-/// All keys of one client, as the evaluator uses them.
-pub struct EvaluationKeys {
-    parameters: Parameters,
-    memory: KeyMemory,
-    relinearization: Option<KeySwitchingKey>,
-    galois: BTreeMap<u64, GaloisKey>,
-    to_sparse: Option<KeySwitchingKey>,
-    from_sparse: Option<KeySwitchingKey>,
-}
-
-impl EvaluationKeys {
-    /// An empty set.
-    pub fn new(parameters: &Parameters, memory: KeyMemory) -> Self {
-        Self {
-            parameters: parameters.clone(),
-            memory,
-            relinearization: None,
-            galois: BTreeMap::new(),
-            to_sparse: None,
-            from_sparse: None,
-        }
-    }
-
-    /// Adds a key, replacing an earlier one of the same kind.
-    ///
-    /// # Errors
-    /// `Decode` when the key's shape is not that of its id and level under these parameters.
-    pub fn insert(&mut self, key: SeededKey) -> Result<(), Error> {
-        let shape = KeyShape::of(&self.parameters, KeyRequest { id: key.id, level: key.level })?;
-        if key.b.len() != shape.digits || key.b.iter().any(|b| b.basis() != shape.basis) {
-            return Err(Error::Decode { what: "evaluation key", cause: "its digits do not fit its level" });
-        }
-        let id = key.id;
-        self.gate(id, shape.basis)?;
-        let ring = match id {
-            KeyId::ToSparse => self.parameters.sparse_ring(),
-            _ => self.parameters.ring(),
-        };
-        if key.b.iter().any(|b| b.degree() != ring.degree() || b.bytes().len() != ring.packed_bytes(shape.basis)) {
-            return Err(Error::Decode { what: "evaluation key", cause: "it is of another ring" });
-        }
-        let key = key.unpack(ring, self.memory);
-        match id {
-            KeyId::Relinearization => self.relinearization = Some(key),
-            KeyId::ToSparse => self.to_sparse = Some(key),
-            KeyId::FromSparse => self.from_sparse = Some(key),
-            KeyId::Galois(element) => {
-                let permutation = ring.permutation(element);
-                self.galois.insert(element, GaloisKey { key, permutation });
-            }
-        }
-        Ok(())
-    }
-
-    /// The server's own check of the table, so that it need not trust the client's.
-    fn gate(&self, id: KeyId, basis: undertone_ring::Basis) -> Result<(), Error> {
-        let ring = self.parameters.ring();
-        let limbs = ring.q_moduli()[..basis.q].iter().chain(&ring.p_moduli()[..basis.p]);
-        let log_qp = limbs.map(|m| (m.value() as f64).log2()).sum();
-        let kind = match id {
-            KeyId::ToSparse => SecretKind::Sparse { weight: self.parameters.literal().sparse_weight },
-            _ => self.parameters.secret_kind(),
-        };
-        self.parameters.gate_key(log_qp, kind)
-    }
-
-    /// Memory the keys take.
-    pub fn size_bytes(&self) -> usize {
-        let single = [&self.relinearization, &self.to_sparse, &self.from_sparse];
-        let single: usize = single.into_iter().flatten().map(KeySwitchingKey::size_bytes).sum();
-        single + self.galois.values().map(|g| g.key.size_bytes()).sum::<usize>()
-    }
-
-    pub(crate) fn relinearization(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
-        usable(self.relinearization.as_ref(), level, || "relinearization".into())
-    }
-
-    pub(crate) fn main_to_ephemeral(&self) -> Result<&KeySwitchingKey, Error> {
-        usable(self.to_sparse.as_ref(), 0, || "main-to-ephemeral".into())
-    }
-
-    pub(crate) fn ephemeral_to_main(&self, level: usize) -> Result<&KeySwitchingKey, Error> {
-        usable(self.from_sparse.as_ref(), level, || "ephemeral-to-main".into())
-    }
-
-    pub(crate) fn galois(&self, element: u64, level: usize) -> Result<&GaloisKey, Error> {
-        let found = self.galois.get(&element).filter(|g| g.key.level >= level);
-        found.ok_or_else(|| Error::MissingKey { key: format!("Galois {element}"), need: level })
-    }
-}
-
-fn usable(key: Option<&KeySwitchingKey>, level: usize, name: impl Fn() -> String) -> Result<&KeySwitchingKey, Error> {
-    key.filter(|k| k.level >= level).ok_or_else(|| Error::MissingKey { key: name(), need: level })
 }
 
 /// Digits and basis that a key of one id and level must have.

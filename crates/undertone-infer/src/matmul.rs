@@ -92,9 +92,13 @@ impl Diagonals for AxisProduct<'_> {
         true
     }
 
+    fn period(&self, _output: usize, _input: usize, _index: usize) -> usize {
+        self.input.stride * self.input.len.max(self.output.len)
+    }
+
     fn diagonal(&self, output: usize, input: usize, index: usize) -> Slots {
         let stride = self.input.stride;
-        let period = stride * self.input.len.max(self.output.len);
+        let period = self.period(output, input, index);
         let mut values = Vec::with_capacity(period);
         for p in 0..period / stride {
             let to = (output, p % self.output.len);

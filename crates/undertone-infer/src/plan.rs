@@ -51,6 +51,8 @@ pub struct Plan {
     pub steps: Vec<StepCost>,
     /// Every evaluation key of the session, with the highest level of its use.
     pub keys: KeySet,
+    /// The most limbs that ciphertexts take at one time, besides keys and matrices of bootstraps.
+    pub peak_limbs: usize,
     /// Whether ranges were assumed because no calibration was given.
     pub estimate: bool,
 }
@@ -92,6 +94,7 @@ impl Plan {
             output_level: ev.level(&first.guard),
             steps,
             keys: ev.key_set(),
+            peak_limbs: ev.peak_limbs(),
             estimate: assumed.is_some(),
         })
     }
@@ -112,7 +115,7 @@ pub fn plan_layer_in_turns(
         None => Program::new(config, &assumed_calibration(config), shape, ev.chain())?,
     };
     let recorder = Recorder::new(ev);
-    let input = vec![[ev.value(ev.chain().top_level); 2]; program.halves_count()];
+    let input = (0..program.halves_count()).map(|_| [(); 2].map(|()| ev.value(ev.chain().top_level))).collect();
     let matrices = program.layer_matrices(ev, None, 0)?;
     program.layer_in_turns(ev, None, &matrices, input, &recorder)?;
     Ok(recorder.take())
@@ -133,7 +136,7 @@ impl<'a> Recorder<'a> {
 
     fn take(&self) -> StepCost {
         let mut stages = self.stages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        StepCost { counts: difference(&self.ev.counts(), &self.first), stages: std::mem::take(&mut stages.1) }
+        StepCost { counts: self.ev.counts().since(&self.first), stages: std::mem::take(&mut stages.1) }
     }
 }
 
@@ -141,27 +144,9 @@ impl Progress for Recorder<'_> {
     fn step(&self, stage: &'static str, layer: usize, _layers: usize, _done_fraction: f64) {
         let now = self.ev.counts();
         let mut stages = self.stages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let counts = difference(&now, &stages.0);
+        let counts = now.since(&stages.0);
         stages.1.push(StageCost { stage, layer, counts });
         stages.0 = now;
-    }
-}
-
-/// Counters since `before`.
-fn difference(now: &Counts, before: &Counts) -> Counts {
-    let mut by_level = now.key_switches_by_level.clone();
-    for (count, old) in by_level.iter_mut().zip(&before.key_switches_by_level) {
-        *count -= old;
-    }
-    Counts {
-        products: now.products - before.products,
-        plaintext_products: now.plaintext_products - before.plaintext_products,
-        rotations: now.rotations - before.rotations,
-        relinearizations: now.relinearizations - before.relinearizations,
-        key_switches: now.key_switches - before.key_switches,
-        bootstraps: now.bootstraps - before.bootstraps,
-        matrix_weights: now.matrix_weights - before.matrix_weights,
-        key_switches_by_level: by_level,
     }
 }
 

@@ -110,7 +110,7 @@ fn a_layer_in_turns_costs_what_it_is_planned_to() {
     let run = |counts: undertone_he::Counts| (counts.bootstraps, counts.key_switches, counts.plaintext_products);
     let cost = CostEvaluator::new(CHAIN);
     let pairs = program.pack_halves(&case.private_rows()).unwrap().len();
-    let input = vec![[cost.value(CHAIN.top_level); 2]; pairs];
+    let input = vec![[(); 2].map(|()| cost.value(CHAIN.top_level)); pairs];
     let matrices = program.layer_matrices(&cost, None, 0).unwrap();
     program.layer_in_turns(&cost, None, &matrices, input, &()).unwrap();
     let clear = ClearEvaluator::new(CHAIN);
@@ -136,5 +136,5 @@ fn shapes_that_do_not_fit_are_refused() {
     let without = Program::new(&case.model.config, &case.calibration, SHAPE, plain).unwrap();
     let cost = CostEvaluator::new(plain);
     assert!(without.layer_matrices(&cost, None, 0).is_err());
-    assert!(without.layer_in_turns(&cost, None, &matrices, vec![[cost.value(19); 2]; 1], &()).is_err());
+    assert!(without.layer_in_turns(&cost, None, &matrices, vec![[(); 2].map(|()| cost.value(19))], &()).is_err());
 }

@@ -89,9 +89,9 @@ fn main() -> Result<(), Error> {
     let keys: Vec<_> = (0..2 * digits.count() as u64).map(|i| expand_uniform(&ring, &seed, 3 + i, full)).collect();
     let packed: Vec<_> = keys.iter().map(|key| ring.pack(key)).collect();
     let (b, uniform) = packed.split_at(digits.count());
-    let key = GadgetKey { b, a: UniformHalf::Expanded(uniform) };
+    let key = GadgetKey { b: ComputedHalf::Held(b), a: UniformHalf::Expanded(uniform) };
     report("switch of digits", median_us(9, || drop(black_box(ring.switch(&digits, key, [None, None])))));
-    let seeded = GadgetKey { b, a: UniformHalf::Seeded(&seed) };
+    let seeded = GadgetKey { b: ComputedHalf::Held(b), a: UniformHalf::Seeded(&seed) };
     report("switch, seeded key", median_us(9, || drop(black_box(ring.switch(&digits, seeded, [None, None])))));
     report("clone + mod_down", median_us(21, || drop(black_box(ring.mod_down(keys[0].clone())))));
     let whole = || drop(black_box(ring.switch_rescale(&ring.digits(&a, &ranges), key, [Some(&a), Some(&a)])));

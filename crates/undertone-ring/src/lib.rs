@@ -38,7 +38,10 @@ pub use packed::{Packed, PackedPoly};
 pub use permutation::Permutation;
 pub use poly::{CompactPoly, Poly};
 pub use primes::ntt_primes_near;
-pub use ring::{Digits, GadgetKey, Giant, Halves, ModuleOperand, ModuleRows, PackKey, Ring, Step, UniformHalf};
+pub use ring::{
+    ComputedHalf, Digits, GadgetKey, Giant, Halves, ModuleOperand, ModuleRows, PackKey, Ring, Step, StoredHalf,
+    UniformHalf,
+};
 pub use sample::public::{Seed, expand_uniform};
 pub use sample::secret::SecretRng;
 pub use table::NttTable;

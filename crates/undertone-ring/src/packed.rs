@@ -107,6 +107,17 @@ impl PackedPoly {
         &bytemuck::cast_slice(&self.words)[..self.len]
     }
 
+    /// The same in memory of its own and of no more than its size: a polynomial that was packed briefly and stays after all
+    /// would keep a buffer of up to twice its size from the ring.
+    pub fn settled(self) -> Self {
+        if !self.words.pooled() {
+            return self;
+        }
+        let mut words = Buffer::zeroed(self.words.len());
+        words.copy_from_slice(&self.words);
+        Self { words, ..self }
+    }
+
     /// The residues of limb `i`.
     ///
     /// # Panics
@@ -249,4 +260,25 @@ pub(crate) fn pack_limb(residues: &[u64], bits: u32, out: &mut [u8]) {
     }
     let rest = out.len() - at;
     out[at..].copy_from_slice(&pending.to_le_bytes()[..rest]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Seed, expand_uniform, ntt_primes_near, scalar_backend};
+
+    #[test]
+    fn a_settled_polynomial_is_the_same_and_gives_its_buffer_back() {
+        let primes = ntt_primes_near(6, 1 << 45, 3, &[]).unwrap();
+        let ring = Ring::new(6, &primes, &[], scalar_backend()).unwrap();
+        let poly = expand_uniform(&ring, &Seed([3; 32]), 0, Basis { q: 3, p: 0 });
+        let brief = ring.pack_briefly(&poly);
+        let (bytes, free) = (brief.bytes().to_vec(), ring.released_words().len());
+        let settled = brief.settled();
+        assert!(settled.bytes() == bytes && !settled.words.pooled());
+        assert_eq!(settled.words.len(), bytes.len().div_ceil(8));
+        assert!(ring.released_words().len() > free);
+        let (stays, free) = (ring.pack(&poly), ring.released_words().len());
+        assert!(stays.settled().bytes() == bytes && ring.released_words().len() == free);
+    }
 }

@@ -38,7 +38,7 @@ impl Key {
     }
 
     fn gadget(&self) -> GadgetKey<'_> {
-        GadgetKey { b: &self.b, a: UniformHalf::Expanded(&self.a) }
+        GadgetKey { b: ComputedHalf::Held(&self.b), a: UniformHalf::Expanded(&self.a) }
     }
 
     fn step(&self) -> Step<'_> {
@@ -82,8 +82,55 @@ fn a_seeded_half_is_the_expanded_one() {
         let a: Vec<_> = (0..3).map(|digit| ring.pack(&expand_uniform(&ring, &seed, digit, full))).collect();
         let digits = ring.digits(&poly, &RANGES);
         let halves = [UniformHalf::Expanded(&a), UniformHalf::Seeded(&seed)];
-        let [stored, made] = halves.map(|a| ring.switch(&digits, GadgetKey { b: &key.b, a }, [None, None]));
+        let [stored, made] =
+            halves.map(|a| ring.switch(&digits, GadgetKey { b: ComputedHalf::Held(&key.b), a }, [None, None]));
         assert!(stored == made, "{}", ring.backend_name());
+    }
+}
+
+/// A key whose limbs are copied out on request.
+struct Elsewhere<'a>(&'a [PackedPoly]);
+
+impl StoredHalf for Elsewhere<'_> {
+    fn degree(&self) -> usize {
+        self.0[0].degree()
+    }
+
+    fn basis(&self) -> Basis {
+        self.0[0].basis()
+    }
+
+    fn digit_count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read(&self, limb: usize, out: &mut [u8]) {
+        let len = self.0[0].limb(limb).bytes().len();
+        assert!(out.len().is_multiple_of(len));
+        out.chunks_exact_mut(len).zip(self.0).for_each(|(out, b)| out.copy_from_slice(b.limb(limb).bytes()));
+    }
+}
+
+#[test]
+fn a_half_that_is_read_limb_by_limb_is_the_held_one() {
+    for ring in rings() {
+        let (key, seed) = (Key::new(&ring, 3), Seed([9; 32]));
+        let stored = Elsewhere(&key.b);
+        for limbs in [LIMBS, 4, 2] {
+            let basis = Basis { q: limbs, p: 0 };
+            let c = [random(&ring, basis, 1), random(&ring, basis, 2)];
+            let digits = ring.digits(&c[1], &RANGES);
+            for a in [UniformHalf::Expanded(&key.a), UniformHalf::Seeded(&seed)] {
+                let both = [ComputedHalf::Held(&key.b), ComputedHalf::Stored(&stored)];
+                let [held, read] = both.map(|b| {
+                    let step = Step { key: GadgetKey { b, a }, permutation: &key.permutation };
+                    let switched = ring.switch_rescale(&digits, step.key, [Some(&c[0]), None]);
+                    let summed = ring.rotation_sum([&c[0], &c[1]], &RANGES, &[step, step]);
+                    [switched, summed]
+                });
+                assert!(held == read, "{} with {limbs} limbs", ring.backend_name());
+            }
+        }
     }
 }
 
@@ -123,7 +170,7 @@ fn a_rotation_sum_is_its_definition() {
         let steps: Vec<Step<'_>> = keys.iter().map(Key::step).collect();
         let mut expected = c.each_ref().map(|c| ring.lift_p(c.clone(), SPECIAL));
         for step in &steps {
-            let sums = [product(&ring, &c[1], step.key.b, Some(&c[0])), product(&ring, &c[1], uniform(step), None)];
+            let sums = [product(&ring, &c[1], computed(step), Some(&c[0])), product(&ring, &c[1], uniform(step), None)];
             for (total, sum) in expected.iter_mut().zip(sums) {
                 ring.add_assign(total, &ring.automorphism(&sum, step.permutation));
             }
@@ -139,7 +186,8 @@ fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants
         .map(|baby| match baby {
             None => c.each_ref().map(|c| ring.lift_p(c.clone(), SPECIAL)),
             Some(step) => {
-                let sums = [product(ring, &c[1], step.key.b, Some(&c[0])), product(ring, &c[1], uniform(step), None)];
+                let sums =
+                    [product(ring, &c[1], computed(step), Some(&c[0])), product(ring, &c[1], uniform(step), None)];
                 sums.map(|sum| ring.automorphism(&sum, step.permutation))
             }
         })
@@ -156,13 +204,21 @@ fn composed(ring: &Ring, c: &[Poly<Ntt>; 2], babies: &[Option<Step<'_>>], giants
         if let Some(step) = giant.step {
             let [b, a] = sum;
             let a = ring.mod_down(a);
-            let mut switched = [product(ring, &a, step.key.b, None), product(ring, &a, uniform(&step), None)];
+            let mut switched = [product(ring, &a, computed(&step), None), product(ring, &a, uniform(&step), None)];
             ring.add_assign(&mut switched[0], &b);
             sum = switched.map(|half| ring.automorphism(&half, step.permutation));
         }
         total.iter_mut().zip(&sum).for_each(|(total, sum)| ring.add_assign(total, sum));
     }
     total.map(|sum| ring.mod_down_rescale(sum))
+}
+
+/// The computed half of a step whose key is in memory.
+fn computed<'a>(step: &Step<'a>) -> &'a [PackedPoly] {
+    match step.key.b {
+        ComputedHalf::Held(polys) => polys,
+        ComputedHalf::Stored(_) => panic!("the keys of this test are held"),
+    }
 }
 
 /// The uniform half of a step whose key is expanded.

@@ -39,7 +39,7 @@ fn evaluator(parameters: &Parameters, level: usize) -> Result<CkksEvaluator, Err
     let mut rng = SecretRng::from_os()?;
     let secret = SecretKey::generate(parameters, &mut rng);
     let generator = KeyGenerator::new(parameters, &secret);
-    let mut keys = EvaluationKeys::new(parameters, KeyMemory::Expanded);
+    let mut keys = EvaluationKeys::new(parameters, &KeyMemory::Expanded).unwrap();
     let galois = KeyId::Galois(rotation_element(parameters.chain(), 1));
     for id in [galois, KeyId::Relinearization] {
         keys.insert(generator.generate(&KeyRequest { id, level }, &mut rng)?)?;

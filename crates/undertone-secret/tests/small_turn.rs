@@ -37,7 +37,7 @@ fn inputs(parameters: &Parameters, shape: &MatrixShape) -> Vec<[Slots; 2]> {
 /// The keys of one turn, and its counters, as the cost evaluator predicts them.
 fn plan(parameters: &Parameters, shape: &MatrixShape) -> CostEvaluator {
     let cost = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
-    let pair = [cost.value(parameters.chain().boot_level); 2];
+    let pair = [(); 2].map(|()| cost.value(parameters.chain().boot_level));
     let matrix = matrix(&cost, shape, 0.0).unwrap();
     cost.product_bootstrap(&vec![pair; shape.input_pairs(parameters.chain())], &matrix).unwrap();
     cost

@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Why the server cannot start or stops.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,14 @@ pub enum Error {
     /// The dealer of mode permuted did not accept this provider.
     #[error("the dealer did not accept this provider: {0}")]
     Dealer(#[from] undertone_protocol::Error),
+    /// The folder for evaluation keys takes no file.
+    #[error("no key file can be made in {}: {source}; name a folder that this user may write to", folder.display())]
+    KeyFolder {
+        /// The folder asked for.
+        folder: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The calibration was refused.
     #[error(transparent)]
     Calibration(#[from] undertone_infer::Error),

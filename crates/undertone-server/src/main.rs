@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use undertone_he::Parameters;
+use undertone_he::{KeyMemory, Parameters, check_key_folder};
 use undertone_net::{ClientTls, Endpoint};
 use undertone_net::{Identity, Pins, ServerTls};
 use undertone_server::{DealerAccess, Error, Host, ModelHost, Options, PermutedHost, Server, read_ticket};
@@ -56,6 +56,14 @@ struct Arguments {
     /// Memory for all sessions in MiB; nine tenths of what is free unless given
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
+
+    /// Keep evaluation keys in a private file in this folder instead of in memory: less memory, more time (mode fhe)
+    #[arg(long, value_name = "DIR")]
+    key_folder: Option<PathBuf>,
+
+    /// Memory for the first of these keys of a session all the same, in MiB
+    #[arg(long, value_name = "MIB", requires = "key_folder", default_value_t = 256)]
+    key_held_mib: u64,
 
     /// How prompts are protected
     #[arg(long, value_enum, default_value_t = Offer::Fhe)]
@@ -124,10 +132,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     };
     // An address that would expose sessions is refused before minutes are spent on loading a model.
     options.check()?;
+    let key_memory = key_memory(arguments)?;
     let parameters = Parameters::default_preset();
     let security_bits = parameters.security_bits();
     let host: Box<dyn Host> = match arguments.mode {
-        Offer::Fhe => Box::new(ModelHost::load(&arguments.model, parameters)?),
+        Offer::Fhe => Box::new(ModelHost::load(&arguments.model, parameters)?.keep_keys(key_memory)),
         Offer::Permuted => {
             let store = arguments.store.clone();
             let host = PermutedHost::load(&arguments.model, dealer(arguments)?, store)?;
@@ -155,6 +164,14 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     out.flush()?;
     drop(out);
     Ok(server.run()?)
+}
+
+/// How keys wait; a folder that takes none is refused before minutes are spent on loading a model.
+fn key_memory(arguments: &Arguments) -> Result<KeyMemory, Error> {
+    let Some(folder) = &arguments.key_folder else { return Ok(KeyMemory::Seeded) };
+    check_key_folder(folder).map_err(|source| Error::KeyFolder { folder: folder.clone(), source })?;
+    let held_bytes = arguments.key_held_mib.saturating_mul(1 << 20);
+    Ok(KeyMemory::Spooled { folder: folder.clone(), held_bytes })
 }
 
 /// The dealer that the flags name.

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::host::{Host, Opening};
 use std::path::Path;
 use std::sync::Arc;
-use undertone_he::Parameters;
+use undertone_he::{KeyMemory, Parameters};
 use undertone_infer::Calibration;
 use undertone_model::Llama;
 use undertone_protocol::message::{Hello, Welcome, calibration_digest};
@@ -22,6 +22,7 @@ pub struct ModelHost {
     fingerprint: [u8; 32],
     calibration_digest: [u8; 32],
     offer_clear: bool,
+    key_memory: KeyMemory,
 }
 
 impl ModelHost {
@@ -45,7 +46,15 @@ impl ModelHost {
         let calibration_digest = calibration_digest(&calibration);
         // The name stays that of the stored weights, from which both sides derive the prepared ones.
         let model = calibration.preparation.weights(model);
-        Ok(Self { parameters, model, calibration, fingerprint, calibration_digest, offer_clear: false })
+        // Half the memory of both halves for about an eighth of a bootstrap's time (docs/performance.md).
+        let key_memory = KeyMemory::Seeded;
+        Ok(Self { parameters, model, calibration, fingerprint, calibration_digest, offer_clear: false, key_memory })
+    }
+
+    /// Keeps the keys of sessions as `memory` says instead of in memory as seeds and computed halves.
+    pub fn keep_keys(mut self, memory: KeyMemory) -> Self {
+        self.key_memory = memory;
+        self
     }
 
     /// Also offers mode clear, which protects nothing; for tests of drivers and programs.
@@ -61,8 +70,9 @@ impl ModelHost {
     fn open_fhe(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
         hello.expect(self.parameters.digest(), self.fingerprint, self.calibration_digest)?;
         let prepared = fhe::prepare(&self.parameters, &self.model.config, &self.calibration, hello.shape)?;
-        let setup = fhe::CkksSetup::new(&self.parameters, self.model.clone(), &prepared);
-        let (memory_bytes, setup_bytes) = (prepared.plan.memory_bytes, prepared.plan.key_bytes());
+        let setup = fhe::CkksSetup::new(&self.parameters, self.model.clone(), &prepared, &self.key_memory)?;
+        let memory_bytes = prepared.plan.memory_bytes_with(&self.parameters, &self.key_memory)?;
+        let setup_bytes = prepared.plan.key_bytes();
         let session = fhe::Server::new(hello.shape, self.vocab_size(), prepared.plan, welcome, Box::new(setup));
         Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes })
     }

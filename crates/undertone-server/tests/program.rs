@@ -62,6 +62,14 @@ fn the_program_says_where_it_listens_and_ends_cleanly() {
 }
 
 #[test]
+fn a_folder_that_takes_no_keys_is_refused_before_the_model_is_looked_at() {
+    let output = Command::new(PROGRAM).args(["--key-folder", "absent/folder", "--model", "absent"]).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("absent/folder") && said.contains("name a folder"), "{said}");
+}
+
+#[test]
 fn addresses_of_other_machines_are_refused_before_the_model_is_looked_at() {
     let output = Command::new(PROGRAM).args(["--listen", "0.0.0.0:0", "--model", "absent"]).output().unwrap();
     assert!(!output.status.success());

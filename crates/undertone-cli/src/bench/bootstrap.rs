@@ -4,17 +4,21 @@ use super::setup::Setup;
 use super::{Figures, Measuring, Times, backend};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::key_place::KeyPlaceArguments;
 use crate::memory::peak_rss_bytes;
 use clap::Args;
 use std::sync::Arc;
-use undertone_he::{CostEvaluator, Evaluator, Parameters, bootstrap_model};
+use undertone_he::{CostEvaluator, Evaluator, KeyMemory, Parameters, bootstrap_model};
 use undertone_ring::Metered;
 
 /// Flags of `undertone bench bootstrap`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct BootstrapArguments {
     #[command(flatten)]
     pub measuring: Measuring,
+
+    #[command(flatten)]
+    pub key_place: KeyPlaceArguments,
 
     /// Tell what each kernel did in the last run: calls, time over all threads, bytes of operands, half products
     #[arg(long)]
@@ -39,16 +43,16 @@ impl BootstrapArguments {
     }
 }
 
-/// A new secret with the keys of one half-bootstrap of two values of `period` slots.
+/// A new secret with the keys of one half-bootstrap of two values of `period` slots, which wait as `memory` says.
 ///
 /// # Errors
 /// What key generation refuses.
-pub fn prepare(parameters: Parameters, measuring: Measuring, period: usize, context: &Context) -> Result<Setup> {
+pub fn prepare(parameters: Parameters, memory: KeyMemory, period: usize, context: &Context) -> Result<Setup> {
     let chain = parameters.chain();
     let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
     let value = cost.value(chain.boot_level);
     cost.half_bootstrap(&value, Some(&value), period)?;
-    Setup::for_key_set(context, parameters, measuring.key_memory(), &cost.key_set())
+    Setup::for_key_set(context, parameters, memory, &cost.key_set())
 }
 
 /// Runs the benchmark.
@@ -59,7 +63,8 @@ pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
     let parameters = backend::parameters(meter.clone().map_or(chosen, |meter| meter))?;
     let chain = parameters.chain();
     let slots = arguments.period(chain.slot_count())?;
-    let mut setup = prepare(parameters, measuring, slots, context)?;
+    let memory = arguments.key_place.memory(measuring.key_memory())?;
+    let mut setup = prepare(parameters, memory, slots, context)?;
 
     let (mut worst, mut total) = (0f64, 0f64);
     let runs = measuring.run_count(5);
@@ -109,6 +114,7 @@ pub fn run(arguments: &BootstrapArguments, context: &Context) -> Result<()> {
         ("failure_log2", parameters.failure_log2().into()),
         ("security_bits", parameters.security_bits().into()),
         ("key_bytes", setup.key_bytes.into()),
+        ("key_disk_bytes", setup.key_disk_bytes.into()),
         ("peak_rss_bytes", peak_rss_bytes().into()),
     ];
     object.extend(more.map(|(name, value): (&str, serde_json::Value)| (name.to_owned(), value)));

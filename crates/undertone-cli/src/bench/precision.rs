@@ -71,7 +71,7 @@ pub fn run(arguments: &PrecisionArguments, context: &Context) -> Result<()> {
     let mut random = Random::new(arguments.seed);
     let parameters = arguments.measuring.parameters()?;
     let slots = parameters.chain().slot_count();
-    let mut setup = bootstrap::prepare(parameters, arguments.measuring, slots, context)?;
+    let mut setup = bootstrap::prepare(parameters, arguments.measuring.key_memory(), slots, context)?;
     let mut families = Vec::with_capacity(Family::ALL.len());
     for family in Family::ALL {
         families.push(measure_family(&mut setup, family, runs, &mut random, context)?);

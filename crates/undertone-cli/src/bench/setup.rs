@@ -21,6 +21,8 @@ pub struct Setup {
     pub evaluator: CkksEvaluator,
     /// Memory of the evaluation keys.
     pub key_bytes: usize,
+    /// Disk of the evaluation keys.
+    pub key_disk_bytes: u64,
     secret: SecretKey,
     rng: SecretRng,
 }
@@ -34,15 +36,15 @@ impl Setup {
         let mut rng = SecretRng::from_os()?;
         let secret = SecretKey::generate(&parameters, &mut rng);
         let generator = KeyGenerator::new(&parameters, &secret);
-        let mut keys = EvaluationKeys::new(&parameters, memory);
+        let mut keys = EvaluationKeys::new(&parameters, &memory)?;
         context.progress.begin("keys", requests.len() as u64);
         for (index, request) in requests.iter().enumerate() {
             keys.insert(generator.generate(request, &mut rng)?)?;
             context.progress.advance_to(index as u64 + 1, "key");
         }
-        let key_bytes = keys.size_bytes();
+        let (key_bytes, key_disk_bytes) = (keys.size_bytes(), keys.disk_bytes());
         let evaluator = CkksEvaluator::new(&parameters, Arc::new(keys));
-        Ok(Self { parameters, evaluator, key_bytes, secret, rng })
+        Ok(Self { parameters, evaluator, key_bytes, key_disk_bytes, secret, rng })
     }
 
     /// Makes a secret and all keys of a set, those of matrix products among them.

@@ -70,7 +70,8 @@ fn prepare(parameters: Parameters, arguments: &TurnArguments, context: &Context)
     let (chain, shape) = (parameters.chain(), arguments.shape());
     let cost = CostEvaluator::new(chain).with_bootstrap_model(bootstrap_model(&parameters));
     let matrix = cost.encode_matrix(&shape, &|_, _| ())?;
-    cost.product_bootstrap(&vec![[cost.value(chain.boot_level); 2]; shape.input_pairs(chain)], &matrix)?;
+    let pair = [(); 2].map(|()| cost.value(chain.boot_level));
+    cost.product_bootstrap(&vec![pair; shape.input_pairs(chain)], &matrix)?;
     Setup::for_key_set(context, parameters, arguments.measuring.key_memory(), &cost.key_set())
 }
 

@@ -4,7 +4,7 @@
 
 use super::dft::{DiagonalMatrix, GroupShape};
 use crate::keys::GaloisKey;
-use crate::{Ciphertext, CkksEvaluator, Error, Parameters};
+use crate::{Ciphertext, CkksEvaluator, Error, LevelCounts, Parameters};
 use num_complex::Complex64;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +17,13 @@ struct EncodedGroup {
     level: usize,
     /// giant step → (baby step, diagonal rotated by −giant·stride), both in units of the stride.
     giants: BTreeMap<i64, Vec<(i64, CompactPoly)>>,
+}
+
+/// What a group with so many rotations is, if so many of them are giant steps: each of these decomposes and divides half of
+/// a sum of its own.
+pub(super) fn hoisted(rotations: u64, giants: u64) -> LevelCounts {
+    let (decompositions, divisions) = (1 + giants, 2 + giants);
+    LevelCounts { key_switches: rotations, decompositions, divisions, ..LevelCounts::default() }
 }
 
 /// A whole transform; one level per group.
@@ -137,14 +144,16 @@ impl EncodedGroup {
             giants.push(Giant { step: self.step(ev, giant)?, terms });
         }
         let products: usize = self.giants.values().map(Vec::len).sum();
-        let moved = babies.iter().chain(giants.iter().map(|giant| &giant.step)).flatten().count() as u64;
+        let moved_giants = giants.iter().filter(|giant| giant.step.is_some()).count() as u64;
+        let moved = babies.iter().flatten().count() as u64 + moved_giants;
         ev.count(|c| {
             c.plaintext_products += products as u64;
             c.rotations += moved;
-            c.key_switch(self.level, moved);
+            c.at_level(self.level, &hoisted(moved, moved_giants));
         });
         let ranges = parameters.digits(self.level);
         let [c0, c1] = parameters.ring().hoisted_sum([&a.c0, &a.c1], &ranges, &babies, &giants);
+        ev.keys.intact()?;
         // The caller knows the scale after the last group; until then only the diagonals' constants matter.
         Ok(Ciphertext { c0, c1, scale: a.scale })
     }

@@ -114,7 +114,7 @@ impl BootstrapCircuit {
             if a.level() < level {
                 return Err(Error::LevelTooLow { op: "half_bootstrap", have: a.level(), need: level });
             }
-            let at_level = ev.drop_level(a, level, 1.0)?;
+            let at_level = ev.dropped(a, level, 1.0)?;
             // Fewer transform stages start lower; the scale is handled by the transform's own constants.
             Ok(ev.truncated(&at_level, self.slots_to_coeffs.input_level()))
         };

@@ -1,7 +1,8 @@
 //! ModRaise under an ephemeral sparse secret, the trace to a sub-ring, and the split into real and imaginary parts.
 
+use crate::ckks::key_switch::after_decomposition;
 use crate::keys::{GaloisKey, conjugation_element};
-use crate::{Ciphertext, CkksEvaluator, Error, Evaluator};
+use crate::{Ciphertext, CkksEvaluator, Error, Evaluator, LevelCounts};
 use undertone_ring::{Basis, Ntt, Poly, Step};
 
 /// The rotations of a trace to `period` slots, by rounds: each round adds the rotations of its input to it. Rounds of three
@@ -14,6 +15,11 @@ pub(super) fn trace_rotations(period: usize, slot_count: usize) -> Vec<Vec<i32>>
         rounds.push((1..terms).map(|k| (k * step) as i32).collect());
     }
     rounds
+}
+
+/// What a round of so many rotations is.
+pub(super) fn hoisted(rotations: u64) -> LevelCounts {
+    LevelCounts { key_switches: rotations, decompositions: 1, divisions: 2, ..LevelCounts::default() }
 }
 
 impl CkksEvaluator {
@@ -33,12 +39,13 @@ impl CkksEvaluator {
         let (c0, c1) = (one_limb(&a.c0), one_limb(&a.c1));
         let digits = small.digits(&c1, std::slice::from_ref(&(0..1)));
         let [c0, c1] = small.switch(&digits, key.gadget(), [Some(&c0), None]);
+        self.keys.intact()?;
         self.count(|c| c.key_switch(0, 1));
 
         let basis = parameters.basis(level);
         let [c0, c1] = [c0, c1].map(|half| ring.mod_raise(&small.intt(half), basis));
-        let [c0, c1] = self.switch(&c1, self.keys.ephemeral_to_main(level)?, [Some(&c0), None]);
-        self.count(|c| c.key_switch(level, 1));
+        let [c0, c1] = self.switch(&c1, self.keys.ephemeral_to_main(level)?, [Some(&c0), None])?;
+        self.count(|c| c.at_level(level, &after_decomposition()));
         let q0 = ring.q_moduli()[0].value() as f64;
         Ok(Ciphertext { c0, c1, scale: q0 })
     }
@@ -52,10 +59,11 @@ impl CkksEvaluator {
             let steps: Vec<Step<'_>> = keys.into_iter().flatten().map(GaloisKey::step).collect();
             self.count(|c| {
                 c.rotations += steps.len() as u64;
-                c.key_switch(level, steps.len() as u64);
+                c.at_level(level, &hoisted(steps.len() as u64));
             });
             let ranges = self.parameters().digits(level);
             let [c0, c1] = self.parameters().ring().rotation_sum([&sum.c0, &sum.c1], &ranges, &steps);
+            self.keys.intact()?;
             sum = Ciphertext { c0, c1, scale: sum.scale };
         }
         Ok(sum)
@@ -64,7 +72,7 @@ impl CkksEvaluator {
     /// Twice the real part and, if asked for, twice the imaginary part of every slot.
     pub(super) fn split(&self, a: &Ciphertext, both: bool) -> Result<(Ciphertext, Option<Ciphertext>), Error> {
         let key = self.keys.galois(conjugation_element(self.chain()), a.level())?;
-        let conjugate = self.automorphism(a, &self.digits(&a.c1), key);
+        let conjugate = self.automorphism(a, &self.digits(&a.c1), key)?;
         let real = self.add(a, &conjugate)?;
         if !both {
             return Ok((real, None));

@@ -3,12 +3,15 @@
 use super::dft::GroupShape;
 use super::eval_mod::{ARCSINE_LEVELS, arcsine, arcsine_of_pair, cosine, evaluate};
 use super::mod_raise::trace_rotations;
-use super::shares_eval_mod;
+use super::{coeffs_slots, mod_raise, shares_eval_mod};
 use crate::cost::{BootstrapCost, BootstrapModel, CostEvaluator};
 use crate::{Counts, Error, Evaluator, Parameters, ParametersLiteral};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Limbs that each thread fills on its own inside a transform: both halves of sixteen baby steps and of one more, and the
+/// lifted digits of four limbs.
+const LIMBS_PER_THREAD: usize = 2 * 17 + 4 * 5;
 /// A level above any chain, from which the levels that a circuit spends are measured.
 const DEEP: usize = 1 << 10;
 
@@ -75,15 +78,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn rotate(&mut self, by: i64, level: usize, slot_count: usize) {
-        let by = by.rem_euclid(slot_count as i64) as i32;
-        if by == 0 {
-            return;
+    /// Records the rotations among these steps, and returns how many there are.
+    fn rotate(&mut self, steps: impl IntoIterator<Item = i64>, level: usize, slot_count: usize) -> u64 {
+        let moved: Vec<i64> =
+            steps.into_iter().map(|by| by.rem_euclid(slot_count as i64)).filter(|&by| by != 0).collect();
+        for &by in &moved {
+            let highest = self.rotations.entry(by as i32).or_default();
+            *highest = level.max(*highest);
         }
-        self.counts.rotations += 1;
-        self.counts.key_switch(level, 1);
-        let highest = self.rotations.entry(by).or_default();
-        *highest = level.max(*highest);
+        self.counts.rotations += moved.len() as u64;
+        moved.len() as u64
     }
 
     fn transform(&mut self, shape: GroupShape, level: usize, slot_count: usize) {
@@ -93,11 +97,22 @@ impl Tally {
         babies.sort_unstable();
         babies.dedup();
         giants.dedup();
-        for step in babies.into_iter().chain(giants) {
-            self.rotate(step * stride, level, slot_count);
-        }
+        let babies = self.rotate(babies.into_iter().map(|step| step * stride), level, slot_count);
+        let giants = self.rotate(giants.into_iter().map(|step| step * stride), level, slot_count);
+        self.counts.at_level(level, &coeffs_slots::hoisted(babies + giants, giants));
         self.counts.plaintext_products += shape.indices().count() as u64;
     }
+}
+
+/// Limbs that one group of a transform works on at the highest level: its input; for every giant step a sum modulo QP, its
+/// half divided by P and the digits of that; the digits of the input, the total and the result.
+fn hoisted_limbs(parameters: &Parameters, shape: GroupShape) -> usize {
+    let limbs = parameters.chain().max_level + 1;
+    let extended = limbs + parameters.special_count();
+    let digits = limbs + parameters.digits(limbs - 1).len();
+    let giants = shape.indices().count().div_ceil(shape.baby_steps() as usize) + 1;
+    let threads = rayon::current_num_threads() * LIMBS_PER_THREAD;
+    giants * (2 * extended + limbs + digits) + digits + 2 * extended + 4 * limbs + threads
 }
 
 fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapCost, Error> {
@@ -119,8 +134,9 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
     }
     tally.counts.key_switch(0, 1);
     tally.counts.key_switch(raised, 1);
-    for by in trace_rotations(period, slot_count).into_iter().flatten() {
-        tally.rotate(i64::from(by), raised, slot_count);
+    for round in trace_rotations(period, slot_count) {
+        let rotations = tally.rotate(round.into_iter().map(i64::from), raised, slot_count);
+        tally.counts.at_level(raised, &mod_raise::hoisted(rotations));
     }
     // Conjugation.
     tally.counts.rotations += 1;
@@ -141,12 +157,16 @@ fn cost(parameters: &Parameters, period: usize, pair: bool) -> Result<BootstrapC
         }
     }
     tally.counts.merge(&inner.counts());
+    let hoisted = shapes.iter().map(|shape| hoisted_limbs(parameters, *shape)).max().unwrap_or(0);
+    // The other half waits, before or after its own EvalMod.
+    let working_limbs = hoisted.max(inner.peak_limbs() + if pair { 2 * (raised + 1) } else { 0 });
     Ok(BootstrapCost {
         to_coefficients,
         to_slots: tally.counts,
         rotations: tally.rotations.into_iter().collect(),
         relinearization_level: eval_mod_level,
         conjugation_level: eval_mod_level,
+        working_limbs,
     })
 }
 

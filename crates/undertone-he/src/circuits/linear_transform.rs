@@ -8,6 +8,10 @@ pub trait Diagonals: Sync {
     fn contains(&self, output: usize, input: usize, index: usize) -> bool;
     /// The diagonal itself; only called where `contains` holds.
     fn diagonal(&self, output: usize, input: usize, index: usize) -> Slots;
+    /// The slots with which it repeats: the length of what `diagonal` returns, without its values where that saves work.
+    fn period(&self, output: usize, input: usize, index: usize) -> usize {
+        self.diagonal(output, input, index).period().len()
+    }
 }
 
 /// y_o = Σ_i Σ_k diagonal(o, i, k) ⊙ rot(x_i, k·stride), for k in 0..count.

@@ -1,7 +1,8 @@
 //! Sums, products, scalars and level changes.
 
 use super::CkksEvaluator;
-use crate::{Ciphertext, Error, Slots};
+use super::key_switch::after_decomposition;
+use crate::{Ciphertext, Error, LevelCounts, Slots};
 use std::borrow::Cow;
 use undertone_ring::{CompactPoly, Modulus, Ntt, Poly};
 
@@ -114,8 +115,8 @@ impl CkksEvaluator {
         let constant = self.residues((constant * target).round() as i128, level);
         let c0 = ring.weighted_sum(basis, &side(&terms, |a| &a.c0), &constant);
         let c1 = ring.weighted_sum(basis, &side(&terms, |a| &a.c1), &vec![0; level + 1]);
-        let sum = Ciphertext { c0, c1, scale: target };
-        self.rescaled(sum)
+        self.count(|c| c.at_level(level, &LevelCounts::rescale()));
+        self.rescaled(Ciphertext { c0, c1, scale: target })
     }
 
     /// Terms with the residues of the integers that bring each to scale `target`.
@@ -152,7 +153,10 @@ impl CkksEvaluator {
         let ring = self.parameters.ring();
         ring.mul_compact_assign(&mut out.c0, &encoded);
         ring.mul_compact_assign(&mut out.c1, &encoded);
-        self.count(|c| c.plaintext_products += 1);
+        self.count(|c| {
+            c.plaintext_products += 1;
+            c.at_level(a.level(), &LevelCounts::plaintexts(1, b.period().len() as u64, 1));
+        });
         self.rescaled(out)
     }
 
@@ -205,10 +209,11 @@ impl CkksEvaluator {
         }
         let key = self.keys.relinearization(level)?;
         let [c0, c1] = ring.switch_rescale(&self.digits(&d2), key.gadget(), [Some(&d0), Some(&d1)]);
+        self.keys.intact()?;
         self.count(|c| {
             c.products += pairs.len() as u64;
             c.relinearizations += 1;
-            c.key_switch(level, 1);
+            c.at_level(level, &LevelCounts { products: pairs.len() as u64, ..after_decomposition() });
         });
         let prime = ring.q_moduli()[level].value() as f64;
         Ok(Ciphertext { c0, c1, scale: scale / prime })

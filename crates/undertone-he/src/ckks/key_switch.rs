@@ -2,35 +2,56 @@
 
 use super::CkksEvaluator;
 use crate::keys::{GaloisKey, KeySwitchingKey, rotation_element};
-use crate::{Ciphertext, Error};
+use crate::{Ciphertext, Error, LevelCounts};
 use undertone_ring::{Digits, Ntt, Poly};
+
+/// A key switch but for its decomposition.
+pub(crate) fn after_decomposition() -> LevelCounts {
+    LevelCounts { key_switches: 1, divisions: 2, ..LevelCounts::default() }
+}
 
 impl CkksEvaluator {
     /// The gadget digits of a polynomial.
     pub(crate) fn digits<'a>(&self, poly: &'a Poly<Ntt>) -> Digits<'a> {
-        self.parameters.ring().digits(poly, &self.parameters.digits(poly.basis().q - 1))
+        let level = poly.basis().q - 1;
+        self.count(|c| c.at_level(level, &LevelCounts { decompositions: 1, ..LevelCounts::default() }));
+        self.parameters.ring().digits(poly, &self.parameters.digits(level))
     }
 
     /// The pair under the target secret that decrypts to `poly` times the source secret, plus `plus`.
+    ///
+    /// # Errors
+    /// `KeySpool` when the key did not come back from disk as it was.
     pub(crate) fn switch(
         &self,
         poly: &Poly<Ntt>,
         key: &KeySwitchingKey,
         plus: [Option<&Poly<Ntt>>; 2],
-    ) -> [Poly<Ntt>; 2] {
-        self.parameters.ring().switch(&self.digits(poly), key.gadget(), plus)
+    ) -> Result<[Poly<Ntt>; 2], Error> {
+        let switched = self.parameters.ring().switch(&self.digits(poly), key.gadget(), plus);
+        self.keys.intact()?;
+        Ok(switched)
     }
 
     /// The automorphism of `key` applied to `a`, whose c1 has the given digits.
-    pub(crate) fn automorphism(&self, a: &Ciphertext, digits: &Digits<'_>, key: &GaloisKey) -> Ciphertext {
+    ///
+    /// # Errors
+    /// `KeySpool` when the key did not come back from disk as it was.
+    pub(crate) fn automorphism(
+        &self,
+        a: &Ciphertext,
+        digits: &Digits<'_>,
+        key: &GaloisKey,
+    ) -> Result<Ciphertext, Error> {
         let ring = self.parameters.ring();
         let switched = ring.switch(digits, key.key.gadget(), [Some(&a.c0), None]);
+        self.keys.intact()?;
         self.count(|c| {
             c.rotations += 1;
-            c.key_switch(a.level(), 1);
+            c.at_level(a.level(), &after_decomposition());
         });
         let [c0, c1] = switched.map(|half| ring.automorphism(&half, &key.permutation));
-        Ciphertext { c0, c1, scale: a.scale }
+        Ok(Ciphertext { c0, c1, scale: a.scale })
     }
 
     /// The key of a rotation, or `None` for the identity.
@@ -47,7 +68,7 @@ impl CkksEvaluator {
     pub(crate) fn rotated(&self, a: &Ciphertext, by: i32) -> Result<Ciphertext, Error> {
         match self.rotation_key(by, a.level())? {
             None => Ok(a.clone()),
-            Some(key) => Ok(self.automorphism(a, &self.digits(&a.c1), key)),
+            Some(key) => self.automorphism(a, &self.digits(&a.c1), key),
         }
     }
 
@@ -57,7 +78,7 @@ impl CkksEvaluator {
             return Ok(vec![a.clone(); by.len()]);
         }
         let digits = self.digits(&a.c1);
-        let one = |key: Option<&GaloisKey>| key.map_or_else(|| a.clone(), |k| self.automorphism(a, &digits, k));
-        Ok(keys.into_iter().map(one).collect())
+        let one = |key: Option<&GaloisKey>| key.map_or_else(|| Ok(a.clone()), |k| self.automorphism(a, &digits, k));
+        keys.into_iter().map(one).collect()
     }
 }

@@ -6,7 +6,7 @@
 use super::CkksEvaluator;
 use super::arithmetic::require_depth;
 use crate::circuits::LinearTransform;
-use crate::{Ciphertext, Error};
+use crate::{Ciphertext, Error, LevelCounts};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use undertone_ring::CompactPoly;
@@ -85,6 +85,7 @@ impl CkksEvaluator {
             ring.add_assign(&mut total.c0, &moved.c0);
             ring.add_assign(&mut total.c1, &moved.c1);
         }
+        self.count(|c| c.at_level(level, &LevelCounts::rescale()));
         self.rescaled(total)
     }
 
@@ -98,7 +99,7 @@ impl CkksEvaluator {
         terms: &[(usize, usize, &Ciphertext)],
     ) -> Result<Ciphertext, Error> {
         let target = self.scale_before_rescale(level);
-        let mut sum = self.zero(level, target);
+        let (mut sum, mut encoded_slots) = (self.zero(level, target), 0);
         for batch in terms.chunks(ENCODE_BATCH) {
             let encoded = batch
                 .par_iter()
@@ -107,9 +108,15 @@ impl CkksEvaluator {
                     self.encode(&diagonal, target / value.scale, level)
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
+            encoded_slots +=
+                batch.iter().map(|&(input, index, _)| transform.diagonals.period(output, input, index)).sum::<usize>();
             self.add_products(&mut sum, batch, &encoded);
         }
-        self.count(|c| c.plaintext_products += terms.len() as u64);
+        let encodings = terms.len() as u64;
+        self.count(|c| {
+            c.plaintext_products += encodings;
+            c.at_level(level, &LevelCounts::plaintexts(encodings, encoded_slots as u64, 0));
+        });
         Ok(sum)
     }
 

@@ -4,7 +4,7 @@
 //! following rescale removes, so a product returns to the canonical scale of the next level without spending anything.
 
 mod arithmetic;
-mod key_switch;
+pub(crate) mod key_switch;
 mod linear;
 mod product;
 
@@ -12,7 +12,9 @@ use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
 use crate::circuits::LinearTransform;
 use crate::circuits::pc_matmul::PcMatmul;
 use crate::cost::MAX_INTEGER;
-use crate::{Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, MatrixRow, MatrixShape, Parameters, Slots};
+use crate::{
+    Chain, Ciphertext, Counts, Error, EvaluationKeys, Evaluator, LevelCounts, MatrixRow, MatrixShape, Parameters, Slots,
+};
 pub use product::CkksMatrix;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,7 +136,11 @@ impl Evaluator for CkksEvaluator {
     }
 
     fn drop_level(&self, a: &Ciphertext, level: usize, factor: f64) -> Result<Ciphertext, Error> {
-        self.dropped(a, level, factor)
+        let lower = self.dropped(a, level, factor)?;
+        if level != a.level() || factor != 1.0 {
+            self.count(|c| c.at_level(level + 1, &LevelCounts::rescale()));
+        }
+        Ok(lower)
     }
 
     fn rotate(&self, a: &Ciphertext, by: i32) -> Result<Ciphertext, Error> {

@@ -61,7 +61,7 @@ impl ClearEvaluator {
         matrix: &ClearMatrix,
     ) -> Result<Vec<[ClearValue; 2]>, Error> {
         let (op, shape) = ("product_bootstrap", &matrix.shape);
-        let levels: Vec<_> = inputs.iter().map(|pair| pair.each_ref().map(|value| value.cost)).collect();
+        let levels: Vec<_> = inputs.iter().map(|pair| pair.each_ref().map(|value| value.cost.clone())).collect();
         let costs = self.cost.product_bootstrap(&levels, shape)?;
         for value in inputs.iter().flatten() {
             self.in_range(op, &value.slots)?;
@@ -77,8 +77,9 @@ impl ClearEvaluator {
         tasks.for_each(|(task, out)| matrix.rows(task * ROWS_PER_TASK, &channels, out));
         self.in_range(op, &products)?;
         let pairs = products.chunks(shape.components(self.chain()) * shape.tokens);
-        let fill =
-            |(channels, cost): (&[f64], [_; 2])| [0, 1].map(|side| self.side(channels, side, matrix, cost[side]));
+        let fill = |(channels, cost): (&[f64], [crate::CostValue; 2])| {
+            [0, 1].map(|side| self.side(channels, side, matrix, cost[side].clone()))
+        };
         Ok(pairs.zip(costs).map(fill).collect())
     }
 

@@ -32,6 +32,7 @@ impl CostEvaluator {
         let mut ledger = self.ledger();
         ledger.counts.merge(&product_counts(ins, outs, matrix.components(chain)));
         ledger.keys.product_tokens.insert(matrix.tokens);
-        Ok(vec![[CostValue { level: chain.top_level }; 2]; outs])
+        drop(ledger);
+        Ok((0..outs).map(|_| [(); 2].map(|()| self.value(chain.top_level))).collect())
     }
 }

@@ -28,6 +28,7 @@ fn model() -> BootstrapModel {
             rotations,
             relinearization_level: 14,
             conjugation_level: 16,
+            working_limbs: 0,
         })
     })
 }
@@ -96,12 +97,17 @@ fn key_switches_are_counted_at_the_level_of_the_operand() {
     ev.multiply_sum(&[(&a, &b), (&a, &a)]).unwrap();
     ev.rotate_many(&a, &[-1, 0, 128, 5]).unwrap();
     let transform = LinearTransform { inputs: 2, outputs: 2, stride: 8, count: 7, baby_steps: 3, diagonals: &Band };
-    ev.linear_transform(&[a, b], &transform).unwrap();
+    ev.linear_transform(&[a.clone(), b.clone()], &transform).unwrap();
     let counts = ev.counts();
     assert_eq!((counts.products, counts.relinearizations, counts.plaintext_products), (2, 1, 12));
     // Two of the three rotations of a, then per input babies 8 and 16 and per output giants 24 and 48, at level 7.
     assert_eq!((counts.rotations, counts.key_switches), (2 + 8, 11));
-    assert_eq!((counts.key_switches_by_level[9], counts.key_switches_by_level[7]), (2, 9));
+    let (upper, lower) = (counts.by_level[9], counts.by_level[7]);
+    assert_eq!((upper.key_switches, lower.key_switches), (2, 9));
+    // The rotations of a share one, the babies of each input another, and four giants have their own.
+    assert_eq!((upper.decompositions, lower.decompositions), (1, 2 + 4 + 1));
+    assert_eq!((upper.divisions, lower.divisions), (2 * 2, 2 * 9));
+    assert_eq!((lower.products, lower.encodings, upper.encodings), (2, 12, 0));
     let keys = ev.key_set();
     assert_eq!(keys.relinearization_level, Some(7));
     assert_eq!(keys.rotations, BTreeMap::from([(5, 9), (8, 7), (16, 7), (24, 7), (48, 7), (127, 9)]));
@@ -136,25 +142,61 @@ fn products_count_the_first_half_by_input_and_the_second_by_output() {
         let mut to_slots = Counts { bootstraps: 1, relinearizations: 2, ..Counts::default() };
         to_slots.key_switch(15, 2);
         let rotations = vec![(3, 18)];
-        Ok(BootstrapCost { to_coefficients, to_slots, rotations, relinearization_level: 14, conjugation_level: 16 })
+        Ok(BootstrapCost {
+            to_coefficients,
+            to_slots,
+            rotations,
+            relinearization_level: 14,
+            conjugation_level: 16,
+            working_limbs: 0,
+        })
     });
     let ev = CostEvaluator::new(chain).with_bootstrap_model(model);
     // 32 channels fit a pair: three pairs come in, two go out.
     let shape = MatrixShape { outputs: 33, inputs: 96, tokens: 8 };
     let matrix = ev.encode_matrix(&shape, &|_, _| panic!("rows are not read")).unwrap();
-    let outputs = ev.product_bootstrap(&[[ev.value(4), ev.value(7)]; 3], &matrix).unwrap();
-    assert_eq!(outputs, vec![[CostValue { level: 12 }; 2]; 2]);
+    let outputs = ev.product_bootstrap(&vec![[ev.value(4), ev.value(7)]; 3], &matrix).unwrap();
+    assert_eq!(outputs, vec![[ev.value(12), ev.value(12)]; 2]);
     let counts = ev.counts();
     assert_eq!((counts.bootstraps, counts.rotations, counts.relinearizations), (2, 15, 4));
     assert_eq!(counts.matrix_weights, (2 * 32) * (3 * 32));
     assert_eq!(counts.key_switches, 15 + 4 + 3 + 2 * 2);
-    let by_level: Vec<u64> = [0, 1, 4, 15].map(|level: usize| counts.key_switches_by_level[level]).to_vec();
+    let by_level: Vec<u64> = [0, 1, 4, 15].map(|level: usize| counts.by_level[level].key_switches).to_vec();
     assert_eq!(by_level, [4, 3, 15, 4]);
     let mut keys = ev.key_set();
     assert_eq!((&keys.product_tokens, &keys.bootstrap_periods), (&BTreeSet::from([8]), &BTreeMap::from([(128, true)])));
     assert_eq!(keys.rotations, BTreeMap::from([(3, 18)]));
     keys.merge(&KeySet { product_tokens: BTreeSet::from([4]), ..KeySet::default() });
     assert_eq!(keys.product_tokens, BTreeSet::from([4, 8]));
-    let low = ev.product_bootstrap(&[[ev.value(4), ev.value(3)]; 3], &matrix);
+    let low = ev.product_bootstrap(&vec![[ev.value(4), ev.value(3)]; 3], &matrix);
     assert!(matches!(low, Err(Error::LevelTooLow { have: 3, need: 4, .. })));
+}
+
+#[test]
+fn memory_is_that_of_the_values_that_live_at_one_time() {
+    let ev = CostEvaluator::new(CHAIN);
+    let a = ev.value(9);
+    assert_eq!(ev.peak_limbs(), 20);
+    let many = vec![a.clone(); 3];
+    drop(many);
+    assert_eq!(ev.peak_limbs(), 80);
+    // Once they are gone, as many again need nothing more.
+    let again = vec![ev.value(9); 2];
+    assert_eq!(ev.peak_limbs(), 80);
+    ev.rotate_many(&a, &[1, 2]).unwrap();
+    let rotated = ev.peak_limbs();
+    assert!(rotated >= 20 * (1 + 2 + 2 + 1), "{rotated}");
+    drop((a, again));
+    // A transform keeps every baby step of every input until its last output is made.
+    let inputs = [ev.value(7), ev.value(7)];
+    let transform = LinearTransform { inputs: 2, outputs: 2, stride: 8, count: 7, baby_steps: 3, diagonals: &Band };
+    let kept: usize = (0..2).map(|input| transform.babies(input).len()).sum();
+    let lonely = CostEvaluator::new(CHAIN);
+    let alone: Vec<_> = inputs.iter().map(|value| lonely.value(value.level())).collect();
+    lonely.linear_transform(&alone, &transform).unwrap();
+    assert!(lonely.peak_limbs() >= 16 * (2 + kept + 4), "{} for {kept}", lonely.peak_limbs());
+    let cost = BootstrapCost { working_limbs: 1000, ..BootstrapCost::default() };
+    let ev = CostEvaluator::new(CHAIN).with_bootstrap_model(Arc::new(move |_, _| Ok(cost.clone())));
+    ev.half_bootstrap(&ev.value(4), None, 16).unwrap();
+    assert_eq!(ev.peak_limbs(), 1000 + 10);
 }

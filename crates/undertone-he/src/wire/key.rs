@@ -23,8 +23,16 @@ impl SeededKey {
     /// # Errors
     /// `Decode` when no such key exists under these parameters.
     pub fn byte_len(parameters: &Parameters, request: KeyRequest) -> Result<usize, Error> {
+        Ok(KEY_PREFIX_BYTES + Self::digit_bytes(parameters, request)? as usize)
+    }
+
+    /// Bytes of all packed digits of the key that a request asks for: what of it cannot be made again from a seed.
+    ///
+    /// # Errors
+    /// `Decode` when no such key exists under these parameters.
+    pub fn digit_bytes(parameters: &Parameters, request: KeyRequest) -> Result<u64, Error> {
         let shape = KeyShape::of(parameters, request)?;
-        Ok(KEY_PREFIX_BYTES + shape.digits * ring_of(parameters, request.id).packed_bytes(shape.basis))
+        Ok((shape.digits * ring_of(parameters, request.id).packed_bytes(shape.basis)) as u64)
     }
 
     /// The canonical encoding.

@@ -140,6 +140,11 @@ impl Buffer {
         self.len = len;
     }
 
+    /// Whether its memory goes back to a pool, and may be larger than its words.
+    pub(crate) fn pooled(&self) -> bool {
+        self.pool.is_some()
+    }
+
     fn block(&self) -> &Block {
         self.block.as_ref().expect("a live buffer has its block")
     }

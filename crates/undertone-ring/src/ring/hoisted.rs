@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::key_switch::{Digits, GadgetKey, Pair};
+use super::gadget_key::GadgetKey;
+use super::key_switch::{Digits, Pair};
 use crate::{Basis, CompactPoly, Ntt, Permutation, Poly, Ring};
 
 /// Words of each rotated input that go through all products before the next ones, so that they stay in cache.

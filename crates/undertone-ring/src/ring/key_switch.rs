@@ -8,31 +8,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::gadget_key::{GadgetKey, UniformHalf, key_limb};
 use super::lift::{Lift, Scaled};
 use crate::cpu::Buffer;
 use crate::sample::public::{Seed, UniformStream};
-use crate::{Basis, Ntt, NttTable, Packed, PackedPoly, Poly, Ring};
+use crate::{Basis, Ntt, NttTable, Packed, Poly, Ring};
 
 /// Residues of each digit's uniform half that are made and used at a time.
 const SEEDED_BLOCK: usize = 1 << 11;
-
-/// A gadget key; its halves may have more q limbs than the digits that meet it.
-#[derive(Clone, Copy)]
-pub struct GadgetKey<'a> {
-    /// The half that holds the message, one polynomial per digit.
-    pub b: &'a [PackedPoly],
-    /// The uniform half.
-    pub a: UniformHalf<'a>,
-}
-
-/// The uniform half of a gadget key.
-#[derive(Clone, Copy)]
-pub enum UniformHalf<'a> {
-    /// One polynomial per digit.
-    Expanded(&'a [PackedPoly]),
-    /// Made again whenever it is used: digit d is [`expand_uniform`](crate::expand_uniform) with counter d.
-    Seeded(&'a Seed),
-}
 
 /// The gadget digits of a polynomial with basis (l, 0): coefficients from which any limb of a lifted digit follows.
 ///
@@ -136,21 +119,14 @@ impl Ring {
     }
 
     /// Both inner products of one limb of the lifted digits with a key.
-    pub(super) fn key_products<'k>(
-        &self,
-        basis: Basis,
-        limb: usize,
-        lifted: &[&[u64]],
-        key: GadgetKey<'k>,
-        out: Pair<'_>,
-    ) {
-        let stored = |polys: &'k [PackedPoly]| -> Vec<Packed<'k>> {
-            polys[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect()
-        };
-        let (q, b) = (self.table(basis, limb).modulus, stored(key.b));
+    pub(super) fn key_products(&self, basis: Basis, limb: usize, lifted: &[&[u64]], key: GadgetKey<'_>, out: Pair<'_>) {
+        let q = self.table(basis, limb).modulus;
+        let mut room = None;
+        let b = self.computed_limbs(key.b, (basis, limb), lifted.len(), &mut room);
         match key.a {
             UniformHalf::Expanded(polys) => {
-                self.backend().inner_product_pair(q, out, lifted, [&b, &stored(polys)]);
+                let a: Vec<Packed<'_>> = polys[..lifted.len()].iter().map(|k| key_limb(k, basis, limb)).collect();
+                self.backend().inner_product_pair(q, out, lifted, [&b, &a]);
             }
             UniformHalf::Seeded(seed) => self.seeded_products((basis, limb), lifted, &b, seed, out),
         }
@@ -191,19 +167,7 @@ impl Ring {
     }
 
     pub(super) fn check_key(&self, digits: &Digits<'_>, key: GadgetKey<'_>) {
-        let (basis, count) = (digits.basis(self), digits.ranges.len());
-        let stored = match key.a {
-            UniformHalf::Expanded(polys) => [key.b, polys],
-            UniformHalf::Seeded(_) => [key.b, key.b],
-        };
-        for half in stored {
-            assert!(half.len() >= count, "{} key polynomials for {count} digits", half.len());
-            for k in half {
-                assert!(k.degree() == self.degree(), "a key of degree {}", k.degree());
-                let have = k.basis();
-                assert!(have.q >= basis.q && have.p == basis.p, "a key of basis {have:?} does not cover {basis:?}");
-            }
-        }
+        key.check(self.degree(), digits.basis(self), digits.ranges.len());
     }
 
     /// (P * plus + digits * key) / P: what the digits' polynomial times the key's source secret is under its target.
@@ -303,8 +267,3 @@ impl Ring {
 
 /// Places of both halves.
 pub(super) type Pair<'a> = [&'a mut [u64]; 2];
-
-/// The limb of a key that has the same prime as limb `limb` of `basis`.
-fn key_limb(key: &PackedPoly, basis: Basis, limb: usize) -> Packed<'_> {
-    key.limb(if limb < basis.q { limb } else { key.basis().q + limb - basis.q })
-}

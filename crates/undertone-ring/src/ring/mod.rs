@@ -7,6 +7,7 @@ mod arithmetic;
 mod automorphism;
 mod compact;
 mod divide;
+mod gadget_key;
 mod hoisted;
 mod key_switch;
 mod lift;
@@ -15,8 +16,9 @@ mod module_product;
 mod transform;
 
 pub use arithmetic::Halves;
+pub use gadget_key::{ComputedHalf, GadgetKey, StoredHalf, UniformHalf};
 pub use hoisted::{Giant, Step};
-pub use key_switch::{Digits, GadgetKey, UniformHalf};
+pub use key_switch::Digits;
 pub use module_pack::PackKey;
 pub use module_product::{ModuleOperand, ModuleRows};
 

@@ -309,7 +309,7 @@ fn a_set_without_levels_for_a_bootstrap_says_so() {
     let mut client = Client::new(&Parameters::insecure_product_test(7), 5, 4);
     let parameters = client.parameters.parameters().clone();
     let value = client.encrypt(&vec![0; 128], 1024.0);
-    let ev = CkksEvaluator::new(&parameters, Arc::new(EvaluationKeys::new(&parameters, KeyMemory::Expanded)));
+    let ev = CkksEvaluator::new(&parameters, Arc::new(EvaluationKeys::new(&parameters, &KeyMemory::Expanded).unwrap()));
     for period in [1, 8, 64] {
         let refused = ev.half_bootstrap(&value, Some(&value), period).err().unwrap().to_string();
         assert!(refused.contains("0 levels for EvalMod"), "{refused}");

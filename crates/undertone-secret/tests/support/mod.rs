@@ -21,14 +21,19 @@ impl Client {
     }
 
     pub fn evaluator(&self, set: &KeySet) -> CkksEvaluator {
+        let evaluator = CkksEvaluator::new(&self.parameters, Arc::new(self.keys(set, &KeyMemory::Expanded)));
+        set.product_tokens.iter().fold(evaluator, |evaluator, &tokens| evaluator.with_products(self.product(tokens)))
+    }
+
+    /// The keys of a set but those of products, which wait as `memory` says.
+    pub fn keys(&self, set: &KeySet, memory: &KeyMemory) -> EvaluationKeys {
         let mut rng = SecretRng::from_os().unwrap();
         let generator = KeyGenerator::new(&self.parameters, &self.secret);
-        let mut keys = EvaluationKeys::new(&self.parameters, KeyMemory::Expanded);
+        let mut keys = EvaluationKeys::new(&self.parameters, memory).unwrap();
         for request in key_requests(&self.parameters, set) {
             keys.insert(generator.generate(&request, &mut rng).unwrap()).unwrap();
         }
-        let evaluator = CkksEvaluator::new(&self.parameters, Arc::new(keys));
-        set.product_tokens.iter().fold(evaluator, |evaluator, &tokens| evaluator.with_products(self.product(tokens)))
+        keys
     }
 
     fn product(&self, tokens: usize) -> PcMatmul {

@@ -7,7 +7,7 @@
 
 use super::ProductParameters;
 use crate::Error;
-use crate::keys::{KeyMemory, KeySwitchingKey};
+use crate::keys::KeySwitchingKey;
 use undertone_ring::{PackKey, PackedPoly, Seed};
 
 /// Which key of a product.
@@ -60,7 +60,7 @@ impl SeededProductKey {
     /// The key as a key switch uses it, both halves in memory.
     fn expand(self, parameters: &ProductParameters) -> KeySwitchingKey {
         let level = parameters.key_basis(self.id).q - 1;
-        KeySwitchingKey::expand(parameters.key_ring(self.id), self.b, self.seed, level, KeyMemory::Expanded)
+        KeySwitchingKey::held(parameters.key_ring(self.id), self.b, self.seed, level, true)
     }
 }
 

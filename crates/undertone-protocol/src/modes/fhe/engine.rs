@@ -24,16 +24,23 @@ pub struct CkksSetup {
 }
 
 impl CkksSetup {
-    /// An empty key set for a prepared session over `model`.
-    pub fn new(parameters: &Parameters, model: Arc<Llama>, prepared: &Prepared) -> Self {
-        Self {
+    /// An empty key set for a prepared session over `model`, whose keys wait as `memory` says.
+    ///
+    /// # Errors
+    /// `KeySpool` when they are to wait on disk and no file can be made there.
+    pub fn new(
+        parameters: &Parameters,
+        model: Arc<Llama>,
+        prepared: &Prepared,
+        memory: &KeyMemory,
+    ) -> Result<Self, Error> {
+        Ok(Self {
             parameters: parameters.clone(),
             model,
             program: prepared.program.clone(),
             output_level: prepared.costs.output_level,
-            // Half the memory for about an eighth of a bootstrap's time (docs/performance.md).
-            keys: EvaluationKeys::new(parameters, KeyMemory::Seeded),
-        }
+            keys: EvaluationKeys::new(parameters, memory)?,
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use crate::Error;
 use crate::exchange::StepLengths;
 use crate::message::WireShape;
 use undertone_he::{
-    Ciphertext, CostEvaluator, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model, key_requests,
+    Ciphertext, CostEvaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model,
+    key_requests,
 };
 use undertone_infer::{Calibration, Plan, Program};
 use undertone_model::LlamaConfig;
@@ -27,7 +28,7 @@ pub struct FhePlan {
     pub keys: Vec<PlannedKey>,
     /// The blobs of each step: logits, then the guard, in results.
     pub lengths: StepLengths,
-    /// Bytes of memory that the server needs for this session at most.
+    /// Bytes of memory that the server needs for this session at most, its keys held as seeds and computed halves.
     pub memory_bytes: u64,
 }
 
@@ -48,13 +49,23 @@ impl FhePlan {
         self.keys.iter().map(|key| key.len as u64).sum()
     }
 
-    /// Bytes of all keys as the server holds them, their uniform halves as seeds.
+    /// Bytes of memory and of disk that the keys take at the server when they wait as `memory` says.
     ///
     /// # Errors
     /// Keys that do not exist under these parameters; none for the parameters of the plan.
-    pub fn held_key_bytes(&self, parameters: &Parameters) -> Result<u64, Error> {
+    pub fn waiting_bytes(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<[u64; 2], Error> {
         let requests: Vec<_> = self.keys.iter().map(|key| key.request).collect();
-        memory::held_key_bytes(parameters, &requests)
+        memory::key_bytes(parameters, &requests, memory)
+    }
+
+    /// Bytes of memory that the server needs for this session at most when its keys wait as `memory` says.
+    ///
+    /// # Errors
+    /// As [`FhePlan::waiting_bytes`].
+    pub fn memory_bytes_with(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<u64, Error> {
+        let [seeded, _] = self.waiting_bytes(parameters, &KeyMemory::Seeded)?;
+        let [held, _] = self.waiting_bytes(parameters, memory)?;
+        Ok(self.memory_bytes.saturating_sub(seeded).saturating_add(held))
     }
 }
 
@@ -83,6 +94,6 @@ pub fn prepare(
         decode: vec![input; program.token_axis().count],
         result: vec![Ciphertext::byte_len(parameters, costs.output_level); costs.logit_ciphertexts + 1],
     };
-    let memory_bytes = memory::session_bytes(parameters, config, &costs, &requests)?;
+    let memory_bytes = memory::session_bytes(parameters, config, &costs, &requests, &KeyMemory::Seeded)?;
     Ok(Prepared { program, costs, plan: FhePlan { keys, lengths, memory_bytes } })
 }
