@@ -3,7 +3,9 @@
 //! Counts, keys and bytes come from the cost evaluator, which runs the layers' own code. Times come from a short
 //! transform benchmark on this machine, multiplied by the number of transforms and by measured ratios.
 
-use crate::config::read_config;
+mod turns;
+
+use crate::config::{config_like, read_config};
 use crate::context::Context;
 use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
@@ -43,10 +45,11 @@ weight_bytes at the server, and client_bytes, which holds the weights once more 
 Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json
+  undertone plan --model llama-2-7b --public 3968 --private 128 --max-new-tokens 2
   undertone plan --mode permuted --model llama-2-7b --private 128")]
 pub struct PlanArguments {
-    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts. In mode
-    /// permuted also llama-2-7b, llama-3-8b, tinyllama-1.1b or llama-100m
+    /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts. Also
+    /// llama-2-7b, llama-3-8b, tinyllama-1.1b or llama-100m
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -95,7 +98,8 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
     };
     let planned = Planned::new(&config, calibration.as_ref(), shape)?;
-    let object = planned.object(arguments.key_held_mib)?;
+    let mut object = planned.object(arguments.key_held_mib)?;
+    object["in_turns"] = turns::estimate(&config, calibration.as_ref(), shape, &planned.machine);
     context.result(&object, || text(&object));
     if arguments.compare {
         permuted::plan(arguments, context)?;
@@ -107,6 +111,9 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
 
 /// The configuration, and the calibration beside it when there is one.
 fn read(path: &Path) -> Result<(LlamaConfig, Option<Calibration>)> {
+    if let Some(name) = path.to_str().filter(|_| !path.exists()) {
+        return Ok((config_like(name)?, None));
+    }
     let config = read_config(path)?;
     let folder = match path.file_name() {
         _ if path.is_dir() => path,
@@ -331,6 +338,7 @@ fn text(object: &Value) -> String {
         format!("precision    about {:.1} bits at the worst slot of a bootstrap", number("expected_precision_bits")),
         format!("verdict      {}", object["verdict"].as_str().unwrap_or("")),
     ];
+    lines.extend(turns::text(&object["in_turns"]));
     if object["estimate"] == true {
         lines.push("This is an estimate: the model has no calibration, so typical ranges were assumed.".into());
     }
