@@ -45,7 +45,7 @@ weight_bytes at the server, and client_bytes, which holds the weights once more 
 Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json
-  undertone plan --model llama-2-7b --public 3968 --private 128 --max-new-tokens 2
+  undertone plan --model llama-2-7b --public 3900 --private 128 --max-new-tokens 2
   undertone plan --mode permuted --model llama-2-7b --private 128")]
 pub struct PlanArguments {
     /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts. Also

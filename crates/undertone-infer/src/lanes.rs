@@ -136,7 +136,7 @@ pub(crate) fn all_slots(layout: &Layout, value: impl Fn(usize) -> f64) -> Slots 
 
 /// Score ciphertext and first position in it of a bundle of private groups.
 pub(crate) fn bundle_place(layout: &Layout, parts: usize, bundle: usize) -> (usize, usize) {
-    let group = layout.public_groups() + bundle * parts;
+    let group = layout.public_groups + bundle * parts;
     (group / layout.lane_positions(), group % layout.lane_positions())
 }
 

@@ -283,9 +283,9 @@ fn softmax_plan(
     let exchange = usize::from(chain.product_prime.is_some());
     let scores = 2 + spread + exchange;
     let plain = schedule(chain, &depths(scores, 2, 0)).ok_or_else(|| too_deep(depths(scores, 2, 0)))?;
-    let sheared = (layout.parts() > 1).then(|| schedule(chain, &depths(scores + 1, 2, 0))).flatten();
+    let sheared = (layout.parts > 1).then(|| schedule(chain, &depths(scores + 1, 2, 0))).flatten();
     let (parts, block) = match sheared {
-        Some(sheared) if sheared.bootstraps() <= plain.bootstraps() => (layout.parts(), sheared),
+        Some(sheared) if sheared.bootstraps() <= plain.bootstraps() => (layout.parts, sheared),
         _ => (1, plain),
     };
     Ok(SoftmaxPlan {

@@ -75,6 +75,10 @@ pub struct Layout {
     pub head_count: usize,
     /// Head coordinates per ciphertext of a per-head tensor.
     pub head_len: usize,
+    /// Most private groups Q that one product of queries and keys serves: group i in the coordinates j ≡ i mod Q.
+    pub parts: usize,
+    /// Groups of R positions that hold the public tokens, a multiple of `parts`; the private ones follow.
+    pub public_groups: usize,
 }
 
 impl Layout {
@@ -98,7 +102,7 @@ impl Layout {
         }
         let per_head = slot_count / (block * heads_padded);
         let head_len = dim_padded.min(per_head);
-        let layout = Self {
+        let mut layout = Self {
             slot_count,
             block,
             shape,
@@ -112,7 +116,11 @@ impl Layout {
             lanes: (per_head / head_len).min(block),
             head_count: dim_padded / head_len,
             head_len,
+            parts: 1,
+            public_groups: 0,
         };
+        layout.parts = layout.cheapest_parts();
+        layout.public_groups = shape.public_tokens.div_ceil(layout.lanes).next_multiple_of(layout.parts);
         Ok(layout)
     }
 
@@ -163,15 +171,8 @@ impl Layout {
         self.slot_count / self.lane_stride()
     }
 
-    /// Groups of R positions that hold the public tokens, a multiple of [`Layout::parts`]; the private ones follow.
-    pub fn public_groups(&self) -> usize {
-        self.shape.public_tokens.div_ceil(self.lanes).next_multiple_of(self.parts())
-    }
-
-    /// Most private groups Q that one product of queries and keys serves: group i in the coordinates j ≡ i mod Q.
-    ///
     /// More parts mean fewer sums over coordinates and more masks and rotations of keys; the cheapest number wins.
-    pub fn parts(&self) -> usize {
+    fn cheapest_parts(&self) -> usize {
         let groups = self.private_groups();
         let cost = |q: usize| {
             let bundles = groups / q;
@@ -191,7 +192,7 @@ impl Layout {
 
     /// Score ciphertexts of a block.
     pub fn score_count(&self) -> usize {
-        (self.public_groups() + self.private_groups()).div_ceil(self.lane_positions())
+        (self.public_groups + self.private_groups()).div_ceil(self.lane_positions())
     }
 
     /// What slot `slot` of score ciphertext `count` means in the lane frame.
@@ -200,11 +201,11 @@ impl Layout {
         let head = slot / self.block % self.heads_padded;
         let lane = slot / (self.block * self.heads_padded) % self.lanes;
         let group = count * self.lane_positions() + slot / self.lane_stride();
-        let key = if group < self.public_groups() {
+        let key = if group < self.public_groups {
             let position = group * self.lanes + lane;
             if position < self.shape.public_tokens { Key::Public(position) } else { Key::None }
         } else {
-            let back = (group - self.public_groups()) * self.lanes + lane;
+            let back = (group - self.public_groups) * self.lanes + lane;
             if back <= token && token - back < self.shape.private_tokens { Key::Private { back } } else { Key::None }
         };
         let key = if head < self.heads { key } else { Key::None };

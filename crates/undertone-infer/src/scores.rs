@@ -233,5 +233,5 @@ pub(crate) struct TokenScores<E: Evaluator> {
 /// The position axis of the score ciphertexts that hold public positions, in the lane frame.
 pub(crate) fn public_score_axis(layout: &Layout) -> Axis {
     let len = layout.lane_positions();
-    Axis { stride: layout.lane_stride(), count: layout.public_groups().div_ceil(len), len }
+    Axis { stride: layout.lane_stride(), count: layout.public_groups.div_ceil(len), len }
 }
