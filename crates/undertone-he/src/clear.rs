@@ -214,16 +214,12 @@ impl Evaluator for ClearEvaluator {
     }
 
     fn rotate(&self, a: &ClearValue, by: i32) -> Result<ClearValue, Error> {
-        let cost = self.cost.rotate(&a.cost, by)?;
-        let by = self.cost.normalise(by.into());
-        if by == 0 {
-            return Ok(ClearValue { slots: a.slots.clone(), cost });
-        }
-        Ok(ClearValue { slots: Arc::new([&a.slots[by..], &a.slots[..by]].concat()), cost })
+        Ok(self.moved(a, by, self.cost.rotate(&a.cost, by)?))
     }
 
     fn rotate_many(&self, a: &ClearValue, by: &[i32]) -> Result<Vec<ClearValue>, Error> {
-        by.iter().map(|&by| self.rotate(a, by)).collect()
+        let costs = self.cost.rotate_many(&a.cost, by)?;
+        Ok(by.iter().zip(costs).map(|(&by, cost)| self.moved(a, by, cost)).collect())
     }
 
     fn linear_transform_each<F: From<Error>>(
@@ -265,6 +261,15 @@ impl Evaluator for ClearEvaluator {
 }
 
 impl ClearEvaluator {
+    /// `a` with its slots rotated left by `by`.
+    fn moved(&self, a: &ClearValue, by: i32, cost: CostValue) -> ClearValue {
+        let slots = match self.cost.normalise(by.into()) {
+            0 => a.slots.clone(),
+            by => Arc::new([&a.slots[by..], &a.slots[..by]].concat()),
+        };
+        ClearValue { slots, cost }
+    }
+
     /// One output of a linear transform. Partial sums are added in a fixed order, so results are reproducible.
     fn output(&self, inputs: &[ClearValue], transform: &LinearTransform<'_>, output: usize) -> Vec<f64> {
         let present: Vec<(usize, usize)> = (0..inputs.len())
