@@ -32,7 +32,9 @@ impl Live {
             return;
         }
         let of = |address| self.strangers.iter().filter(|(_, other)| *other == address).count();
-        let most = self.strangers.iter().map(|&(_, address)| (of(address), address)).max_by_key(|&(count, _)| count);
+        // The last of equals is taken: where all come from different addresses, that must be the oldest.
+        let most =
+            self.strangers.iter().rev().map(|&(_, address)| (of(address), address)).max_by_key(|&(count, _)| count);
         let crowd = most.and_then(|(_, address)| address);
         let Some(index) = self.strangers.iter().position(|&(_, address)| address == crowd) else { return };
         if let Some((oldest, _)) = self.strangers.remove(index)
@@ -156,5 +158,16 @@ mod tests {
         assert_eq!(numbers, [2].into_iter().chain(latest).collect::<Vec<_>>());
         let ended = |line: &TcpStream| std::io::Write::write(&mut &*line, &[1]).is_err();
         assert!(ended(&lines[0]) && !ended(&lines[1]) && ended(&lines[2]) && !ended(&lines[3 * MAX_STRANGERS - 1]));
+    }
+
+    #[test]
+    fn of_strangers_from_everywhere_the_oldest_goes_and_the_newcomer_stays() {
+        let mut live = Live::default();
+        let newest = 2 * MAX_STRANGERS as u64;
+        for number in 1..=newest {
+            live.note_stranger(number, Some(IpAddr::from([10, 0, 1, number as u8])));
+        }
+        let numbers: Vec<u64> = live.strangers.iter().map(|&(number, _)| number).collect();
+        assert_eq!(numbers, (newest - MAX_STRANGERS as u64 + 1..=newest).collect::<Vec<_>>());
     }
 }

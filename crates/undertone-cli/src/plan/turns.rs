@@ -86,18 +86,19 @@ pub fn text(object: &Value) -> Vec<String> {
         return vec![format!("in turns     not possible: {refused}")];
     }
     let mut lines = vec![format!(
-        "in turns     {} bootstraps in the prefill on {}; not offered by `run` yet",
+        "in turns     {} bootstraps in the prefill on {}; not offered by `run` yet, without the clear pass over public tokens",
         object["prefill_bootstraps"],
         object["parameters"].as_str().unwrap_or("")
     )];
     for line in object["machines"].as_array().into_iter().flatten() {
-        let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
         let word = |name: &str| line[name].as_str().unwrap_or("");
+        // With one new token there is no further one.
+        let token = line["seconds_per_token"].as_f64().map(|seconds| format!(", {seconds:.0} s per further token"));
         lines.push(format!(
-            "  {:<18} {:.0} s for the prompt, {:.0} s per further token (from {})",
+            "  {:<18} {:.0} s for the prompt{} (from {})",
             word("machine"),
-            number("prefill_seconds"),
-            number("seconds_per_token"),
+            line["prefill_seconds"].as_f64().unwrap_or(0.0),
+            token.unwrap_or_default(),
             word("rests_on")
         ));
     }
