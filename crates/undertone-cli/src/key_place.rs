@@ -5,10 +5,7 @@ use crate::mode::Mode;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use undertone_he::{KeyMemory, check_key_folder};
-
-/// Mebibytes of keys that stay in memory beside those on disk unless the user says otherwise.
-pub const HELD_MIB: u64 = 256;
+use undertone_he::KeyMemory;
 
 /// Keys on disk instead of in memory.
 #[derive(Debug, Clone, Default, Args)]
@@ -46,9 +43,8 @@ impl KeyPlaceArguments {
     /// `File` for a folder that takes no file.
     pub fn memory(&self, otherwise: KeyMemory) -> Result<KeyMemory> {
         let Some(folder) = &self.key_folder else { return Ok(otherwise) };
-        check_key_folder(folder).map_err(|source| Error::file("making a key file in", folder, source))?;
-        let held_bytes = self.key_held_mib.unwrap_or(HELD_MIB).saturating_mul(1 << 20);
-        Ok(KeyMemory::Spooled { folder: folder.clone(), held_bytes })
+        let spooled = KeyMemory::spooled(folder, self.key_held_mib);
+        spooled.map_err(|source| Error::file("making a key file in", folder, source))
     }
 
     /// The flags as `undertone-server` takes them.
@@ -76,7 +72,7 @@ mod tests {
         assert_eq!(nothing.memory(KeyMemory::Seeded).unwrap(), KeyMemory::Seeded);
         let folder = std::env::temp_dir();
         let place = KeyPlaceArguments { key_folder: Some(folder.clone()), key_held_mib: None };
-        let expected = KeyMemory::Spooled { folder, held_bytes: HELD_MIB << 20 };
+        let expected = KeyMemory::Spooled { folder, held_bytes: KeyMemory::HELD_MIB << 20 };
         assert_eq!(place.memory(KeyMemory::Expanded).unwrap(), expected);
     }
 }

@@ -9,7 +9,6 @@ use crate::config::{config_like, read_config};
 use crate::context::Context;
 use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
-use crate::key_place::HELD_MIB;
 use crate::mode::Mode;
 use crate::permuted;
 use clap::Args;
@@ -70,7 +69,7 @@ pub struct PlanArguments {
     pub mode: Mode,
 
     /// Memory for the first keys of a session whose keys are on disk, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = HELD_MIB)]
+    #[arg(long, value_name = "MIB", default_value_t = KeyMemory::HELD_MIB)]
     pub key_held_mib: u64,
 
     /// Tokens guessed in every step (mode permuted)
@@ -226,9 +225,7 @@ impl Planned {
     /// Bytes of memory that the server reserves, and of disk, when all keys of the session but `held_mib` MiB are on disk.
     fn on_disk(&self, held_mib: u64) -> Result<[u64; 2]> {
         let memory = KeyMemory::Spooled { folder: PathBuf::new(), held_bytes: held_mib.saturating_mul(1 << 20) };
-        let bytes = |memory| fhe::key_bytes(&self.parameters, &self.requests, memory);
-        let ([seeded, _], [held, disk]) = (bytes(&KeyMemory::Seeded)?, bytes(&memory)?);
-        Ok([self.session_bytes.saturating_sub(seeded).saturating_add(held), disk])
+        Ok(fhe::waiting_otherwise(self.session_bytes, &self.parameters, &self.requests, &memory)?)
     }
 
     fn object(&self, held_mib: u64) -> Result<Value> {
@@ -372,11 +369,11 @@ mod tests {
         let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
         // Hello and welcome, then one round per token.
         assert_eq!(planned.rounds(), 5);
-        let object = planned.object(HELD_MIB).unwrap();
+        let object = planned.object(KeyMemory::HELD_MIB).unwrap();
         let on_disk = |name: &str| object["keys_on_disk"][name].as_u64().unwrap();
         let [keys, _] = fhe::key_bytes(&planned.parameters, &planned.requests, &KeyMemory::Seeded).unwrap();
         assert_eq!(on_disk("session_bytes") + on_disk("disk_bytes"), planned.session_bytes);
-        assert!((keys - (HELD_MIB << 20)..keys).contains(&on_disk("disk_bytes")));
+        assert!((keys - (KeyMemory::HELD_MIB << 20)..keys).contains(&on_disk("disk_bytes")));
         let bytes = |name: &str| object[name].as_u64().unwrap();
         assert_eq!(bytes("peak_rss_bytes"), bytes("session_bytes") + bytes("weight_bytes") + bytes("client_bytes"));
         assert!((630_000_000..700_000_000).contains(&bytes("client_bytes")), "{}", bytes("client_bytes"));

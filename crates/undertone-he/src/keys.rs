@@ -12,7 +12,6 @@ mod spool;
 use crate::{Chain, Error, KeySet, Parameters};
 pub use evaluation_keys::{EvaluationKeys, KeyMemory};
 pub(crate) use evaluation_keys::{GaloisKey, KeySwitchingKey};
-pub use spool::check_key_folder;
 use undertone_ring::{PackedPoly, Seed};
 
 /// Which evaluation key.

@@ -33,8 +33,7 @@ pub use encoder::{Encoder, SpecialFft};
 pub use error::Error;
 pub use evaluator::Evaluator;
 pub use keys::{
-    EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, check_key_folder, conjugation_element, key_requests,
-    rotation_element,
+    EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element,
 };
 pub use matrix::{MatrixRow, MatrixShape};
 pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};

@@ -68,13 +68,7 @@ impl Plan {
         shape: Shape,
         ev: &CostEvaluator,
     ) -> Result<Self, Error> {
-        let chain: Chain = ev.chain();
-        let assumed = calibration.is_none().then(|| assumed_calibration(config));
-        let calibration = match (calibration, &assumed) {
-            (Some(found), _) | (None, Some(found)) => found,
-            (None, None) => return Err(Error::Calibration { what: "layers", have: 0, need: 1 }),
-        };
-        let program = Program::new(config, calibration, shape, chain)?;
+        let program = program(config, calibration, shape, ev.chain())?;
         let mut steps = Vec::with_capacity(shape.max_new_tokens);
         let mut recorder = Recorder::new(ev);
         let input = vec![ev.value(program.input_level()); program.input_count()];
@@ -95,8 +89,21 @@ impl Plan {
             steps,
             keys: ev.key_set(),
             peak_limbs: ev.peak_limbs(),
-            estimate: assumed.is_some(),
+            estimate: calibration.is_none(),
         })
+    }
+}
+
+/// The program to plan, with assumed ranges where there is no calibration.
+fn program(
+    config: &LlamaConfig,
+    calibration: Option<&Calibration>,
+    shape: Shape,
+    chain: Chain,
+) -> Result<Program, Error> {
+    match calibration {
+        Some(calibration) => Program::new(config, calibration, shape, chain),
+        None => Program::new(config, &assumed_calibration(config), shape, chain),
     }
 }
 
@@ -110,10 +117,7 @@ pub fn plan_layer_in_turns(
     shape: Shape,
     ev: &CostEvaluator,
 ) -> Result<StepCost, Error> {
-    let program = match calibration {
-        Some(calibration) => Program::new(config, calibration, shape, ev.chain())?,
-        None => Program::new(config, &assumed_calibration(config), shape, ev.chain())?,
-    };
+    let program = program(config, calibration, shape, ev.chain())?;
     let recorder = Recorder::new(ev);
     let input = (0..program.halves_count()).map(|_| [(); 2].map(|()| ev.value(ev.chain().top_level))).collect();
     let matrices = program.layer_matrices(ev, None, 0)?;

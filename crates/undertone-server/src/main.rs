@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use undertone_he::{KeyMemory, Parameters, check_key_folder};
+use undertone_he::{KeyMemory, Parameters};
 use undertone_net::{ClientTls, Endpoint};
 use undertone_net::{Identity, Pins, ServerTls};
 use undertone_server::{DealerAccess, Error, Host, ModelHost, Options, PermutedHost, Server, read_ticket};
@@ -62,7 +62,7 @@ struct Arguments {
     key_folder: Option<PathBuf>,
 
     /// Memory for the first of these keys of a session all the same, in MiB
-    #[arg(long, value_name = "MIB", requires = "key_folder", default_value_t = 256)]
+    #[arg(long, value_name = "MIB", requires = "key_folder", default_value_t = KeyMemory::HELD_MIB)]
     key_held_mib: u64,
 
     /// How prompts are protected
@@ -169,9 +169,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
 /// How keys wait; a folder that takes none is refused before minutes are spent on loading a model.
 fn key_memory(arguments: &Arguments) -> Result<KeyMemory, Error> {
     let Some(folder) = &arguments.key_folder else { return Ok(KeyMemory::Seeded) };
-    check_key_folder(folder).map_err(|source| Error::KeyFolder { folder: folder.clone(), source })?;
-    let held_bytes = arguments.key_held_mib.saturating_mul(1 << 20);
-    Ok(KeyMemory::Spooled { folder: folder.clone(), held_bytes })
+    let spooled = KeyMemory::spooled(folder, Some(arguments.key_held_mib));
+    spooled.map_err(|source| Error::KeyFolder { folder: folder.clone(), source })
 }
 
 /// The dealer that the flags name.

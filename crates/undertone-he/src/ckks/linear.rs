@@ -105,11 +105,11 @@ impl CkksEvaluator {
                 .par_iter()
                 .map(|&(input, index, value)| {
                     let diagonal = transform.diagonals.diagonal(output, input, index).rotated(-i64::from(shift));
-                    self.encode(&diagonal, target / value.scale, level)
+                    Ok((self.encode(&diagonal, target / value.scale, level)?, diagonal.period().len()))
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
-            encoded_slots +=
-                batch.iter().map(|&(input, index, _)| transform.diagonals.period(output, input, index)).sum::<usize>();
+            let (encoded, periods): (Vec<_>, Vec<usize>) = encoded.into_iter().unzip();
+            encoded_slots += periods.iter().sum::<usize>();
             self.add_products(&mut sum, batch, &encoded);
         }
         let encodings = terms.len() as u64;

@@ -1,10 +1,10 @@
 //! Evaluation keys as an evaluator uses them: in memory, both halves or one, or waiting on disk.
 
-use super::spool::{SpoolWriter, SpooledHalf};
+use super::spool::{SpoolWriter, SpooledHalf, check_key_folder};
 use super::{KeyId, KeyRequest, KeyShape, SeededKey};
 use crate::{Error, Parameters, SecretKind};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use undertone_ring::{
     Basis, ComputedHalf, GadgetKey, PackedPoly, Permutation, Ring, Seed, Step, UniformHalf, expand_uniform,
 };
@@ -26,6 +26,19 @@ pub enum KeyMemory {
 }
 
 impl KeyMemory {
+    /// Mebibytes of keys that stay in memory beside those on disk unless a user says otherwise.
+    pub const HELD_MIB: u64 = 256;
+
+    /// Keys in a file of `folder` but for the first `held_mib` MiB, or [`KeyMemory::HELD_MIB`].
+    ///
+    /// # Errors
+    /// What the system says of a folder that takes no file.
+    pub fn spooled(folder: &Path, held_mib: Option<u64>) -> std::io::Result<Self> {
+        check_key_folder(folder)?;
+        let held_bytes = held_mib.unwrap_or(Self::HELD_MIB).saturating_mul(1 << 20);
+        Ok(Self::Spooled { folder: folder.to_owned(), held_bytes })
+    }
+
     /// Bytes of memory and of disk that keys take, from the bytes of the packed digits of each in the order in which they come.
     pub fn bytes(&self, keys: impl IntoIterator<Item = u64>) -> [u64; 2] {
         let mut bytes = [0u64; 2];

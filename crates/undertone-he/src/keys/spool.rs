@@ -20,7 +20,7 @@ use undertone_ring::{Basis, PackedPoly, StoredHalf};
 ///
 /// # Errors
 /// What the system says of the folder.
-pub fn check_key_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn check_key_folder(folder: &Path) -> io::Result<()> {
     PrivateFile::create(folder).map(drop)
 }
 

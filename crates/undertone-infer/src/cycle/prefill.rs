@@ -11,6 +11,7 @@ use crate::mlp::Frame;
 use crate::packing::Axis;
 use crate::program::{LayerCache, Pass, ServerState, StepOutput};
 use crate::refresh::drop_one;
+use crate::rope::Angles;
 use undertone_he::Evaluator;
 
 /// Runs the block; see the module documentation. `input` holds both values of each pair, one after the other.
@@ -57,12 +58,12 @@ impl<E: Evaluator> Pass<'_, E> {
     fn last_query(&self, layer: usize, queries: &[[E::Value; 2]]) -> Result<Vec<E::Value>, Error> {
         let layout = &self.program.layout;
         let (halves, d) = (Halves::new(layout), layout.head_dim);
-        let angles = &block_angles(self)[layout.shape.private_tokens - 1];
+        let angles = Angles::new(&self.program.config, layout.position(layout.shape.private_tokens - 1));
         let entry = |place: usize, c: usize| {
             let wanted = dense_channel(place, layout.heads_padded, layout.heads, d);
             match (wanted, halves.head_channel(c)) {
                 (Some((head, j)), Some((other, k))) if head == other => {
-                    let [own, partner] = rotary(angles, j, d);
+                    let [own, partner] = rotary(&angles, j, d);
                     own * f64::from(j == k) + partner * f64::from((j + d / 2) % d == k)
                 }
                 _ => 0.0,

@@ -160,26 +160,11 @@ fn create_new(path: &Path) -> std::io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("undertone-store-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            Self(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::store::tests::Scratch;
 
     #[test]
     fn it_conforms_and_remembers() {
-        let folder = Folder::new("conforms");
+        let folder = Scratch::new("store-conforms");
         crate::store::tests::conformance(&mut DirectoryStore::open(&folder.0).unwrap());
         let mut again = DirectoryStore::open(&folder.0).unwrap();
         assert!(matches!(again.take(2), Err(Error::AlreadyTaken { step: 2 })));
@@ -188,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_crash_between_mark_and_use_loses_the_bundle_and_never_repeats_it() {
-        let folder = Folder::new("between");
+        let folder = Scratch::new("store-between");
         let mut store = DirectoryStore::open(&folder.0).unwrap();
         store.put(4, vec![4; 100].into()).unwrap();
         store.put(5, vec![5; 100].into()).unwrap();
@@ -203,7 +188,7 @@ mod tests {
 
     #[test]
     fn half_written_bundles_do_not_exist_and_a_second_process_is_held_off() {
-        let folder = Folder::new("half");
+        let folder = Scratch::new("store-half");
         let store = DirectoryStore::open(&folder.0).unwrap();
         fs::write(store.path(3, "part"), [1, 2, 3]).unwrap();
         assert!(DirectoryStore::open(&folder.0).is_err());
@@ -216,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_put_that_failed_can_be_repeated() {
-        let folder = Folder::new("repeated");
+        let folder = Scratch::new("store-repeated");
         let mut store = DirectoryStore::open(&folder.0.join("deep/er")).unwrap();
         // What a put leaves behind that failed where it could not clean up.
         fs::write(store.path(3, "part"), [1, 2, 3]).unwrap();

@@ -111,31 +111,16 @@ fn hold(path: &Path) -> Result<File> {
 mod tests {
     use super::*;
     use crate::store::BundleStore;
+    use crate::store::tests::Scratch;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("undertone-folder-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            Self(path)
-        }
-
-        fn open(&self) -> Result<StoreFolder> {
-            StoreFolder::open(&self.0, "user")
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn open(scratch: &Scratch) -> Result<StoreFolder> {
+        StoreFolder::open(&scratch.0, "user")
     }
 
     #[test]
     fn sessions_that_a_process_left_are_removed_and_nothing_else() {
-        let scratch = Scratch::new("left");
-        let folder = scratch.open().unwrap();
+        let scratch = Scratch::new("folder-left");
+        let folder = open(&scratch).unwrap();
         let (mut store, session) = folder.session(&[7; 16]).unwrap();
         store.put(0, vec![1; 10].into()).unwrap();
         // The process is killed here; somebody keeps a note and a copy beside its sessions.
@@ -147,25 +132,25 @@ mod tests {
         fs::create_dir_all(scratch.0.join("sessions/precious")).unwrap();
         drop((store, folder));
         assert!(session.join(format!("{:020}.bundle", 0)).is_file());
-        let folder = scratch.open().unwrap();
+        let folder = open(&scratch).unwrap();
         assert!(!session.exists() && note.is_file() && copy.is_dir() && scratch.0.join("sessions/precious").is_dir());
         assert_eq!(folder.session(&[7; 16]).unwrap().0.stock(), 0);
     }
 
     #[test]
     fn a_second_process_and_folders_that_are_not_ours_are_refused() {
-        let scratch = Scratch::new("refused");
-        let folder = scratch.open().unwrap();
-        let error = scratch.open().err().unwrap();
+        let scratch = Scratch::new("folder-refused");
+        let folder = open(&scratch).unwrap();
+        let error = open(&scratch).err().unwrap();
         assert!(matches!(error, Error::FolderInUse { .. }) && error.to_string().contains("another process"), "{error}");
         // The other party has a folder of its own.
         let other = StoreFolder::open(&scratch.0, "provider").unwrap();
         drop((folder, other));
-        assert!(scratch.open().is_ok());
+        assert!(open(&scratch).is_ok());
 
         let path = scratch.0.join("undertone-user-bundles");
         let refused = |what: &str| {
-            let error = scratch.open().err().unwrap();
+            let error = open(&scratch).err().unwrap();
             assert!(matches!(error, Error::ForeignFolder { .. }), "{what}: {error}");
         };
         fs::write(path.join(MARKER), "something else").unwrap();
@@ -189,6 +174,6 @@ mod tests {
         // A crash between making the marker and writing it.
         fs::create_dir(&path).unwrap();
         fs::write(path.join(MARKER), "").unwrap();
-        assert!(scratch.open().is_ok());
+        assert!(open(&scratch).is_ok());
     }
 }

@@ -38,6 +38,24 @@ pub trait BundleStore: Send {
 pub(super) mod tests {
     use super::*;
     use crate::error::Error;
+    use std::path::PathBuf;
+
+    /// A folder of one test: absent at first, and gone afterwards.
+    pub(crate) struct Scratch(pub(crate) PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("undertone-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     /// What every store does.
     pub(crate) fn conformance(store: &mut dyn BundleStore) {

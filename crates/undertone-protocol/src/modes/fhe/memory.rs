@@ -58,6 +58,22 @@ pub fn key_bytes(parameters: &Parameters, keys: &[KeyRequest], memory: &KeyMemor
     Ok(memory.bytes(bytes.collect::<Result<Vec<_>, _>>()?))
 }
 
+/// Bytes of memory and of disk of a session that takes `seeded_bytes` with its keys as seeds, when they wait as `memory`
+/// says.
+///
+/// # Errors
+/// As [`key_bytes`].
+pub fn waiting_otherwise(
+    seeded_bytes: u64,
+    parameters: &Parameters,
+    keys: &[KeyRequest],
+    memory: &KeyMemory,
+) -> Result<[u64; 2], Error> {
+    let [seeded, _] = key_bytes(parameters, keys, &KeyMemory::Seeded)?;
+    let [held, disk] = key_bytes(parameters, keys, memory)?;
+    Ok([seeded_bytes.saturating_sub(seeded).saturating_add(held), disk])
+}
+
 /// The caches of the public tokens in the clear, whose buffers may be twice as long as what they hold.
 fn public_cache_bytes(config: &LlamaConfig, tokens: usize) -> u64 {
     let row = (config.num_key_value_heads * config.head_dim * size_of::<f32>()) as u64;

@@ -15,7 +15,7 @@ use crate::session::Leak;
 
 pub use client::Client;
 pub use engine::CkksSetup;
-pub use memory::{key_bytes, session_bytes};
+pub use memory::{key_bytes, session_bytes, waiting_otherwise};
 pub use plan::{FhePlan, Prepared, prepare};
 pub use server::{KeySink, Server};
 

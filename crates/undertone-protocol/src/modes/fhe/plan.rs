@@ -54,8 +54,11 @@ impl FhePlan {
     /// # Errors
     /// Keys that do not exist under these parameters; none for the parameters of the plan.
     pub fn waiting_bytes(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<[u64; 2], Error> {
-        let requests: Vec<_> = self.keys.iter().map(|key| key.request).collect();
-        memory::key_bytes(parameters, &requests, memory)
+        memory::key_bytes(parameters, &self.requests(), memory)
+    }
+
+    fn requests(&self) -> Vec<KeyRequest> {
+        self.keys.iter().map(|key| key.request).collect()
     }
 
     /// Bytes of memory that the server needs for this session at most when its keys wait as `memory` says.
@@ -63,9 +66,7 @@ impl FhePlan {
     /// # Errors
     /// As [`FhePlan::waiting_bytes`].
     pub fn memory_bytes_with(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<u64, Error> {
-        let [seeded, _] = self.waiting_bytes(parameters, &KeyMemory::Seeded)?;
-        let [held, _] = self.waiting_bytes(parameters, memory)?;
-        Ok(self.memory_bytes.saturating_sub(seeded).saturating_add(held))
+        Ok(memory::waiting_otherwise(self.memory_bytes, parameters, &self.requests(), memory)?[0])
     }
 }
 
