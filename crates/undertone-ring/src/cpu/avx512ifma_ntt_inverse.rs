@@ -1,4 +1,10 @@
 //! The inverse half of the AVX-512 IFMA NTT; see `avx512ifma_ntt` for the ranges.
+//!
+//! From 2^45 on, the inputs of a butterfly have opposite signs: (x, -y), or (-x, y) where its outputs are to be
+//! negated. So the value to multiply is their sum, which needs no offset, and the other output their difference, whose
+//! sign is a bit. A block is negated when its index (see `NttTable`, without the leading one) has an odd number of
+//! ones, which gives the two blocks that meet opposite signs and the whole a positive one; the first stage, whose
+//! inputs come with their own signs, negates.
 
 use std::arch::x86_64::*;
 
@@ -7,17 +13,12 @@ use super::avx512ifma_ntt::{Context, LOG_RUN, PREFETCH_PAIRS, SMALL, keep_rows, 
 use super::scalar_ntt;
 use crate::NttTable;
 
-/// Inverse butterflies that share a twiddle; `$kind` tells what their inputs are.
+/// Inverse butterflies that share a twiddle.
 macro_rules! inverse {
-    ($c:ident, $v:ident, $w:expr, $bound:expr, $small:expr; $($a:literal $b:literal $kind:ident),*) => {
+    ($c:ident, $v:ident, $w:expr, $bound:expr, $small:expr; $($a:literal $b:literal),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small, Inputs::$kind);)*
+        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small);)*
     };
-}
-
-/// What memory takes of the products of a pass.
-macro_rules! exact {
-    ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.exact($v[$i]);)* };
 }
 
 /// Brings values below 2^52 to [0, 2q).
@@ -25,14 +26,11 @@ macro_rules! lazy {
     ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.reduce_lazy($v[$i]);)* };
 }
 
-/// The final inverse stage: scaled sums and differences, fully reduced.
+/// The final inverse stage, scaled and fully reduced.
 macro_rules! scaled {
-    ($c:ident, $v:ident, $scale:ident, $bound:expr; $($a:literal $b:literal),*) => { $({
-        let sum = _mm512_add_epi64($v[$a], $v[$b]);
-        let difference = _mm512_sub_epi64(_mm512_add_epi64($v[$a], $bound), $v[$b]);
-        $v[$a] = $c.lanes.fold($c.lanes.mul_lazy(sum, $scale[0].0, $scale[0].1), $c.lanes.q);
-        $v[$b] = $c.lanes.fold($c.lanes.mul_lazy(difference, $scale[1].0, $scale[1].1), $c.lanes.q);
-    })* };
+    ($c:ident, $v:ident, $scale:ident, $bound:expr, $small:expr; $($a:literal $b:literal),*) => {
+        $(($v[$a], $v[$b]) = $c.scaled($v[$a], $v[$b], $scale, $bound, $small);)*
+    };
 }
 
 /// The inverse of the perfect shuffle of two vectors.
@@ -44,39 +42,69 @@ fn deinterleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, even, b), _mm512_permutex2var_epi64(a, odd, b))
 }
 
-/// What both inputs of a butterfly are.
-#[derive(Clone, Copy)]
-enum Inputs {
-    /// The values themselves.
-    Exact,
-    /// Products, right in the low 52 bits: enough for a difference that is multiplied, while a sum is masked.
-    Products,
-}
+/// Which of eight neighbouring butterflies of the first stage give negated outputs: those with an odd number of ones
+/// in their index. Behind a block that is negated itself it is the others.
+const NEGATED: [u8; 2] = [0b1001_0110, 0b0110_1001];
+
+/// The first shuffle: lanes of the addends and of the others, exchanged where the outputs are negated. Behind a negated
+/// block the two change places.
+const FIRST: [[i64; 8]; 2] = [[0, 3, 5, 6, 9, 10, 12, 15], [1, 2, 4, 7, 8, 11, 13, 14]];
 
 impl Context {
-    /// Inputs below `bound`, a multiple of q; the sum is below twice that when `small`, else below 2q, and the product
-    /// below 2q in its low 52 bits.
+    /// Below 2^45: x and y below `bound`, a multiple of q; the sum is below twice that. Else x and -y (or -x and y) up
+    /// to 2q, higher bits than 52 ignored, and so are both outputs. A product is below 2q in its low 52 bits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool, inputs: Inputs) -> (V, V) {
-        let sum = _mm512_add_epi64(x, y);
-        let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
-        let product = self.lanes.mul_modulo(_mm512_setzero_si512(), difference, w, shoup);
-        let sum = match inputs {
-            _ if small => sum,
-            Inputs::Exact => self.lanes.fold(sum, bound),
-            Inputs::Products => self.lanes.fold(self.lanes.exact(sum), bound),
-        };
-        (sum, product)
+    fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool) -> (V, V) {
+        let m = self.lanes;
+        let zero = _mm512_setzero_si512();
+        if small {
+            let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
+            return (_mm512_add_epi64(x, y), m.mul_modulo(zero, difference, w, shoup));
+        }
+        let product = m.mul_modulo(zero, _mm512_add_epi64(x, y), w, shoup);
+        // From -2q to 2q, so that bit 51 is the sign.
+        let sum = _mm512_sub_epi64(x, y);
+        let negative = _mm512_test_epi64_mask(sum, splat(1 << 51));
+        (_mm512_mask_add_epi64(sum, negative, sum, m.two_q), product)
     }
 
-    /// A butterfly between shuffles, where sums and products meet; `first` tells that the inputs are reduced, so that
-    /// their sum is below 2q as it is.
+    /// As `inverse`, for the last stage of all.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse_pair<const SMALL_Q: bool>(self, (x, y): (V, V), twiddle: (V, V), bound: V, first: bool) -> (V, V) {
-        let (sum, product) = self.inverse(x, y, twiddle, bound, SMALL_Q || first, Inputs::Exact);
-        (sum, if SMALL_Q { product } else { self.lanes.exact(product) })
+    fn scaled(self, x: V, y: V, scale: [(V, V); 2], bound: V, small: bool) -> (V, V) {
+        let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
+        let sum = _mm512_add_epi64(x, y);
+        let (sum, difference) = if small { (sum, difference) } else { (difference, sum) };
+        let [sum, difference] = [(sum, scale[0]), (difference, scale[1])]
+            .map(|(value, (w, shoup))| self.lanes.fold(self.lanes.mul_lazy(value, w, shoup), self.lanes.q));
+        (sum, difference)
+    }
+
+    /// The first stage of a run of 16 reduced values at `p`, whose outputs are as `inverse` takes them.
+    ///
+    /// # Safety
+    /// 16 values are at `p`; the table covers 8 * (pair + 1) twiddles.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn inverse_first<const SMALL_Q: bool>(self, p: *const u64, pair: usize) -> (V, V) {
+        // SAFETY: by the contract of this function.
+        let (low, high, (w, shoup)) = unsafe { (load(p), load(p.add(8)), self.eight(pair)) };
+        let m = self.lanes;
+        // The index of a block of 16 values with its leading one has an odd number of ones where the block is positive.
+        let sign = if SMALL_Q { 0 } else { (pair.count_ones() as usize + 1) % 2 };
+        let (x, y) = if SMALL_Q {
+            deinterleave(low, high)
+        } else {
+            // SAFETY: both are eight words.
+            let at = [FIRST[sign], FIRST[1 - sign]].map(|at| unsafe { load(at.as_ptr().cast()) });
+            (_mm512_permutex2var_epi64(low, at[0], high), _mm512_permutex2var_epi64(low, at[1], high))
+        };
+        let difference = _mm512_sub_epi64(_mm512_add_epi64(x, m.q), y);
+        let product = m.mul_modulo(_mm512_setzero_si512(), difference, w, shoup);
+        let sum = _mm512_add_epi64(x, y);
+        let sum = if SMALL_Q { sum } else { _mm512_mask_sub_epi64(sum, NEGATED[sign], m.two_q, sum) };
+        (sum, product)
     }
 
     /// The first four inverse stages of `count` runs of 16 reduced values; ends below 2q.
@@ -95,11 +123,13 @@ impl Context {
                 self.prefetch(pair);
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS).cast());
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS + 8).cast());
-                let start = deinterleave(load(p), load(p.add(8)));
-                let (a, b) = self.inverse_pair::<SMALL_Q>(start, self.eight(pair), bound[0], true);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.four(pair), bound[1], false);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.two(pair), bound[2], false);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.one(pair), bound[3], false);
+                let (a, b) = self.inverse_first::<SMALL_Q>(p, pair);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.four(pair), bound[1], SMALL_Q);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.two(pair), bound[2], SMALL_Q);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.one(pair), bound[3], SMALL_Q);
                 store(p, if SMALL_Q { self.lanes.reduce_lazy(a) } else { a });
                 store(p.add(8), b);
             }
@@ -141,15 +171,13 @@ impl Context {
                 let mut v = rows!(p, stride; 0, 1);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[0], SMALL_Q; 0 1 Exact);
+                        inverse!(self, v, self.one(index), bound[0], SMALL_Q; 0 1);
                         if SMALL_Q {
                             lazy!(self, v; 0);
-                        } else {
-                            exact!(self, v; 1);
                         }
                     }
                     Some(scale) => {
-                        scaled!(self, v, scale, bound[0]; 0 1);
+                        scaled!(self, v, scale, bound[0], SMALL_Q; 0 1);
                     }
                 }
                 keep_rows!(p, stride, v; 0, 1);
@@ -178,19 +206,17 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
-                inverse!(self, v, self.one(2 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(2 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
+                inverse!(self, v, self.one(2 * index), bound[0], SMALL_Q; 0 1);
+                inverse!(self, v, self.one(2 * index + 1), bound[0], SMALL_Q; 2 3);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
+                        inverse!(self, v, self.one(index), bound[1], SMALL_Q; 0 2, 1 3);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1);
-                        } else {
-                            exact!(self, v; 2, 3);
                         }
                     }
                     Some(scale) => {
-                        scaled!(self, v, scale, bound[1]; 0 2, 1 3);
+                        scaled!(self, v, scale, bound[1], SMALL_Q; 0 2, 1 3);
                     }
                 }
                 keep_rows!(p, stride, v; 0, 1, 2, 3);
@@ -219,23 +245,21 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
-                inverse!(self, v, self.one(4 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(4 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
-                inverse!(self, v, self.one(4 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
-                inverse!(self, v, self.one(4 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
-                inverse!(self, v, self.one(2 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
-                inverse!(self, v, self.one(2 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
+                inverse!(self, v, self.one(4 * index), bound[0], SMALL_Q; 0 1);
+                inverse!(self, v, self.one(4 * index + 1), bound[0], SMALL_Q; 2 3);
+                inverse!(self, v, self.one(4 * index + 2), bound[0], SMALL_Q; 4 5);
+                inverse!(self, v, self.one(4 * index + 3), bound[0], SMALL_Q; 6 7);
+                inverse!(self, v, self.one(2 * index), bound[1], SMALL_Q; 0 2, 1 3);
+                inverse!(self, v, self.one(2 * index + 1), bound[1], SMALL_Q; 4 6, 5 7);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
+                        inverse!(self, v, self.one(index), bound[2], SMALL_Q; 0 4, 1 5, 2 6, 3 7);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1, 2, 3);
-                        } else {
-                            exact!(self, v; 4, 5, 6, 7);
                         }
                     }
                     Some(scale) => {
-                        scaled!(self, v, scale, bound[2]; 0 4, 1 5, 2 6, 3 7);
+                        scaled!(self, v, scale, bound[2], SMALL_Q; 0 4, 1 5, 2 6, 3 7);
                     }
                 }
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7);
@@ -264,31 +288,29 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                inverse!(self, v, self.one(8 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(8 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
-                inverse!(self, v, self.one(8 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
-                inverse!(self, v, self.one(8 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
-                inverse!(self, v, self.one(8 * index + 4), bound[0], SMALL_Q; 8 9 Exact);
-                inverse!(self, v, self.one(8 * index + 5), bound[0], SMALL_Q; 10 11 Exact);
-                inverse!(self, v, self.one(8 * index + 6), bound[0], SMALL_Q; 12 13 Exact);
-                inverse!(self, v, self.one(8 * index + 7), bound[0], SMALL_Q; 14 15 Exact);
-                inverse!(self, v, self.one(4 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
-                inverse!(self, v, self.one(4 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
-                inverse!(self, v, self.one(4 * index + 2), bound[1], SMALL_Q; 8 10 Exact, 9 11 Products);
-                inverse!(self, v, self.one(4 * index + 3), bound[1], SMALL_Q; 12 14 Exact, 13 15 Products);
-                inverse!(self, v, self.one(2 * index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
-                inverse!(self, v, self.one(2 * index + 1), bound[2], SMALL_Q; 8 12 Exact, 9 13 Exact, 10 14 Products, 11 15 Products);
+                inverse!(self, v, self.one(8 * index), bound[0], SMALL_Q; 0 1);
+                inverse!(self, v, self.one(8 * index + 1), bound[0], SMALL_Q; 2 3);
+                inverse!(self, v, self.one(8 * index + 2), bound[0], SMALL_Q; 4 5);
+                inverse!(self, v, self.one(8 * index + 3), bound[0], SMALL_Q; 6 7);
+                inverse!(self, v, self.one(8 * index + 4), bound[0], SMALL_Q; 8 9);
+                inverse!(self, v, self.one(8 * index + 5), bound[0], SMALL_Q; 10 11);
+                inverse!(self, v, self.one(8 * index + 6), bound[0], SMALL_Q; 12 13);
+                inverse!(self, v, self.one(8 * index + 7), bound[0], SMALL_Q; 14 15);
+                inverse!(self, v, self.one(4 * index), bound[1], SMALL_Q; 0 2, 1 3);
+                inverse!(self, v, self.one(4 * index + 1), bound[1], SMALL_Q; 4 6, 5 7);
+                inverse!(self, v, self.one(4 * index + 2), bound[1], SMALL_Q; 8 10, 9 11);
+                inverse!(self, v, self.one(4 * index + 3), bound[1], SMALL_Q; 12 14, 13 15);
+                inverse!(self, v, self.one(2 * index), bound[2], SMALL_Q; 0 4, 1 5, 2 6, 3 7);
+                inverse!(self, v, self.one(2 * index + 1), bound[2], SMALL_Q; 8 12, 9 13, 10 14, 11 15);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[3], SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Products, 5 13 Products, 6 14 Products, 7 15 Products);
+                        inverse!(self, v, self.one(index), bound[3], SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1, 2, 3, 4, 5, 6, 7);
-                        } else {
-                            exact!(self, v; 8, 9, 10, 11, 12, 13, 14, 15);
                         }
                     }
                     Some(scale) => {
-                        scaled!(self, v, scale, bound[3]; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
+                        scaled!(self, v, scale, bound[3], SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                     }
                 }
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
