@@ -121,8 +121,15 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn reduce_lazy(self, x: V) -> V {
+        self.exact(self.reduce_modulo(x))
+    }
+
+    /// [`Lanes::reduce_lazy`] plus a small multiple of 2^52.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn reduce_modulo(self, x: V) -> V {
         let quotient = _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, self.one_shoup);
-        self.exact(_mm512_madd52lo_epu64(x, quotient, self.minus_q))
+        _mm512_madd52lo_epu64(x, quotient, self.minus_q)
     }
 
     /// x below 2^52 (higher bits are ignored), fully reduced.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512ifma_lane::{Lanes, V, load, splat, store};
+use super::avx512ifma_lane::{V, load, splat, store};
 use super::avx512ifma_ntt::{Context, LOG_RUN, SMALL, keep_rows, rows};
 use super::scalar_ntt;
 use crate::NttTable;
@@ -249,8 +249,7 @@ pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
     if log_n < 5 {
         return scalar_ntt::forward(table, data);
     }
-    let (twiddles, quotients) = table.forward();
-    let context = Context { lanes: Lanes::new(table.modulus), twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr() };
+    let context = Context::new(table.modulus, table.forward());
     // SAFETY: the data has 2^log_n values and the table at least as many twiddles.
     unsafe {
         if table.modulus.value() < SMALL {
