@@ -90,7 +90,7 @@ pub fn generate(request: Request<'_>, follower: &mut dyn Follower) -> Result<Per
     let Request { prompt: (prompt, public_tokens), choice, store, tokenizer, .. } = request;
     generation.choice = choice;
     let link = generation.link.take().ok_or(Error::Stopped)?;
-    let mut supply = Supply::start(link, store, generation.side.model.clone());
+    let mut supply = Supply::start(link, store, generation.side.model.clone(), generation.draft + 1);
     let places = Places::new(&opened, prompt.len());
     if generation.draft == 0 {
         supply.prepare_ahead(places.clone());

@@ -83,7 +83,11 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    fn bundle(&mut self, step: u64, len: u32) -> Result<DealtBundle, Error> {
+    /// Takes an announced bundle of at most `most_bytes`; a longer one is refused before any of it is read.
+    fn bundle(&mut self, step: u64, len: u32, most_bytes: u64) -> Result<DealtBundle, Error> {
+        if u64::from(len) > most_bytes {
+            return Err(Error::Cap { field: "bundle length", have: len.into(), need: most_bytes });
+        }
         Ok((step, Zeroizing::new(blob(&mut self.stream, "a bundle", len as usize)?)))
     }
 
@@ -111,14 +115,21 @@ impl<S: Read + Write> DealLink<S> {
         Ok(Zeroizing::new(seed))
     }
 
-    /// The provider's bundle of a step; none while it is not dealt.
+    /// The provider's bundle of a step, which can be of at most `most_bytes`; none while it is not dealt.
     ///
     /// # Errors
-    /// A session that the dealer does not know, a bundle that it gave away before.
-    pub fn pull(&mut self, session: SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    /// `Cap` for a longer one, a session that the dealer does not know, a bundle that it gave away before.
+    pub fn pull(
+        &mut self,
+        session: SessionId,
+        step: u64,
+        most_bytes: u64,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         match self.ask(DealRequest::Pull { session, step })? {
             DealReply::NotYet => Ok(None),
-            DealReply::Bundle { step: number, len } if number == step => Ok(Some(self.bundle(step, len)?.1)),
+            DealReply::Bundle { step: number, len } if number == step => {
+                Ok(Some(self.bundle(step, len, most_bytes)?.1))
+            }
             _ => Err(wrong_reply()),
         }
     }
@@ -135,13 +146,13 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    /// The user's next bundle; none while it is not dealt.
+    /// The user's next bundle, which can be of at most `most_bytes`; none while it is not dealt.
     ///
     /// # Errors
-    /// `Exhausted` when the dealer deals no more steps.
-    pub fn next_bundle(&mut self) -> Result<Option<DealtBundle>, Error> {
+    /// `Cap` for a longer one, `Exhausted` when the dealer deals no more steps.
+    pub fn next_bundle(&mut self, most_bytes: u64) -> Result<Option<DealtBundle>, Error> {
         match self.ask(DealRequest::Next)? {
-            DealReply::Bundle { step, len } => self.bundle(step, len).map(Some),
+            DealReply::Bundle { step, len } => self.bundle(step, len, most_bytes).map(Some),
             DealReply::NotYet => Ok(None),
             DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
             _ => Err(wrong_reply()),
