@@ -71,6 +71,8 @@ struct State {
     sessions: HashMap<SessionId, Arc<Dealt>>,
     /// Steps dealt and taken in sessions that are gone.
     past: (u64, u64),
+    /// Number of the last turn: each step of a user's session that is dealt is one.
+    turn: u64,
 }
 
 impl State {
@@ -104,6 +106,14 @@ impl Book {
         folder: StateFolder,
         kernels: Arc<dyn WordKernels>,
     ) -> Result<Arc<Self>, crate::Error> {
+        let book = Arc::new(Self::new(settings, folder, kernels)?);
+        let weak = Arc::downgrade(&book);
+        std::thread::spawn(move || deal_ahead(&weak));
+        Ok(book)
+    }
+
+    /// A book that nobody fills.
+    fn new(settings: Settings, folder: StateFolder, kernels: Arc<dyn WordKernels>) -> Result<Self, crate::Error> {
         let ticket = blake3::hash(&*folder.ticket()?);
         let half = || SystemMemory::read().map_or(MEMORY, |memory| memory.available_bytes / 2);
         let total = settings.memory_bytes.unwrap_or_else(half);
@@ -114,10 +124,7 @@ impl Book {
         };
         let budget = Arc::new(Budget::new(Some(total)));
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let book = Arc::new(Self { settings, limits, budget, folder, ticket, kernels, state, changed });
-        let weak = Arc::downgrade(&book);
-        std::thread::spawn(move || deal_ahead(&weak));
-        Ok(book)
+        Ok(Self { settings, limits, budget, folder, ticket, kernels, state, changed })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -194,6 +201,8 @@ impl Book {
                 dealt
             }
         };
+        // Behind those who are here.
+        dealt.take_turn(state.turn);
         state.sessions.insert(dealt.id, Arc::clone(&dealt));
         drop(state);
         self.changed.notify_all();
@@ -251,9 +260,15 @@ impl Book {
     fn due(&self, state: &mut State) -> Option<Arc<Dealt>> {
         let ahead = self.settings.ahead;
         let behind = |dealt: &&Arc<Dealt>| !dealt.is_ahead(ahead);
-        // Whoever has least is served first.
-        let users = state.sessions.values().filter(behind).min_by_key(|dealt| dealt.ahead());
-        if let Some(dealt) = users.or_else(|| state.waiting.iter().find(behind)) {
+        // Whoever waits with nothing comes first, and among equals whose last turn is longest ago: the steps of one long
+        // prompt take turns with those of others.
+        let users = state.sessions.values().filter(behind).min_by_key(|dealt| (!dealt.is_awaited(), dealt.turn()));
+        if let Some(dealt) = users {
+            state.turn += 1;
+            dealt.take_turn(state.turn);
+            return Some(Arc::clone(dealt));
+        }
+        if let Some(dealt) = state.waiting.iter().find(behind) {
             return Some(Arc::clone(dealt));
         }
         let registered = state.registered.as_ref()?;
@@ -293,5 +308,60 @@ fn deal_ahead(book: &Weak<Book>) {
             }
             None => drop(book.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use undertone_model::LlamaConfig;
+    use undertone_model::synthetic::{small_config, synthetic};
+    use undertone_protocol::modes::permuted::deal::Next;
+    use undertone_ring::scalar_word_kernels;
+    use undertone_shares::QuantizedModel;
+
+    /// A book that nobody fills, whose provider has come, and the digest that users show.
+    fn book(settings: Settings) -> (Book, [u8; 32]) {
+        let book = Book::new(settings, StateFolder::open(None).unwrap(), scalar_word_kernels()).unwrap();
+        // Without a folder, every look at a ticket makes another.
+        let book = Book { ticket: blake3::hash(&[1; 32]), ..book };
+        let config = LlamaConfig { num_hidden_layers: 1, ..small_config() };
+        let public = QuantizedModel::new(&synthetic(config, 1)).unwrap().public().clone();
+        book.register(&[1; 32], &[2; 32], &public.encode()).unwrap();
+        let digest = book.lock().registered.as_ref().unwrap().digest;
+        (book, digest)
+    }
+
+    /// Deals once, and says for whom.
+    fn deal(book: &Book) -> Option<SessionId> {
+        let dealt = book.due(&mut book.lock())?;
+        dealt.deal().unwrap();
+        Some(dealt.id)
+    }
+
+    #[test]
+    fn a_long_prompt_takes_turns_with_others_and_whoever_waits_comes_first() {
+        let (book, digest) = book(Settings { piece: 1, ahead: 2, ..Settings::default() });
+        let long = book.open_session(&digest, 40, 0).unwrap();
+        let asks = |dealt: &Dealt| matches!(dealt.next().unwrap(), Next::Bundle(_));
+        assert!(!asks(&long));
+        (0..5).for_each(|_| assert_eq!(deal(&book), Some(long.id)));
+        // Another comes while forty pieces are being dealt, and waits for its first step.
+        let short = book.open_session(&digest, 1, 0).unwrap();
+        assert!(!asks(&short) && asks(&long));
+        assert_eq!(deal(&book), Some(short.id));
+        // Neither waits: they take turns until the short one has what it may have ahead.
+        assert_eq!([deal(&book), deal(&book), deal(&book)].map(Option::unwrap), [long.id, short.id, long.id]);
+        assert!(asks(&short) && asks(&short) && !asks(&short));
+        assert_eq!(deal(&book), Some(short.id));
+        // Both wait: whose last turn is longest ago.
+        while asks(&long) {}
+        assert!(asks(&short) && !asks(&short));
+        assert_eq!([deal(&book), deal(&book)].map(Option::unwrap), [long.id, short.id]);
+        // Whoever comes anew does not get ahead of those who wait already.
+        while asks(&long) {}
+        let newcomers: Vec<_> = (0..3).map(|_| book.open_session(&digest, 1, 0).unwrap()).collect();
+        newcomers.iter().for_each(|dealt| assert!(!asks(dealt)));
+        assert_eq!(deal(&book), Some(long.id));
     }
 }

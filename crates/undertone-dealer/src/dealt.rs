@@ -2,6 +2,7 @@
 
 use crate::window::{Limits, mask_bytes, step_bytes, window};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{DealtBundle, Next};
@@ -39,6 +40,11 @@ impl Queues {
     fn ended(&self) -> bool {
         self.complete || self.failed.is_some() || self.closed
     }
+
+    /// Whether the user has asked and there was nothing to give.
+    fn awaited(&self) -> bool {
+        self.asked && self.user.is_empty()
+    }
 }
 
 /// One dealt session.
@@ -52,6 +58,8 @@ pub(crate) struct Dealt {
     most_steps: u64,
     /// Bytes that it may hold.
     window: u64,
+    /// When it was dealt for last, among all sessions.
+    turn: AtomicU64,
     /// None once the user has left or dealing has failed: the root of all its masks is wiped then.
     session: Mutex<Option<DealerSession>>,
     queues: Mutex<Queues>,
@@ -84,6 +92,7 @@ impl Dealt {
             positions: dealer.positions(),
             most_steps: limits.most_steps,
             window: 0,
+            turn: AtomicU64::new(0),
             session: Mutex::new(Some(session)),
             queues: Mutex::new(queues),
         };
@@ -170,8 +179,22 @@ impl Dealt {
         let queues = self.queues();
         let pieces = self.pieces.len() as u64;
         let behind = queues.dealt < queues.taken.max(pieces).saturating_add(ahead);
-        let awaited = queues.asked && queues.user.is_empty();
-        queues.ended() || !(behind || awaited) || self.is_filled(&queues)
+        queues.ended() || !(behind || queues.awaited()) || self.is_filled(&queues)
+    }
+
+    /// Whether its user has asked and there was nothing to give.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.queues().awaited()
+    }
+
+    /// The turn that it had last; 0 before its first.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has this turn.
+    pub(crate) fn take_turn(&self, turn: u64) {
+        self.turn.store(turn, Ordering::Relaxed);
     }
 
     /// Whether the next step has to wait until a party takes what waits.
