@@ -10,14 +10,10 @@ use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
 use undertone_protocol::modes::permuted::masked_digest;
 use undertone_ring::WordKernels;
-use undertone_server::{Budget, SystemMemory};
-use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, PublicModel, Seed, SessionId, pieces};
+use undertone_server::{Budget, Reservation, SystemMemory};
+use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, MaskedModel, PublicModel, Seed, SessionId, pieces};
 use zeroize::Zeroizing;
 
-/// Memory for bundles where nothing is said and the system does not say what is free.
-const MEMORY: u64 = 4 << 30;
-/// Sessions that share this memory at least.
-const SHARES: u64 = 4;
 /// How often the dealing thread looks for work that nobody told it of.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -36,7 +32,7 @@ pub struct Settings {
     pub most_steps: u64,
     /// Whether the masks of all weights are held in memory, eight bytes for each.
     pub hold_masks: bool,
-    /// Memory for the bundles of all sessions in bytes; `None` takes half of what is free at the start.
+    /// Memory for the bundles of all sessions in bytes; `None` takes half of what is free beside the masks.
     pub memory_bytes: Option<u64>,
     /// Memory for the bundles of one session in bytes; `None` takes a quarter of that for all.
     pub session_bytes: Option<u64>,
@@ -62,11 +58,13 @@ struct Registered {
     digest: [u8; 32],
     fingerprint: [u8; 32],
     dealer: Arc<Dealer>,
+    limits: Limits,
+    budget: Arc<Budget>,
 }
 
 #[derive(Default)]
 struct State {
-    registered: Option<Registered>,
+    registered: Option<Arc<Registered>>,
     waiting: Vec<Arc<Dealt>>,
     sessions: HashMap<SessionId, Arc<Dealt>>,
     /// Steps dealt and taken in sessions that are gone.
@@ -76,22 +74,30 @@ struct State {
 }
 
 impl State {
-    /// Counts a session that is gone, and frees what it held.
-    fn bury(&mut self, dealt: &Dealt) {
-        dealt.close();
+    /// Counts a session that is closed.
+    fn count(&mut self, dealt: &Dealt) {
         let (made, taken) = dealt.counts();
         self.past = (self.past.0 + made, self.past.1 + taken);
     }
 }
 
+/// Sessions that made room, to be wiped without the lock.
+struct Evicted {
+    stocked: Vec<Arc<Dealt>>,
+    /// What they held beyond what was needed: nobody's until they are wiped.
+    _rest: Option<Reservation>,
+}
+
 /// What all connections to a dealer share.
 pub struct Book {
     settings: Settings,
-    limits: Limits,
-    budget: Arc<Budget>,
     folder: StateFolder,
     ticket: blake3::Hash,
     kernels: Arc<dyn WordKernels>,
+    /// What the system has free, where it says so.
+    free_bytes: fn() -> Option<u64>,
+    /// Held while masks are made, so that they are made once.
+    registering: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -115,16 +121,9 @@ impl Book {
     /// A book that nobody fills.
     fn new(settings: Settings, folder: StateFolder, kernels: Arc<dyn WordKernels>) -> Result<Self, crate::Error> {
         let ticket = blake3::hash(&*folder.ticket()?);
-        let half = || SystemMemory::read().map_or(MEMORY, |memory| memory.available_bytes / 2);
-        let total = settings.memory_bytes.unwrap_or_else(half);
-        let limits = Limits {
-            session_bytes: settings.session_bytes.unwrap_or(total / SHARES).min(total),
-            most_steps: settings.most_steps,
-            ahead: settings.ahead,
-        };
-        let budget = Arc::new(Budget::new(Some(total)));
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Ok(Self { settings, limits, budget, folder, ticket, kernels, state, changed })
+        let (registering, state, changed) = (Mutex::default(), Mutex::default(), Condvar::new());
+        let free_bytes = || SystemMemory::read().map(|memory| memory.available_bytes);
+        Ok(Self { settings, folder, ticket, kernels, free_bytes, registering, state, changed })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,32 +141,38 @@ impl Book {
         if blake3::hash(ticket) != self.ticket {
             return Err(Error::DealRefused { cause: "the ticket is not that of its provider; use its ticket file" });
         }
-        let unusable = |_| Error::DealRefused { cause: "its folder for seeds cannot be used; see its own messages" };
-        let seed = self.folder.weight_seed(fingerprint).map_err(unusable)?;
-        let mut state = self.lock();
-        if let Some(registered) = &state.registered {
+        // Masks of a large model take minutes, in which nobody who asks for something else waits.
+        let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.lock().registered.clone();
+        if let Some(registered) = known {
             if registered.fingerprint == *fingerprint {
                 return Ok(Zeroizing::new(*registered.dealer.weight_seed().bytes()));
             }
             return Err(Error::DealRefused { cause: "it deals for another model; start a dealer for each model" });
         }
         let public = PublicModel::decode(public)?;
+        let masks = if self.settings.hold_masks { MaskedModel::size_bytes(&public.shape()) } else { 0 };
+        let limits = Limits::new(&self.settings, (self.free_bytes)(), masks)?;
+        let unusable = |_| Error::DealRefused { cause: "its folder for seeds cannot be used; see its own messages" };
+        let seed = self.folder.weight_seed(fingerprint).map_err(unusable)?;
         let name = Seed::from_bytes(*seed).public_name();
         let digest = masked_digest(&public, &name);
         let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
-        let dealer = make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?;
-        state.registered = Some(Registered { digest, fingerprint: *fingerprint, dealer: Arc::new(dealer) });
-        drop(state);
+        let dealer = Arc::new(make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?);
+        let budget = Arc::new(Budget::new(Some(limits.all_bytes)));
+        let registered = Registered { digest, fingerprint: *fingerprint, dealer, limits, budget };
+        self.lock().registered = Some(Arc::new(registered));
         self.changed.notify_all();
         Ok(seed)
     }
 
     /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, dealer: &Dealer, tokens: usize) -> Result<Vec<usize>, Error> {
+    fn pieces(&self, registered: &Registered, tokens: usize) -> Result<Vec<usize>, Error> {
         // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
         let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
         // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
-        let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
+        let largest = usize::try_from(registered.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
+        let dealer = &registered.dealer;
         let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, most, largest)?;
         match pieces.len() as u64 {
             have if have > MAX_PIECES as u64 => {
@@ -180,33 +185,67 @@ impl Book {
     /// A session for a prompt: the smallest in stock that has room for it, or a new one.
     pub(crate) fn open_session(&self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Arc<Dealt>, Error> {
         let mut state = self.lock();
-        let Some(registered) = &state.registered else {
-            return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
-        };
+        let refused = Error::DealRefused { cause: "no provider has come yet; start it, then try again" };
+        let registered = state.registered.clone().ok_or(refused)?;
         if registered.digest != *model {
             return Err(Error::Mismatch { what: "public model and masked weights" });
         }
         let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
-        let dealt = match found.map(|(index, _)| index) {
-            Some(index) => state.waiting.swap_remove(index),
-            None => {
-                let pieces = self.pieces(&registered.dealer, prompt)?;
-                let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, draft, &self.limits)?);
-                // Whoever is here comes before those for whom the stock is.
-                while let Err(error) = dealt.reserve(&self.budget) {
-                    let Some(stocked) = state.waiting.pop() else { return Err(error) };
-                    state.bury(&stocked);
-                }
-                dealt
-            }
-        };
+        if let Some(index) = found.map(|(index, _)| index) {
+            let dealt = state.waiting.swap_remove(index);
+            return Ok(self.enter(state, dealt));
+        }
+        drop(state);
+        // Outside the lock, because a long prompt takes a while to divide.
+        let pieces = self.pieces(&registered, prompt)?;
+        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, draft, &registered.limits)?);
+        let evicted = self.reserve(&registered.budget, &dealt)?;
+        // What is wiped here is gone before the session that gets its memory is dealt for.
+        evicted.stocked.iter().for_each(|stocked| stocked.close());
+        let mut state = self.lock();
+        evicted.stocked.iter().for_each(|stocked| state.count(stocked));
+        Ok(self.enter(state, dealt))
+    }
+
+    /// Counts a session among those of users.
+    fn enter(&self, mut state: MutexGuard<'_, State>, dealt: Arc<Dealt>) -> Arc<Dealt> {
         // Behind those who are here.
         dealt.take_turn(state.turn);
         state.sessions.insert(dealt.id, Arc::clone(&dealt));
         drop(state);
         self.changed.notify_all();
-        Ok(dealt)
+        dealt
+    }
+
+    /// Sets aside what a user's session may hold. Whoever is here comes before those for whom the stock is: sessions in
+    /// stock make room, but only as many as are needed, and none where all of them would not do.
+    ///
+    /// # Errors
+    /// `DealMemory`.
+    fn reserve(&self, budget: &Arc<Budget>, dealt: &Dealt) -> Result<Evicted, Error> {
+        let mut state = self.lock();
+        // Only releases happen without the lock, so that what is free here can only grow.
+        let (need, free) = (dealt.window(), budget.free_bytes());
+        let have = state.waiting.iter().map(|stocked| stocked.window()).fold(free, u64::saturating_add);
+        if have < need {
+            return Err(Error::DealMemory { have, need });
+        }
+        let (mut stocked, mut freed) = (Vec::new(), 0);
+        while budget.free_bytes() < need {
+            let short = need - budget.free_bytes();
+            // The smallest that suffices, or else the largest.
+            let fit = |bytes: u64| if bytes >= short { (false, bytes) } else { (true, u64::MAX - bytes) };
+            let best = state.waiting.iter().enumerate().min_by_key(|(_, stocked)| fit(stocked.window()));
+            let Some(index) = best.map(|(index, _)| index) else { break };
+            let evicted = state.waiting.swap_remove(index);
+            evicted.release();
+            freed += evicted.window();
+            stocked.push(evicted);
+        }
+        dealt.reserve(budget)?;
+        let rest = budget.reserve(freed.min(budget.free_bytes())).ok();
+        Ok(Evicted { stocked, _rest: rest })
     }
 
     /// The session of this name.
@@ -227,7 +266,7 @@ impl Book {
         dealt.close();
         let mut state = self.lock();
         state.sessions.remove(&dealt.id);
-        state.bury(dealt);
+        state.count(dealt);
         drop(state);
         // There is memory for others now.
         self.changed.notify_all();
@@ -271,14 +310,14 @@ impl Book {
         if let Some(dealt) = state.waiting.iter().find(behind) {
             return Some(Arc::clone(dealt));
         }
-        let registered = state.registered.as_ref()?;
+        let registered = state.registered.clone()?;
         for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
             let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
             if have < self.settings.stock_sessions {
                 let made = self
-                    .pieces(&registered.dealer, prompt)
-                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, &self.limits))
-                    .and_then(|dealt| dealt.reserve(&self.budget).map(|()| dealt));
+                    .pieces(&registered, prompt)
+                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, &registered.limits))
+                    .and_then(|dealt| dealt.reserve(&registered.budget).map(|()| dealt));
                 // Memory may be free later, and whoever asks for a prompt that the model cannot take hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));
@@ -363,5 +402,63 @@ mod tests {
         let newcomers: Vec<_> = (0..3).map(|_| book.open_session(&digest, 1, 0).unwrap()).collect();
         newcomers.iter().for_each(|dealt| assert!(!asks(dealt)));
         assert_eq!(deal(&book), Some(long.id));
+    }
+
+    /// What is set aside for a session of this prompt with one drafted token, so that none in stock serves.
+    fn need(settings: &Settings, prompt: usize) -> u64 {
+        let (book, digest) = book(Settings { stock_sessions: 0, ..settings.clone() });
+        book.open_session(&digest, prompt, 1).unwrap().window()
+    }
+
+    #[test]
+    fn stock_makes_room_for_a_user_only_where_that_is_enough_and_no_more_than_needed() {
+        let roomy = Settings { memory_bytes: Some(1 << 40), session_bytes: Some(1 << 30), ..Settings::default() };
+        let (stocked, user) = (need(&roomy, 4), need(&roomy, 8));
+        let of_stock = {
+            let (book, digest) = book(roomy.clone());
+            book.open_session(&digest, 4, 0).unwrap().window()
+        };
+        assert!(of_stock < user && user < 2 * of_stock && of_stock < stocked, "{of_stock} {stocked} {user}");
+        let memory = 2 * of_stock + (user - of_stock);
+        let (book, digest) =
+            book(Settings { stock_prompts: vec![4], stock_sessions: 2, memory_bytes: Some(memory), ..roomy });
+        while deal(&book).is_some() {}
+        assert_eq!(book.stock().waiting, [(4, 2)]);
+        let budget = Arc::clone(&book.lock().registered.as_ref().unwrap().budget);
+        let first = book.open_session(&digest, 8, 1).unwrap();
+        assert_eq!((book.stock().waiting, budget.free_bytes()), (vec![(4, 1)], 0));
+        assert_eq!(book.stock().dealt, 2 * (1 + 8), "steps of a session that made room are counted");
+        // One more does not fit, even if all of the stock made room: it stays.
+        let refused = book.open_session(&digest, 8, 1).err().unwrap();
+        assert!(matches!(refused, Error::DealMemory { have, need } if (have, need) == (of_stock, user)), "{refused}");
+        assert_eq!(book.stock().waiting, [(4, 1)]);
+        book.close(&first);
+        assert!(book.open_session(&digest, 8, 1).is_ok());
+    }
+
+    #[test]
+    fn a_model_whose_masks_do_not_fit_is_refused_before_they_are_made() {
+        let public = QuantizedModel::new(&synthetic(small_config(), 1)).unwrap().public().clone();
+        let masks = MaskedModel::size_bytes(&public.shape());
+        let register = |book: &Book| book.register(&[1; 32], &[2; 32], &public.encode()).map(drop);
+        let with = |hold_masks, free_bytes: fn() -> Option<u64>| {
+            let settings = Settings { hold_masks, ..Settings::default() };
+            let book = Book::new(settings, StateFolder::open(None).unwrap(), scalar_word_kernels()).unwrap();
+            Book { ticket: blake3::hash(&[1; 32]), free_bytes, ..book }
+        };
+        let tight = with(true, || Some(1000));
+        let error = register(&tight).unwrap_err();
+        assert!(matches!(error, Error::DealMasks { have: 1000, need } if need == masks), "{error}");
+        assert!(tight.lock().registered.is_none());
+        // Masks that are drawn take none, and what is left is shared out.
+        let drawing = with(false, || Some(1000));
+        register(&drawing).unwrap();
+        let total = |book: &Book| book.lock().registered.as_ref().unwrap().budget.free_bytes();
+        assert_eq!(total(&drawing), 500);
+        let roomy = with(true, || Some(1 << 30));
+        std::thread::scope(|scope| {
+            (0..3).for_each(|_| drop(scope.spawn(|| register(&roomy).unwrap())));
+        });
+        assert_eq!(total(&roomy), ((1 << 30) - masks) / 2);
     }
 }

@@ -119,6 +119,16 @@ impl Dealt {
         Ok(())
     }
 
+    /// Bytes that it may hold.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Gives what is set aside to others; whoever calls this closes the session before they use it.
+    pub(crate) fn release(&self) {
+        self.queues().reservation = None;
+    }
+
     /// A step where the context, or what is allowed, ends: no step takes more.
     fn last(&self) -> Step {
         let rows = self.draft + 1;
@@ -332,7 +342,7 @@ mod tests {
         Arc::new(Dealer::new(public, scalar_word_kernels()).unwrap())
     }
 
-    const LIMITS: Limits = Limits { session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
+    const LIMITS: Limits = Limits { all_bytes: 1 << 30, session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
 
     fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
         Dealt::new(&dealer(), pieces, 0, &LIMITS)
@@ -400,7 +410,7 @@ mod tests {
     fn halves_that_nobody_takes_stop_the_dealing_at_the_limit() {
         let free = dealt(vec![2]).unwrap();
         let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
-        let limits = Limits { session_bytes, most_steps: 100, ahead: 8 };
+        let limits = Limits { session_bytes, most_steps: 100, ..LIMITS };
         let dealt = Dealt::new(&dealer(), vec![2], 0, &limits).unwrap();
         // A user that asks and asks while its provider pulls nothing.
         let mut got = 0;
