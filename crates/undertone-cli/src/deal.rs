@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use undertone_dealer::{Book, DealerHost, Settings, StateFolder};
 use undertone_net::{ClientTls, Endpoint, Identity, Pins, ServerTls};
+use undertone_protocol::message::MAX_NEW_TOKENS;
 use undertone_protocol::modes::permuted::DealLink;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, Stock};
 use undertone_ring::detect_word_kernels;
@@ -56,6 +57,10 @@ pub struct DealArguments {
     /// Sessions in stock for each length
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub stock_sessions: usize,
+
+    /// Most tokens of the answer that a session in stock has room for
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub stock_new_tokens: usize,
 
     /// Steps dealt ahead of every user
     #[arg(long, value_name = "N", default_value_t = 8)]
@@ -143,7 +148,11 @@ fn line(stock: &Stock) -> String {
 }
 
 fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
-    let counts = [("--stock-sessions", arguments.stock_sessions, 1024), ("--piece", arguments.piece, 4096)];
+    let counts = [
+        ("--stock-sessions", arguments.stock_sessions, 1024),
+        ("--stock-new-tokens", arguments.stock_new_tokens, MAX_NEW_TOKENS as usize),
+        ("--piece", arguments.piece, 4096),
+    ];
     for (flag, have, most) in counts {
         if have == 0 || have > most {
             return Err(Error::Usage(format!("{flag} is {have} and must be from 1 to {most}")));
@@ -167,6 +176,7 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     let settings = Settings {
         stock_prompts: arguments.stock_prompts.clone(),
         stock_sessions: arguments.stock_sessions,
+        stock_new_tokens: arguments.stock_new_tokens,
         ahead: arguments.ahead,
         piece: arguments.piece,
         most_steps: arguments.most_steps,

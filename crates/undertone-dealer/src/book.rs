@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use undertone_protocol::Error;
-use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
+use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, SessionCounts, Stock};
 use undertone_protocol::modes::permuted::masked_digest;
 use undertone_ring::WordKernels;
 use undertone_server::{Budget, Reservation, SystemMemory};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub stock_prompts: Vec<usize>,
     /// Sessions in stock for each of them.
     pub stock_sessions: usize,
+    /// Most tokens of the answer that a session in stock has room for, fewer where the context ends before.
+    pub stock_new_tokens: usize,
     /// Steps dealt ahead of a user.
     pub ahead: u64,
     /// Most tokens of one piece of a prompt.
@@ -43,6 +45,7 @@ impl Default for Settings {
         Self {
             stock_prompts: Vec::new(),
             stock_sessions: 1,
+            stock_new_tokens: 512,
             ahead: 8,
             piece: 64,
             most_steps: 4096,
@@ -60,6 +63,29 @@ struct Registered {
     dealer: Arc<Dealer>,
     limits: Limits,
     budget: Arc<Budget>,
+    /// Pieces of the prompts of which there is a stock, and tokens of the answer.
+    stock: Vec<(Vec<usize>, usize)>,
+}
+
+impl Registered {
+    /// The pieces of a prompt of `tokens` tokens, of at most `most` each.
+    fn pieces(&self, tokens: usize, most: usize) -> Result<Vec<usize>, Error> {
+        // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
+        let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
+        let dealer = &self.dealer;
+        Ok(pieces(&dealer.shape(), dealer.positions(), tokens, most, largest, MAX_PIECES)?)
+    }
+
+    /// What to have in stock. A prompt that the model cannot take is left out; whoever asks for it hears the reason.
+    fn stocked(&self, settings: &Settings) -> Vec<(Vec<usize>, usize)> {
+        let stocked = |&prompt: &usize| {
+            let pieces = self.pieces(prompt, settings.piece).ok()?;
+            let steps = usize::try_from(settings.most_steps).unwrap_or(usize::MAX);
+            let left = (self.dealer.positions() + 1 - prompt).min(steps.saturating_add(1).checked_sub(pieces.len())?);
+            Some((pieces, settings.stock_new_tokens.min(left)))
+        };
+        settings.stock_prompts.iter().take(MAX_LENGTHS).filter_map(stocked).filter(|(_, answer)| *answer > 0).collect()
+    }
 }
 
 #[derive(Default)]
@@ -160,46 +186,36 @@ impl Book {
         let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
         let dealer = Arc::new(make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?);
         let budget = Arc::new(Budget::new(Some(limits.all_bytes)));
-        let registered = Registered { digest, fingerprint: *fingerprint, dealer, limits, budget };
+        let mut registered =
+            Registered { digest, fingerprint: *fingerprint, dealer, limits, budget, stock: Vec::new() };
+        registered.stock = registered.stocked(&self.settings);
         self.lock().registered = Some(Arc::new(registered));
         self.changed.notify_all();
         Ok(seed)
     }
 
-    /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, registered: &Registered, tokens: usize) -> Result<Vec<usize>, Error> {
-        // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
-        let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
-        // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
-        let largest = usize::try_from(registered.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
-        let dealer = &registered.dealer;
-        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, most, largest)?;
-        match pieces.len() as u64 {
-            have if have > MAX_PIECES as u64 => {
-                Err(Error::Cap { field: "pieces of a prompt", have, need: MAX_PIECES as u64 })
-            }
-            _ => Ok(pieces),
-        }
-    }
-
     /// A session for a prompt: the smallest in stock that has room for it, or a new one.
-    pub(crate) fn open_session(&self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Arc<Dealt>, Error> {
+    pub(crate) fn open_session(&self, model: &[u8; 32], counts: &SessionCounts) -> Result<Arc<Dealt>, Error> {
+        let [prompt, answer, draft] = [counts.prompt, counts.max_new_tokens, counts.draft].map(|count| count as usize);
         let mut state = self.lock();
         let refused = Error::DealRefused { cause: "no provider has come yet; start it, then try again" };
         let registered = state.registered.clone().ok_or(refused)?;
         if registered.digest != *model {
             return Err(Error::Mismatch { what: "public model and masked weights" });
         }
-        let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
+        let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.serves(prompt, answer) && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
         if let Some(index) = found.map(|(index, _)| index) {
             let dealt = state.waiting.swap_remove(index);
-            return Ok(self.enter(state, dealt));
+            let dealt = self.enter(state, dealt);
+            // It keeps the memory that was set aside for a longer answer.
+            dealt.hold_to(answer);
+            return Ok(dealt);
         }
         drop(state);
         // Outside the lock, because a long prompt takes a while to divide.
-        let pieces = self.pieces(&registered, prompt)?;
-        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, draft, &registered.limits)?);
+        let pieces = registered.pieces(prompt, self.settings.piece)?;
+        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (answer, draft), &registered.limits)?);
         let evicted = self.reserve(&registered.budget, &dealt)?;
         // What is wiped here is gone before the session that gets its memory is dealt for.
         evicted.stocked.iter().for_each(|stocked| stocked.close());
@@ -311,14 +327,12 @@ impl Book {
             return Some(Arc::clone(dealt));
         }
         let registered = state.registered.clone()?;
-        for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
-            let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
+        for (pieces, answer) in &registered.stock {
+            let have = state.waiting.iter().filter(|dealt| dealt.pieces == *pieces).count();
             if have < self.settings.stock_sessions {
-                let made = self
-                    .pieces(&registered, prompt)
-                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, &registered.limits))
+                let made = Dealt::new(&registered.dealer, pieces.clone(), (*answer, 0), &registered.limits)
                     .and_then(|dealt| dealt.reserve(&registered.budget).map(|()| dealt));
-                // Memory may be free later, and whoever asks for a prompt that the model cannot take hears the reason.
+                // Memory may be free later, and whoever asks for a session that is beyond the limits hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));
                 return Some(dealt);
@@ -371,6 +385,10 @@ mod tests {
         (book, digest)
     }
 
+    fn counts(prompt: u32, max_new_tokens: u32, draft: u32) -> SessionCounts {
+        SessionCounts { prompt, max_new_tokens, draft }
+    }
+
     /// Deals once, and says for whom.
     fn deal(book: &Book) -> Option<SessionId> {
         let dealt = book.due(&mut book.lock())?;
@@ -381,12 +399,12 @@ mod tests {
     #[test]
     fn a_long_prompt_takes_turns_with_others_and_whoever_waits_comes_first() {
         let (book, digest) = book(Settings { piece: 1, ahead: 2, ..Settings::default() });
-        let long = book.open_session(&digest, 40, 0).unwrap();
+        let long = book.open_session(&digest, &counts(40, 60, 0)).unwrap();
         let asks = |dealt: &Dealt| matches!(dealt.next().unwrap(), Next::Bundle(_));
         assert!(!asks(&long));
         (0..5).for_each(|_| assert_eq!(deal(&book), Some(long.id)));
         // Another comes while forty pieces are being dealt, and waits for its first step.
-        let short = book.open_session(&digest, 1, 0).unwrap();
+        let short = book.open_session(&digest, &counts(1, 60, 0)).unwrap();
         assert!(!asks(&short) && asks(&long));
         assert_eq!(deal(&book), Some(short.id));
         // Neither waits: they take turns until the short one has what it may have ahead.
@@ -399,15 +417,15 @@ mod tests {
         assert_eq!([deal(&book), deal(&book)].map(Option::unwrap), [long.id, short.id]);
         // Whoever comes anew does not get ahead of those who wait already.
         while asks(&long) {}
-        let newcomers: Vec<_> = (0..3).map(|_| book.open_session(&digest, 1, 0).unwrap()).collect();
+        let newcomers: Vec<_> = (0..3).map(|_| book.open_session(&digest, &counts(1, 60, 0)).unwrap()).collect();
         newcomers.iter().for_each(|dealt| assert!(!asks(dealt)));
         assert_eq!(deal(&book), Some(long.id));
     }
 
     /// What is set aside for a session of this prompt with one drafted token, so that none in stock serves.
-    fn need(settings: &Settings, prompt: usize) -> u64 {
+    fn need(settings: &Settings, prompt: u32) -> u64 {
         let (book, digest) = book(Settings { stock_sessions: 0, ..settings.clone() });
-        book.open_session(&digest, prompt, 1).unwrap().window()
+        book.open_session(&digest, &counts(prompt, 20, 1)).unwrap().window()
     }
 
     #[test]
@@ -416,24 +434,29 @@ mod tests {
         let (stocked, user) = (need(&roomy, 4), need(&roomy, 8));
         let of_stock = {
             let (book, digest) = book(roomy.clone());
-            book.open_session(&digest, 4, 0).unwrap().window()
+            book.open_session(&digest, &counts(4, 60, 0)).unwrap().window()
         };
         assert!(of_stock < user && user < 2 * of_stock && of_stock < stocked, "{of_stock} {stocked} {user}");
         let memory = 2 * of_stock + (user - of_stock);
-        let (book, digest) =
-            book(Settings { stock_prompts: vec![4], stock_sessions: 2, memory_bytes: Some(memory), ..roomy });
+        let (book, digest) = book(Settings {
+            stock_prompts: vec![4],
+            stock_sessions: 2,
+            stock_new_tokens: 60,
+            memory_bytes: Some(memory),
+            ..roomy
+        });
         while deal(&book).is_some() {}
         assert_eq!(book.stock().waiting, [(4, 2)]);
         let budget = Arc::clone(&book.lock().registered.as_ref().unwrap().budget);
-        let first = book.open_session(&digest, 8, 1).unwrap();
+        let first = book.open_session(&digest, &counts(8, 20, 1)).unwrap();
         assert_eq!((book.stock().waiting, budget.free_bytes()), (vec![(4, 1)], 0));
         assert_eq!(book.stock().dealt, 2 * (1 + 8), "steps of a session that made room are counted");
         // One more does not fit, even if all of the stock made room: it stays.
-        let refused = book.open_session(&digest, 8, 1).err().unwrap();
+        let refused = book.open_session(&digest, &counts(8, 20, 1)).err().unwrap();
         assert!(matches!(refused, Error::DealMemory { have, need } if (have, need) == (of_stock, user)), "{refused}");
         assert_eq!(book.stock().waiting, [(4, 1)]);
         book.close(&first);
-        assert!(book.open_session(&digest, 8, 1).is_ok());
+        assert!(book.open_session(&digest, &counts(8, 20, 1)).is_ok());
     }
 
     #[test]
@@ -460,5 +483,28 @@ mod tests {
             (0..3).for_each(|_| drop(scope.spawn(|| register(&roomy).unwrap())));
         });
         assert_eq!(total(&roomy), ((1 << 30) - masks) / 2);
+    }
+
+    #[test]
+    fn sessions_in_stock_serve_the_answers_that_they_have_room_for() {
+        let settings = Settings { stock_prompts: vec![4, 1000, 128], stock_new_tokens: 6, ..Settings::default() };
+        let (book, digest) = book(settings);
+        while deal(&book).is_some() {}
+        // A prompt of the whole context has room for one token of the answer; a longer one is not there.
+        assert_eq!(book.stock().waiting, [(4, 1), (128, 1)]);
+        let open = |prompt, answer| book.open_session(&digest, &counts(prompt, answer, 0)).unwrap();
+        assert_eq!(open(4, 7).room(), 4);
+        assert_eq!(book.stock().waiting, [(4, 1), (128, 1)], "a longer answer is dealt for on the spot");
+        let short = open(3, 2);
+        assert_eq!((short.room(), book.stock().waiting), (4, vec![(128, 1)]));
+        assert!(
+            matches!(short.next().unwrap(), Next::Bundle((0, _))) && matches!(short.next().unwrap(), Next::Bundle(_))
+        );
+        assert!(matches!(short.next().unwrap(), Next::Exhausted { steps: 2 }), "it is held to what was announced");
+        assert_eq!(open(100, 1).room(), 128);
+        // Prompts in too many pieces are refused.
+        let tiny = Settings { piece: 1, ..Settings::default() };
+        let registered = book.lock().registered.clone().unwrap();
+        assert_eq!(registered.pieces(128, tiny.piece).unwrap().len(), 128);
     }
 }

@@ -25,8 +25,8 @@ struct Queues {
     taken: u64,
     /// The user asked for a step that was not dealt yet.
     asked: bool,
-    /// No step follows: the limit or the end of the context is reached.
-    complete: bool,
+    /// Steps that it may have: what its user announced, if not the end of the context comes before.
+    limit: u64,
     /// Why no step follows, where that is a fault.
     failed: Option<Error>,
     /// Whether its user has left.
@@ -36,11 +36,6 @@ struct Queues {
 }
 
 impl Queues {
-    /// Whether no step follows, for whatever reason.
-    fn ended(&self) -> bool {
-        self.complete || self.failed.is_some() || self.closed
-    }
-
     /// Whether the user has asked and there was nothing to give.
     fn awaited(&self) -> bool {
         self.asked && self.user.is_empty()
@@ -52,10 +47,11 @@ pub(crate) struct Dealt {
     pub(crate) id: SessionId,
     /// Tokens of the pieces of the prompt.
     pub(crate) pieces: Vec<usize>,
+    /// Tokens that may follow the prompt, where nothing is drafted.
+    answer: usize,
     draft: usize,
     shape: Shape,
     positions: usize,
-    most_steps: u64,
     /// Bytes that it may hold.
     window: u64,
     /// When it was dealt for last, among all sessions.
@@ -66,12 +62,20 @@ pub(crate) struct Dealt {
 }
 
 impl Dealt {
-    /// A session whose prompt has at most the tokens of `pieces`; it holds nothing until [`Dealt::reserve`].
+    /// A session whose prompt has at most the tokens of `pieces` and whose answer at most `answer`, with `draft` drafted
+    /// tokens in every step of it; it holds nothing until [`Dealt::reserve`].
     ///
     /// # Errors
-    /// A prompt or a piece of it that the model or the limits cannot take, no randomness.
-    pub(crate) fn new(dealer: &Arc<Dealer>, pieces: Vec<usize>, draft: usize, limits: &Limits) -> Result<Self, Error> {
+    /// A prompt, a piece of it or an answer that the model or the limits cannot take, no randomness.
+    pub(crate) fn new(
+        dealer: &Arc<Dealer>,
+        pieces: Vec<usize>,
+        (answer, draft): (usize, usize),
+        limits: &Limits,
+    ) -> Result<Self, Error> {
         let session = dealer.session()?;
+        // The prompt's last step has the first token.
+        let limit = (pieces.len() as u64).saturating_add(answer as u64).saturating_sub(1);
         let queues = Queues {
             user: VecDeque::new(),
             provider: MemoryStore::default(),
@@ -79,7 +83,7 @@ impl Dealt {
             dealt: 0,
             taken: 0,
             asked: false,
-            complete: false,
+            limit,
             failed: None,
             closed: false,
             reservation: None,
@@ -87,10 +91,10 @@ impl Dealt {
         let mut dealt = Self {
             id: session.id(),
             pieces,
+            answer,
             draft,
             shape: dealer.shape(),
             positions: dealer.positions(),
-            most_steps: limits.most_steps,
             window: 0,
             turn: AtomicU64::new(0),
             session: Mutex::new(Some(session)),
@@ -98,11 +102,19 @@ impl Dealt {
         };
         let after = dealt.pieces.len() as u64;
         let mut prompt: Vec<Step> = (0..after).map(|number| dealt.step(number)).collect();
-        if !dealt.is_full(&dealt.step(after)) {
+        if answer > 1 && !dealt.is_full(&dealt.step(after)) {
             prompt.push(dealt.step(after));
         }
         prompt.iter().try_for_each(|step| step.check(&dealt.shape, dealt.positions))?;
-        dealt.window = window(&dealt.shape, &prompt, &dealt.last(), limits)?;
+        let rows = (dealt.room() + answer).saturating_sub(1);
+        let caps = [
+            ("prompt with its continuation", rows as u64, dealt.positions as u64),
+            ("the number of steps of a session", limit, limits.most_steps),
+        ];
+        if let Some((field, have, need)) = caps.into_iter().find(|&(_, have, need)| have > need) {
+            return Err(Error::Cap { field, have, need });
+        }
+        dealt.window = window(&dealt.shape, &prompt, &dealt.last(limit), limit - after, limits)?;
         Ok(dealt)
     }
 
@@ -129,17 +141,12 @@ impl Dealt {
         self.queues().reservation = None;
     }
 
-    /// A step where the context, or what is allowed, ends: no step takes more.
-    fn last(&self) -> Step {
+    /// A step where the context, or the session, ends: none after the prompt takes more.
+    fn last(&self, limit: u64) -> Step {
         let rows = self.draft + 1;
-        let steps = usize::try_from(self.most_steps).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
+        let steps = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
         let end = self.room().saturating_add(steps.saturating_mul(rows)).min(self.positions);
-        Step {
-            number: self.most_steps,
-            position: end.saturating_sub(rows),
-            tokens: rows.min(end),
-            outputs: rows.min(end),
-        }
+        Step { number: limit, position: end.saturating_sub(rows), tokens: rows.min(end), outputs: rows.min(end) }
     }
 
     /// The step of a number, whether or not there is room for it.
@@ -172,10 +179,28 @@ impl Dealt {
         self.pieces.iter().sum()
     }
 
+    /// Whether it serves a prompt of `prompt` tokens with an answer of `answer`, nothing being drafted.
+    pub(crate) fn serves(&self, prompt: usize, answer: usize) -> bool {
+        self.draft == 0 && self.room() >= prompt && self.answer >= answer
+    }
+
+    /// Holds a session that was in stock to an answer of `answer` tokens. Steps beyond it that are dealt already are wiped.
+    pub(crate) fn hold_to(&self, answer: usize) {
+        let mut queues = self.queues();
+        queues.limit = queues.limit.min((self.pieces.len() + answer) as u64 - 1);
+        while queues.user.back().is_some_and(|(number, _)| *number >= queues.limit) {
+            let Some((number, user)) = queues.user.pop_back() else { break };
+            // The provider has not heard of the session yet.
+            let provider = queues.provider.take(number).map_or(0, |bundle| bundle.len());
+            queues.waiting -= (user.len() + provider) as u64;
+        }
+    }
+
     /// Steps dealt that the user has not taken, those of the prompt not counted.
     pub(crate) fn ahead(&self) -> u64 {
         let queues = self.queues();
-        queues.dealt - queues.taken.max((self.pieces.len() as u64).min(queues.dealt))
+        let dealt = queues.dealt.min(queues.limit);
+        dealt - queues.taken.max((self.pieces.len() as u64).min(dealt))
     }
 
     /// Steps dealt, and steps taken by the user.
@@ -189,7 +214,8 @@ impl Dealt {
         let queues = self.queues();
         let pieces = self.pieces.len() as u64;
         let behind = queues.dealt < queues.taken.max(pieces).saturating_add(ahead);
-        queues.ended() || !(behind || queues.awaited()) || self.is_filled(&queues)
+        let ended = queues.failed.is_some() || queues.closed || self.is_complete(&queues);
+        ended || !(behind || queues.awaited()) || self.is_filled(&queues)
     }
 
     /// Whether its user has asked and there was nothing to give.
@@ -210,7 +236,7 @@ impl Dealt {
     /// Whether the next step has to wait until a party takes what waits.
     fn is_filled(&self, queues: &Queues) -> bool {
         let step = self.step(queues.dealt);
-        queues.waiting > 0 && !self.is_over(&step) && self.alone(&step).saturating_add(queues.waiting) > self.window
+        queues.waiting > 0 && self.alone(&step).saturating_add(queues.waiting) > self.window
     }
 
     /// Bytes held when only this step waits.
@@ -219,9 +245,10 @@ impl Dealt {
         mask_bytes(&self.shape, rows).saturating_add(step_bytes(&self.shape, step))
     }
 
-    /// Whether there is no such step.
-    fn is_over(&self, step: &Step) -> bool {
-        step.number >= self.most_steps || (step.number > 0 && self.is_full(step))
+    /// Whether no step follows: what its user announced, or the context, is used up.
+    fn is_complete(&self, queues: &Queues) -> bool {
+        let step = self.step(queues.dealt);
+        step.number >= queues.limit || (step.number > 0 && self.is_full(&step))
     }
 
     /// Deals the next step, unless there is to be none or it has to wait.
@@ -230,17 +257,13 @@ impl Dealt {
     /// A session that is over or that cannot go on; it stays so.
     pub(crate) fn deal(&self) -> Result<(), Error> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut queues = self.queues();
+        let queues = self.queues();
         if let Some(error) = &queues.failed {
             return Err(error.clone());
         }
         let step = self.step(queues.dealt);
         let Some(dealing) = session.as_mut() else { return Err(OVER) };
-        if self.is_over(&step) {
-            queues.complete = true;
-            return Ok(());
-        }
-        if self.is_filled(&queues) {
+        if self.is_complete(&queues) || self.is_filled(&queues) {
             return Ok(());
         }
         drop(queues);
@@ -286,9 +309,9 @@ impl Dealt {
             return Ok(Next::Bundle((number, bundle)));
         }
         match &queues.failed {
-            _ if queues.complete => Ok(Next::Exhausted { steps: queues.dealt }),
             Some(error) => Err(error.clone()),
             None if queues.closed => Err(OVER),
+            None if self.is_complete(&queues) => Ok(Next::Exhausted { steps: queues.dealt.min(queues.limit) }),
             None => {
                 queues.asked = true;
                 Ok(Next::NotYet)
@@ -296,21 +319,27 @@ impl Dealt {
         }
     }
 
-    /// The provider's half of a step, once; none while it is not dealt.
+    /// The provider's half of a step, once, the number of steps when there is none of this number and never will be, or
+    /// word that it is not dealt yet.
     ///
     /// # Errors
-    /// A half that was given away, one that is not there and never will be.
-    pub(crate) fn pull(&self, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    /// A half that was given away, a session that is over or cannot go on.
+    pub(crate) fn pull(&self, step: u64) -> Result<Next, Error> {
         let mut queues = self.queues();
+        let dealt = queues.dealt.min(queues.limit);
+        let beyond = step >= dealt && self.is_complete(&queues) && !queues.closed;
+        if beyond {
+            return Ok(Next::Exhausted { steps: dealt });
+        }
         match queues.provider.take(step) {
             Ok(bundle) => {
                 queues.waiting -= bundle.len() as u64;
-                Ok(Some(bundle))
+                Ok(Next::Bundle((step, bundle)))
             }
             Err(SharesError::NoBundle { .. }) => match &queues.failed {
                 Some(error) => Err(error.clone()),
                 None if queues.closed => Err(OVER),
-                None => Ok(None),
+                None => Ok(Next::NotYet),
             },
             Err(error) => Err(error.into()),
         }
@@ -344,8 +373,16 @@ mod tests {
 
     const LIMITS: Limits = Limits { all_bytes: 1 << 30, session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
 
+    /// A session with as long an answer as the limits and the context allow.
     fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
-        Dealt::new(&dealer(), pieces, 0, &LIMITS)
+        let dealer = dealer();
+        let left = (dealer.positions() + 1).saturating_sub(pieces.iter().sum()).max(1);
+        let answer = (LIMITS.most_steps as usize + 1 - pieces.len()).min(left);
+        Dealt::new(&dealer, pieces, (answer, 0), &LIMITS)
+    }
+
+    fn has_bundle(next: Result<Next, Error>) -> bool {
+        matches!(next.unwrap(), Next::Bundle(_))
     }
 
     /// What the user hears when it asks until there is something to hear.
@@ -384,7 +421,7 @@ mod tests {
         }
         assert!(dealt.is_ahead(8) && dealt.session.lock().unwrap().is_none());
         // What the provider was promised is still there, and the rest is named instead of waited for.
-        assert!(dealt.pull(0).unwrap().is_some() && dealt.pull(1).is_err());
+        assert!(has_bundle(dealt.pull(0)) && dealt.pull(1).is_err());
     }
 
     #[test]
@@ -411,7 +448,7 @@ mod tests {
         let free = dealt(vec![2]).unwrap();
         let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
         let limits = Limits { session_bytes, most_steps: 100, ..LIMITS };
-        let dealt = Dealt::new(&dealer(), vec![2], 0, &limits).unwrap();
+        let dealt = Dealt::new(&dealer(), vec![2], (99, 0), &limits).unwrap();
         // A user that asks and asks while its provider pulls nothing.
         let mut got = 0;
         for _ in 0..100 {
@@ -425,7 +462,7 @@ mod tests {
         }
         assert!((2..9).contains(&got) && dealt.deal().is_ok() && dealt.counts() == (got, got));
         // It goes on where the provider does.
-        assert!(dealt.pull(0).unwrap().is_some() && !dealt.is_ahead(8));
+        assert!(has_bundle(dealt.pull(0)) && !dealt.is_ahead(8));
         assert!(matches!(heard(&dealt), Ok(Next::Bundle(_))));
         // Masks of cached rows stay: a long session comes to its end, with a reason.
         let ended = loop {
@@ -436,7 +473,58 @@ mod tests {
             }
         };
         assert!(matches!(ended, Error::DealMemory { have, .. } if have == dealt.window), "{ended}");
-        let refused = Dealt::new(&dealer(), vec![2], 0, &Limits { session_bytes: 100, ..limits }).err().unwrap();
+        let refused = Dealt::new(&dealer(), vec![2], (9, 0), &Limits { session_bytes: 100, ..limits }).err().unwrap();
         assert!(matches!(refused, Error::DealMemory { have: 100, .. }), "{refused}");
+    }
+
+    /// Everything that waits for the user, and then what it hears.
+    fn drain(dealt: &Dealt) -> (u64, Next) {
+        let mut taken = 0;
+        loop {
+            match heard(dealt).unwrap() {
+                Next::Bundle(_) => taken += 1,
+                end => return (taken, end),
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_has_the_steps_that_its_user_announced_and_both_parties_hear_of_the_end() {
+        let dealer = dealer();
+        let new = |answer, draft| Dealt::new(&dealer, vec![2, 1], (answer, draft), &LIMITS);
+        for (answer, draft, steps) in [(1, 0, 2), (4, 0, 5), (3, 2, 4)] {
+            let dealt = new(answer, draft).unwrap();
+            assert!(matches!(dealt.pull(steps), Ok(Next::NotYet)), "it may come");
+            assert!(
+                matches!(drain(&dealt), (taken, Next::Exhausted { steps: said }) if (taken, said) == (steps, steps))
+            );
+            assert!(dealt.is_ahead(8) && dealt.counts() == (steps, steps));
+            assert!((0..steps).all(|step| has_bundle(dealt.pull(step))));
+            for beyond in [steps, steps + 1, u64::MAX] {
+                assert!(matches!(dealt.pull(beyond), Ok(Next::Exhausted { steps: said }) if said == steps));
+            }
+            assert!(dealt.pull(0).is_err(), "what was given away is no end");
+        }
+        // Long answers are refused at once, by steps and by positions.
+        let refused = |answer| new(answer, 0).err().unwrap().to_string();
+        assert!(refused(9).contains("steps of a session is 10 where at most 9"), "{}", refused(9));
+        assert!(refused(200).contains("prompt with its continuation is 202"), "{}", refused(200));
+        // Memory is set aside for what was announced.
+        let windows = [1, 2, 4, 8].map(|answer| new(answer, 0).unwrap().window());
+        assert!(windows.windows(2).all(|pair| pair[0] < pair[1]), "{windows:?}");
+    }
+
+    #[test]
+    fn a_session_of_the_stock_is_held_to_a_shorter_answer() {
+        let dealt = dealt(vec![2, 1]).unwrap();
+        (0..7).for_each(|_| dealt.deal().unwrap());
+        let before = dealt.queues().waiting;
+        dealt.hold_to(3);
+        let spent = (4..7).map(|number| step_bytes(&dealt.shape, &dealt.step(number))).sum::<u64>();
+        assert_eq!(dealt.queues().waiting, before - spent);
+        assert_eq!((dealt.ahead(), dealt.is_ahead(8)), (2, true));
+        assert!(matches!(drain(&dealt), (4, Next::Exhausted { steps: 4 })));
+        assert!(has_bundle(dealt.pull(3)) && matches!(dealt.pull(4), Ok(Next::Exhausted { steps: 4 })));
+        assert!(dealt.serves(3, 8) && !dealt.serves(4, 1) && !dealt.serves(1, 9));
     }
 }

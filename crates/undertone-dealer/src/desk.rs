@@ -6,7 +6,7 @@ use std::sync::Arc;
 use undertone_net::{Pin, Pins};
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::permuted::DealServer;
-use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, Stock};
+use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, SessionCounts, Stock};
 use undertone_protocol::{Error, Mode};
 use undertone_server::{Host, Opening};
 use undertone_shares::SessionId;
@@ -98,19 +98,19 @@ impl Dealings for Desk {
         Ok(seed)
     }
 
-    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Next, Error> {
         if !self.registered {
             return Err(Error::DealRefused { cause: "only its provider may pull; register first" });
         }
         let unknown = Error::DealRefused { cause: "it has no session of this name; begin a new one" };
         let pulled = self.book.session(session).ok_or(unknown)?.pull(step)?;
-        if pulled.is_some() {
+        if matches!(pulled, Next::Bundle(_)) {
             self.book.taken();
         }
         Ok(pulled)
     }
 
-    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
+    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts) -> Result<Opened, Error> {
         if self.role == Role::Provider {
             return Err(Error::DealRefused {
                 cause: "this certificate is its provider's; a user needs one of its own",
@@ -119,7 +119,7 @@ impl Dealings for Desk {
         if self.registered || self.session.is_some() {
             return Err(Error::DealRefused { cause: "a connection has one session; connect again for another" });
         }
-        let dealt = self.book.open_session(model, prompt, draft)?;
+        let dealt = self.book.open_session(model, counts)?;
         let pieces = dealt.pieces.iter().map(|&piece| piece as u32).collect();
         let session = dealt.id;
         self.session = Some(dealt);
@@ -177,7 +177,8 @@ mod tests {
         let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9);
         let register = DealRequest::Register { ticket: [0; 32], fingerprint: [0; 32], public_len: 1 };
         let pull = DealRequest::Pull { session: [0; 16], step: 0 };
-        let open = DealRequest::Open { model: [0; 32], prompt: 1, draft: 0 };
+        let counts = SessionCounts { prompt: 1, max_new_tokens: 1, draft: 0 };
+        let open = DealRequest::Open { model: [0; 32], counts };
         for user in [Some(pin(2)), None] {
             assert!(heard(&host, user, register).contains("another certificate"));
             assert!(heard(&host, user, pull).contains("only its provider"));

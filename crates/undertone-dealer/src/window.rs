@@ -56,11 +56,12 @@ pub(crate) fn mask_bytes(shape: &Shape, rows: usize) -> u64 {
     row.saturating_mul(rows as u64)
 }
 
-/// What to set aside for a session: the steps of its prompt, and the step after it that is the last it may have.
+/// What to set aside for a session: the steps of its prompt, and of the `steps` after it, of which `last` is the last, as
+/// many as may wait.
 ///
 /// # Errors
 /// `DealMemory` for a session of which a single step exceeds the limit.
-pub(crate) fn window(shape: &Shape, prompt: &[Step], last: &Step, limits: &Limits) -> Result<u64, Error> {
+pub(crate) fn window(shape: &Shape, prompt: &[Step], last: &Step, steps: u64, limits: &Limits) -> Result<u64, Error> {
     let end = |step: &Step| step.position.saturating_add(step.tokens);
     let alone = |step: &Step| mask_bytes(shape, end(step)).saturating_add(step_bytes(shape, step));
     let (have, need) = (limits.session_bytes, prompt.iter().map(alone).max().unwrap_or(0));
@@ -68,7 +69,7 @@ pub(crate) fn window(shape: &Shape, prompt: &[Step], last: &Step, limits: &Limit
         return Err(Error::DealMemory { have, need });
     }
     let waiting = prompt.iter().map(|step| step_bytes(shape, step)).fold(0, u64::saturating_add);
-    let after = step_bytes(shape, last).saturating_mul(limits.ahead.saturating_add(FETCHED));
+    let after = step_bytes(shape, last).saturating_mul(limits.ahead.saturating_add(FETCHED).min(steps));
     let most = mask_bytes(shape, end(last)).saturating_add(waiting).saturating_add(after);
     Ok(most.min(have))
 }

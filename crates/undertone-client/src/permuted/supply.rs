@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use undertone_protocol::modes::permuted::DealLink;
+use undertone_protocol::modes::permuted::deal::Next;
 use undertone_protocol::{Duplex, Error as ProtocolError};
 use undertone_shares::{Bundle, BundleStore, Error as SharesError, Placement, Prepared, Step, UserBundle, UserModel};
 
@@ -158,9 +159,14 @@ fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>, most_bytes: u64) 
         if shared.stopped.load(Ordering::SeqCst) {
             continue;
         }
-        match fetched.and_then(|bundle| bundle.map(|(step, bundle)| Ok(state.store.put(step, bundle)?)).transpose()) {
-            Ok(Some(())) => {}
-            Ok(None) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
+        let stored = fetched.and_then(|next| match next {
+            Next::Bundle((step, bundle)) => Ok(state.store.put(step, bundle).map(|()| true)?),
+            Next::NotYet => Ok(false),
+            Next::Exhausted { steps } => Err(ProtocolError::Exhausted { steps }),
+        });
+        match stored {
+            Ok(true) => {}
+            Ok(false) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
             Err(error) => state.failed = Some(error),
         }
         shared.changed.notify_all();

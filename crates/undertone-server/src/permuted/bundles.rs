@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use undertone_infer::Progress;
 use undertone_protocol::Error;
+use undertone_protocol::modes::permuted::deal::Next;
 use undertone_protocol::modes::permuted::message::StepBegin;
 use undertone_shares::{
     Bundle, BundleStore, Error as SharesError, MemoryStore, ProviderBundle, Seed, SessionId, StoreFolder,
@@ -142,7 +143,7 @@ fn pull(supply: &Supply, (session, limits): (SessionId, Limits), shared: &Shared
             return Ok(());
         }
         match link.pull(session, step, most.unwrap_or(0))? {
-            Some(bundle) => {
+            Next::Bundle((_, bundle)) => {
                 let (of, dealt) = ProviderBundle::place(&bundle, &shared.shape, shared.positions)?;
                 if of != session {
                     return Err(Error::DealRefused { cause: "it gave a bundle of another session; begin a new one" });
@@ -159,7 +160,12 @@ fn pull(supply: &Supply, (session, limits): (SessionId, Limits), shared: &Shared
                 supply.changed.notify_all();
                 (step, position) = (step + 1, position + dealt.tokens);
             }
-            None => std::thread::sleep(PAUSE),
+            Next::NotYet => std::thread::sleep(PAUSE),
+            // What was pulled before is still there to be taken; a step beyond it hears the reason at once.
+            Next::Exhausted { steps } => {
+                link.close();
+                return Err(Error::Exhausted { steps });
+            }
         }
     }
 }
@@ -173,7 +179,7 @@ mod tests {
     use undertone_model::{Llama, LlamaConfig};
     use undertone_protocol::message::{Welcome, WireShape};
     use undertone_protocol::modes::permuted::DealServer;
-    use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, Stock};
+    use undertone_protocol::modes::permuted::deal::{Dealings, Opened, SessionCounts, Stock};
     use undertone_protocol::{Duplex, MessageStream, Session, Turn};
     use undertone_ring::scalar_word_kernels;
     use undertone_shares::{Dealer, DealerSession, PublicModel};
@@ -194,12 +200,14 @@ mod tests {
             Ok([3; 32].into())
         }
 
-        fn pull(&mut self, _: &SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        fn pull(&mut self, _: &SessionId, step: u64) -> Result<Next, Error> {
             self.asked.lock().unwrap().push(step);
-            Ok(Some((self.give)(step)))
+            let bundle = (self.give)(step);
+            // A dealer that has no more gives nothing.
+            Ok(if bundle.is_empty() { Next::Exhausted { steps: step } } else { Next::Bundle((step, bundle)) })
         }
 
-        fn open(&mut self, _: &[u8; 32], _: usize, _: usize) -> Result<Opened, Error> {
+        fn open(&mut self, _: &[u8; 32], _: &SessionCounts) -> Result<Opened, Error> {
             Err(Error::Closed)
         }
 
@@ -298,6 +306,20 @@ mod tests {
         assert!(heard([7; 16], first).unwrap_err().to_string().contains("another session"));
         let (id, second) = encoded(1, 1);
         assert!(heard(id, second).unwrap_err().to_string().contains("the step of a bundle is 1 where 0"));
+    }
+
+    #[test]
+    fn a_step_beyond_what_is_dealt_is_not_waited_for() {
+        let (session, public) = honest();
+        let (id, shape, session) = (session.id(), public.shape(), Mutex::new(session));
+        let (shared, _) = provider(Arc::new(move |step| {
+            let deal = || session.lock().unwrap().deal(1, 1).unwrap().1.encode(&shape);
+            if step < 2 { deal() } else { Vec::new().into() }
+        }));
+        let (mut bundles, begun) = (Bundles::start(id, limits(9), shared).unwrap(), Instant::now());
+        assert!((0..2).all(|number| bundles.take(&begin(id, number), &()).is_ok()));
+        assert!(matches!(bundles.take(&begin(id, 2), &()), Err(Error::Exhausted { steps: 2 })));
+        assert!(begun.elapsed() < PATIENCE / 4);
     }
 
     #[test]

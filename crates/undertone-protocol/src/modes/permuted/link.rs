@@ -2,7 +2,7 @@
 //!
 //! Both parties use these; opening and timing the stream is theirs.
 
-use super::deal::{DealReply, DealRequest, DealtBundle, Opened, Stock};
+use super::deal::{DealReply, DealRequest, DealtBundle, Next, Opened, SessionCounts, Stock};
 use super::setup::Setup;
 use crate::blob::BlobReceiver;
 use crate::exchange::peer_error;
@@ -115,46 +115,41 @@ impl<S: Read + Write> DealLink<S> {
         Ok(Zeroizing::new(seed))
     }
 
-    /// The provider's bundle of a step, which can be of at most `most_bytes`; none while it is not dealt.
+    /// The provider's bundle of a step, which can be of at most `most_bytes`.
     ///
     /// # Errors
     /// `Cap` for a longer one, a session that the dealer does not know, a bundle that it gave away before.
-    pub fn pull(
-        &mut self,
-        session: SessionId,
-        step: u64,
-        most_bytes: u64,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    pub fn pull(&mut self, session: SessionId, step: u64, most_bytes: u64) -> Result<Next, Error> {
         match self.ask(DealRequest::Pull { session, step })? {
-            DealReply::NotYet => Ok(None),
+            DealReply::NotYet => Ok(Next::NotYet),
+            DealReply::Exhausted { steps } => Ok(Next::Exhausted { steps }),
             DealReply::Bundle { step: number, len } if number == step => {
-                Ok(Some(self.bundle(step, len, most_bytes)?.1))
+                self.bundle(step, len, most_bytes).map(Next::Bundle)
             }
             _ => Err(wrong_reply()),
         }
     }
 
-    /// A session for a prompt.
+    /// A session for a prompt and its answer.
     ///
     /// # Errors
-    /// A dealer that deals for another model.
-    pub fn session(&mut self, model: [u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        match self.ask(DealRequest::Open { model, prompt: number(prompt), draft: number(draft) })? {
+    /// A dealer that deals for another model, or that has no room for such a session.
+    pub fn session(&mut self, model: [u8; 32], counts: SessionCounts) -> Result<Opened, Error> {
+        match self.ask(DealRequest::Open { model, counts })? {
             DealReply::Opened(opened) => Ok(opened),
             _ => Err(wrong_reply()),
         }
     }
 
-    /// The user's next bundle, which can be of at most `most_bytes`; none while it is not dealt.
+    /// The user's next bundle, which can be of at most `most_bytes`.
     ///
     /// # Errors
-    /// `Cap` for a longer one, `Exhausted` when the dealer deals no more steps.
-    pub fn next_bundle(&mut self, most_bytes: u64) -> Result<Option<DealtBundle>, Error> {
+    /// `Cap` for a longer one, a session that cannot go on.
+    pub fn next_bundle(&mut self, most_bytes: u64) -> Result<Next, Error> {
         match self.ask(DealRequest::Next)? {
-            DealReply::Bundle { step, len } => self.bundle(step, len, most_bytes).map(Some),
-            DealReply::NotYet => Ok(None),
-            DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
+            DealReply::Bundle { step, len } => self.bundle(step, len, most_bytes).map(Next::Bundle),
+            DealReply::NotYet => Ok(Next::NotYet),
+            DealReply::Exhausted { steps } => Ok(Next::Exhausted { steps }),
             _ => Err(wrong_reply()),
         }
     }
