@@ -17,8 +17,10 @@ use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, Stock};
 use undertone_ring::detect_word_kernels;
 use undertone_server::{Options, Server};
 
-/// Connections of all parties: a provider has one for every session.
+/// Connections of all parties: a provider has one for every session, and one to stay known.
 const CONNECTIONS: usize = 64;
+/// Connections that users leave to the provider.
+const KEPT: usize = CONNECTIONS / 2 + 1;
 /// How soon an interrupt is noticed.
 const ATTENTION: Duration = Duration::from_millis(50);
 /// Between two lines about the stock.
@@ -70,11 +72,11 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub piece: usize,
 
-    /// Most steps of one session
+    /// Most steps of one session: pieces of the prompt and tokens of the answer
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub most_steps: u64,
 
-    /// Memory for the bundles of all sessions in MiB; half of what is free unless given
+    /// Memory for the bundles of all sessions in MiB; half of what is free beside the masks unless given
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,
 
@@ -180,6 +182,7 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
         ahead: arguments.ahead,
         piece: arguments.piece,
         most_steps: arguments.most_steps,
+        most_sessions: CONNECTIONS - KEPT,
         hold_masks: !arguments.draw_masks,
         memory_bytes: arguments.memory_mib.map(bytes),
         session_bytes: arguments.session_mib.map(bytes),
@@ -188,7 +191,7 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     let book = Book::open(settings, folder, detect_word_kernels())?;
     let mut host = DealerHost::new(book.clone());
     if let Some(providers) = providers {
-        host = host.with_providers(providers, CONNECTIONS);
+        host = host.with_providers(providers, CONNECTIONS, KEPT);
     }
     let server = Server::bind(options, Box::new(host))?;
     let ticket = arguments.state.as_ref().map(|state| state.join("provider.ticket").display().to_string());

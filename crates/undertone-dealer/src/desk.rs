@@ -18,8 +18,9 @@ const MEMORY: u64 = 64 << 20;
 /// A dealer as the driver of connections sees it.
 pub struct DealerHost {
     book: Arc<Book>,
-    /// Who is the provider under TLS, and how many connections it may have; everybody else is a user.
-    providers: Option<(Pins, usize)>,
+    /// Who is the provider under TLS, how many connections it may have, and how many users leave to it; everybody else is a
+    /// user.
+    providers: Option<(Pins, usize, usize)>,
 }
 
 impl DealerHost {
@@ -29,15 +30,15 @@ impl DealerHost {
     }
 
     /// The same where parties are told apart by their certificates: those of `providers` are the provider's, who may have
-    /// `share` connections, and nobody else's. A provider is no user.
+    /// `share` connections, and nobody else's; users leave the last `kept` places to it. A provider is no user.
     #[must_use]
-    pub fn with_providers(self, providers: Pins, share: usize) -> Self {
-        Self { providers: Some((providers, share)), ..self }
+    pub fn with_providers(self, providers: Pins, share: usize, kept: usize) -> Self {
+        Self { providers: Some((providers, share, kept)), ..self }
     }
 
     fn role(&self, client: Option<Pin>) -> Role {
         match (&self.providers, client) {
-            (Some((providers, _)), Some(pin)) if providers.contain(&pin) => Role::Provider,
+            (Some((providers, ..)), Some(pin)) if providers.contain(&pin) => Role::Provider,
             (Some(_), _) => Role::User,
             (None, _) => Role::Either,
         }
@@ -60,8 +61,15 @@ impl Host for DealerHost {
     }
 
     fn share(&self, client: Option<Pin>) -> Option<usize> {
-        let (_, share) = self.providers.as_ref()?;
+        let (_, share, _) = self.providers.as_ref()?;
         (self.role(client) == Role::Provider).then_some(*share)
+    }
+
+    fn kept(&self, client: Option<Pin>) -> usize {
+        match &self.providers {
+            Some((_, _, kept)) if self.role(client) == Role::User => *kept,
+            _ => 0,
+        }
     }
 }
 
@@ -174,7 +182,7 @@ mod tests {
     fn a_user_cannot_pose_as_the_provider_nor_the_provider_as_a_user() {
         let book = Book::open(Settings::default(), StateFolder::open(None).unwrap(), scalar_word_kernels()).unwrap();
         let pin = |byte: u8| -> Pin { format!("{byte:02x}").repeat(32).parse().unwrap() };
-        let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9);
+        let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9, 4);
         let register = DealRequest::Register { ticket: [0; 32], fingerprint: [0; 32], public_len: 1 };
         let pull = DealRequest::Pull { session: [0; 16], step: 0 };
         let counts = SessionCounts { prompt: 1, max_new_tokens: 1, draft: 0 };
@@ -183,14 +191,15 @@ mod tests {
             assert!(heard(&host, user, register).contains("another certificate"));
             assert!(heard(&host, user, pull).contains("only its provider"));
             assert!(heard(&host, user, open).contains("no provider has come yet"));
-            assert_eq!(host.share(user), None);
+            assert_eq!((host.share(user), host.kept(user)), (None, 4));
         }
         // The certificate is the right one, and the ticket is still asked for.
         assert!(heard(&host, Some(pin(1)), register).contains("ticket"));
         assert!(heard(&host, Some(pin(1)), open).contains("a user needs one of its own"));
-        assert_eq!(host.share(Some(pin(1))), Some(9));
+        assert_eq!((host.share(Some(pin(1))), host.kept(Some(pin(1)))), (Some(9), 0));
         // On one machine there are no certificates, and the ticket decides.
         let host = DealerHost::new(book);
+        assert_eq!(host.kept(None), 0);
         assert!(heard(&host, None, register).contains("ticket"));
         assert!(heard(&host, None, open).contains("no provider has come yet"));
     }

@@ -260,7 +260,7 @@ mod tests {
             }
         });
         let dial = Arc::new(move || Ok(Box::new(TcpStream::connect(address)?) as Box<dyn Duplex>));
-        let access = DealerAccess { dial, ticket: Arc::new([0; 32].into()) };
+        let access = DealerAccess { dial, ticket: Arc::new([0; 32].into()), notice: Arc::new(|_| {}) };
         let host = PermutedHost::new(&model(), None, access, None, scalar_word_kernels()).unwrap();
         (Arc::clone(&host.shared), asked)
     }
