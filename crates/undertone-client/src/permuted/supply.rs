@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use undertone_protocol::modes::permuted::DealLink;
+use undertone_protocol::modes::permuted::deal::Next;
 use undertone_protocol::{Duplex, Error as ProtocolError};
-use undertone_shares::{Bundle, BundleStore, Error as SharesError, Placement, Prepared, UserBundle, UserModel};
+use undertone_shares::{Bundle, BundleStore, Error as SharesError, Placement, Prepared, Step, UserBundle, UserModel};
 
 /// Bundles fetched ahead of their use.
 const AHEAD: usize = 4;
@@ -70,11 +71,19 @@ pub(super) struct Supply {
 
 impl Supply {
     /// Begins to fetch over a link that has opened a session.
-    pub(super) fn start(link: DealLink<Box<dyn Duplex>>, store: Box<dyn BundleStore>, model: Arc<UserModel>) -> Self {
+    /// No step has more than `outputs` outputs, from which the longest bundle follows.
+    pub(super) fn start(
+        link: DealLink<Box<dyn Duplex>>,
+        store: Box<dyn BundleStore>,
+        model: Arc<UserModel>,
+        outputs: usize,
+    ) -> Self {
+        let longest = Step { number: 0, position: 0, tokens: outputs, outputs };
+        let most_bytes = UserBundle::size_bytes(&model.public().shape(), &longest) as u64;
         let state = Mutex::new(State { store, failed: None });
         let shared = Arc::new(Shared { state, changed: Condvar::new(), stopped: AtomicBool::new(false), model });
         let fetcher = Arc::clone(&shared);
-        std::thread::spawn(move || fetch(&fetcher, link));
+        std::thread::spawn(move || fetch(&fetcher, link, most_bytes));
         Self { shared, prepared: None }
     }
 
@@ -132,7 +141,7 @@ fn prepare(
 
 /// Fetches one bundle after the other until the session is over. The link stays open until then: a dealer forgets a
 /// session whose user has left, and with it what the provider has still to pull.
-fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>) {
+fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>, most_bytes: u64) {
     loop {
         let state = shared.lock();
         let full = |state: &mut State| {
@@ -144,15 +153,20 @@ fn fetch(shared: &Shared, mut link: DealLink<Box<dyn Duplex>>) {
             return link.close();
         }
         drop(state);
-        let fetched = link.next_bundle();
+        let fetched = link.next_bundle(most_bytes);
         let mut state = shared.lock();
         // Nothing is stored once the session is over, because its folder goes then.
         if shared.stopped.load(Ordering::SeqCst) {
             continue;
         }
-        match fetched.and_then(|bundle| bundle.map(|(step, bundle)| Ok(state.store.put(step, bundle)?)).transpose()) {
-            Ok(Some(())) => {}
-            Ok(None) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
+        let stored = fetched.and_then(|next| match next {
+            Next::Bundle((step, bundle)) => Ok(state.store.put(step, bundle).map(|()| true)?),
+            Next::NotYet => Ok(false),
+            Next::Exhausted { steps } => Err(ProtocolError::Exhausted { steps }),
+        });
+        match stored {
+            Ok(true) => {}
+            Ok(false) => drop(shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner)),
             Err(error) => state.failed = Some(error),
         }
         shared.changed.notify_all();
