@@ -51,6 +51,7 @@ mod avx512ifma_packed;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_sums;
 mod fourier;
+mod pages;
 mod scalar;
 mod scalar_ntt;
 mod scalar_words;
