@@ -357,8 +357,8 @@ impl Evaluator for CostEvaluator {
         let kept: usize = inputs.iter().enumerate().map(own).sum();
         let _kept = vec![self.value(level); kept];
         let terms = (kept.max(inputs.len()) as u64).min(ENCODED_AT_A_TIME) as usize;
-        // Two share their coefficients; residues exist for one prime per thread.
-        let encoded = (terms * longest).div_ceil(2 * self.chain.slot_count()) + TRANSFORMED_LIMBS;
+        // Nearly always two share their coefficients; residues exist for one prime per thread.
+        let encoded = (terms.div_ceil(2) * longest).div_ceil(self.chain.slot_count()) + TRANSFORMED_LIMBS;
         (0..transform.outputs).try_for_each(|_| {
             self.live.working(4 * limbs(level) + SWITCH_LIMBS + encoded);
             visit(self.value(below))

@@ -11,7 +11,7 @@ use crate::Error;
 use num_complex::Complex64;
 use std::sync::Arc;
 use undertone_ring::{Backend, FourierTable};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 const LARGEST_COEFFICIENT: f64 = (1u64 << 61) as f64;
 /// Adding it rounds a number below 2^51 in magnitude to a whole one, ties to even.
@@ -30,7 +30,7 @@ pub struct Encoder {
 }
 
 /// Complex values in two parts, and the memory that their transform needs.
-#[derive(zeroize::Zeroize)]
+#[derive(Zeroize)]
 struct Parts {
     re: Vec<f64>,
     im: Vec<f64>,
@@ -62,9 +62,13 @@ impl Encoder {
     /// Rounds one period of complex slots times `scale` to the 2·period coefficients of the sub-ring polynomial.
     ///
     /// # Errors
-    /// `Range` unless every coefficient is a number of magnitude below 2^61.
+    /// `Range` unless every coefficient is a number of magnitude below 2^60.
+    ///
+    /// # Panics
+    /// Unless the period is a power of two and at most N/2.
     pub fn encode(&self, slots: &[Complex64], scale: f64) -> Result<Vec<i64>, Error> {
-        let parts = self.embedded(slots.len(), |j| (slots[j].re, slots[j].im), scale)?;
+        let mut parts = self.parts(slots.len());
+        self.embed(&mut parts, |j| (slots[j].re, slots[j].im), scale)?;
         let coefficients = [&parts.re, &parts.im].into_iter().flatten();
         Ok(coefficients.map(|x| x.round_ties_even() as i64).collect())
     }
@@ -74,11 +78,10 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`].
     pub fn encode_real(&self, slots: &[f64], scale: f64) -> Result<Vec<i64>, Error> {
-        let mut parts = self.embedded(slots.len(), |j| (slots[j], 0.0), scale)?;
+        let mut parts = Zeroizing::new(self.parts(slots.len()));
+        self.embed(&mut parts, |j| (slots[j], 0.0), scale)?;
         let coefficients = [&parts.re, &parts.im].into_iter().flatten();
-        let coefficients = coefficients.map(|x| x.round_ties_even() as i64).collect();
-        parts.zeroize();
-        Ok(coefficients)
+        Ok(coefficients.map(|x| x.round_ties_even() as i64).collect())
     }
 
     /// The coefficients of x + Y^n·y, Y = X^(N/2n), where x and y encode two real vectors of one period n, both rotated
@@ -88,7 +91,7 @@ impl Encoder {
     /// As [`Encoder::encode`].
     ///
     /// # Panics
-    /// When the periods differ.
+    /// As [`Encoder::encode`], and when the periods differ.
     pub fn encode_real_pair(&self, slots: [&[f64]; 2], by: i64, scale: f64) -> Result<Vec<i64>, Error> {
         let [x, y] = slots;
         let n = x.len();
@@ -96,7 +99,9 @@ impl Encoder {
         let (shift, mask) = (by.rem_euclid(n as i64) as usize, n - 1);
         let at = |j: usize| (j + shift) & mask;
         // Halves of the transform's values add up to the coefficients.
-        let Parts { re, im, .. } = self.embedded(n, |j| (x[at(j)], y[at(j)]), scale / 2.0)?;
+        let mut parts = self.parts(n);
+        self.embed(&mut parts, |j| (x[at(j)], y[at(j)]), scale / 2.0)?;
+        let Parts { re, im, .. } = parts;
         let small = |part: &[f64]| part.iter().all(|x| x.abs() < (1u64 << 48) as f64);
         if small(&re) && small(&im) {
             let integer = |x: f64| ((x + ROUND).to_bits() as i64).wrapping_sub(ROUND.to_bits() as i64);
@@ -109,20 +114,25 @@ impl Encoder {
     pub fn decode(&self, coefficients: &[f64]) -> Vec<Complex64> {
         let half = coefficients.len() / 2;
         let (real, imaginary) = coefficients.split_at(half);
-        let mut parts = Parts { re: real.to_vec(), im: imaginary.to_vec(), scratch: vec![0.0; 2 * half] };
+        let mut parts = Zeroizing::new(self.parts(half));
+        parts.re.copy_from_slice(real);
+        parts.im.copy_from_slice(imaginary);
         self.twist(&mut parts, 1.0, 1.0);
         // The other sign of the exponent is the same transform with both parts exchanged.
-        let Parts { re, im, scratch } = &mut parts;
+        let Parts { re, im, scratch } = &mut *parts;
         self.backend.fourier(self.table(half), im, re, scratch);
         let places = self.places[..half].iter().map(|&place| place as usize & (half - 1));
-        let values = places.map(|place| Complex64::new(parts.re[place], parts.im[place])).collect();
-        parts.zeroize();
-        values
+        places.map(|place| Complex64::new(parts.re[place], parts.im[place])).collect()
     }
 
-    /// c_j times `scale` of `n` slots, not yet rounded.
-    fn embedded(&self, n: usize, slot: impl Fn(usize) -> (f64, f64), scale: f64) -> Result<Parts, Error> {
-        let mut parts = Parts { re: vec![0.0; n], im: vec![0.0; n], scratch: vec![0.0; 2 * n] };
+    /// Memory for `n` values.
+    fn parts(&self, n: usize) -> Parts {
+        Parts { re: vec![0.0; n], im: vec![0.0; n], scratch: vec![0.0; self.table(n).scratch_len()] }
+    }
+
+    /// c_j times `scale` of as many slots as `parts` takes, not yet rounded.
+    fn embed(&self, parts: &mut Parts, slot: impl Fn(usize) -> (f64, f64), scale: f64) -> Result<(), Error> {
+        let n = parts.re.len();
         for (j, &place) in self.places[..n].iter().enumerate() {
             let place = place as usize & (n - 1);
             (parts.re[place], parts.im[place]) = slot(j);
@@ -135,8 +145,8 @@ impl Encoder {
         if have >= LARGEST_COEFFICIENT {
             return Err(Error::Range { op: "encode", have: have / scale, need: LARGEST_COEFFICIENT / scale });
         }
-        self.twist(&mut parts, factor, -1.0);
-        Ok(parts)
+        self.twist(parts, factor, -1.0);
+        Ok(())
     }
 
     /// Multiplies value j by factor · ζ^(±j).
@@ -256,7 +266,7 @@ mod tests {
     fn member(ring: &Ring, pair: &[CompactCoefficients], which: usize, stored: usize) -> Vec<i64> {
         let basis = Basis { q: 1, p: 0 };
         let zero = || ring.zero::<Ntt>(basis);
-        let one = ring.ntt(ring.from_signed(&monomial(ring.degree()), basis));
+        let one = ring.ntt(ring.from_signed(&one(ring.degree()), basis));
         let factors = [0, 1].map(|index| if index == which { one.clone() } else { zero() });
         let (mut sum, mut none) = (zero(), zero());
         let factors: Vec<_> = factors.iter().map(|factor| [factor, factor]).collect();
@@ -268,7 +278,7 @@ mod tests {
     }
 
     /// The coefficients of 1.
-    fn monomial(degree: usize) -> Vec<i64> {
+    fn one(degree: usize) -> Vec<i64> {
         (0..degree).map(|k| i64::from(k == 0)).collect()
     }
 }

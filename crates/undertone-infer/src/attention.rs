@@ -153,6 +153,7 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         }
         let rows = layout.head_axis();
         let low = low_channels(layout);
+        debug_assert!(low <= layout.block, "a rotation by {low} slots would carry into the high channels");
         let high = Axis { stride: low, len: channels.len / low, ..channels };
         let target = Axis { stride: low, count: rows.count, len: rows.period() / low };
         let picks = |_: usize, (o, p): (usize, usize), (_, part): (usize, usize)| {

@@ -303,9 +303,9 @@ fn softmax_plan(
         need: d.scores + d.exponential + 2 * s.rounds + 1 + d.values,
     };
     // A shear takes a level, which must not cost a bootstrap.
-    let spread = usize::from(layout.lanes > 1);
+    let lanes = usize::from(layout.lanes > 1);
     let exchange = usize::from(chain.product_prime.is_some());
-    let scores = 2 + spread + exchange;
+    let scores = 2 + lanes + exchange;
     let plain = schedule(chain, &depths(scores, 2, 0)).ok_or_else(|| too_deep(depths(scores, 2, 0)))?;
     let sheared = (layout.parts > 1).then(|| schedule(chain, &depths(scores + 1, 2, 0))).flatten();
     let (parts, block) = match sheared {
@@ -322,7 +322,7 @@ fn softmax_plan(
     Ok(SoftmaxPlan {
         parts,
         // Values meet the masked weights one level below the squares.
-        block_value_level: block.last_square - 1 + spread + usize::from(parts > 1),
+        block_value_level: block.last_square - 1 + lanes + usize::from(parts > 1),
         block_entry: block.start - exchange,
         block,
         token,

@@ -220,9 +220,10 @@ impl Layout {
         };
         let mut heads = Vec::with_capacity(self.slot_count);
         for first in (0..self.slot_count).step_by(self.block) {
-            // All queries see the same public keys.
-            match self.score_at(count, first + self.block - 1).key {
-                Key::Public(_) => heads.extend(std::iter::repeat_n(visible(first), self.block)),
+            let at = self.score_at(count, first);
+            match at.key {
+                // All queries see the same public keys.
+                Key::Public(_) => heads.extend(std::iter::repeat_n(Some(at.head), self.block)),
                 Key::Private { .. } | Key::None => heads.extend((first..first + self.block).map(visible)),
             }
         }

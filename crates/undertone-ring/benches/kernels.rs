@@ -188,7 +188,7 @@ fn permutation(criterion: &mut Criterion) {
 fn encoding(criterion: &mut Criterion) {
     let table = FourierTable::new(LOG_N - 1);
     let source: Vec<f64> = (0..N as u64 / 2).map(|i| mix(i) as f64).collect();
-    let (mut re, mut im, mut scratch) = (source.clone(), source.clone(), vec![0.0; N]);
+    let (mut re, mut im, mut scratch) = (source.clone(), source.clone(), vec![0.0; table.scratch_len()]);
     compare(criterion, "fourier/2^15 and two copies", |k| {
         // Without them the values would grow without bound.
         re.copy_from_slice(&source);

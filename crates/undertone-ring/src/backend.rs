@@ -122,8 +122,8 @@ pub trait Backend: Send + Sync {
     /// X^(N/2); the length is that of any ring.
     fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64);
 
-    /// The complex Fourier transform of a table in place, in f64; `scratch` holds as many values as both parts together.
-    /// Products are rounded before they are added.
+    /// The complex Fourier transform of a table in place, in f64; `scratch` holds [`FourierTable::scratch_len`] values. The
+    /// operations are those of `cpu/fourier.rs` in their order, and every product is rounded before it is added.
     fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]);
 
     /// The keystream of ChaCha with 8 rounds in the layout of RFC 8439 from block `first` on, as little-endian words;

@@ -24,7 +24,7 @@ struct Suite<'a> {
 /// On the first difference, naming the method, the degree and the prime.
 pub fn run(backend: &dyn Backend) {
     let mut suite = Suite { backend, scalar: scalar_backend(), state: 1 };
-    (0..=13).for_each(|log_n| suite.fourier(log_n));
+    (0..=16).for_each(|log_n| suite.fourier(log_n));
     for log_n in 10..=17 {
         for bits in PRIME_BITS {
             // The primes on both sides of a power of two, so that both lazy strategies meet their bounds.
@@ -127,7 +127,7 @@ impl Suite<'_> {
         let mut values = || -> Vec<f64> { (0..n).map(|_| self.word() as i64 as f64 * 2f64.powi(-60)).collect() };
         let start = [values(), values()];
         let [got, expected] = [self.backend, &*self.scalar].map(|backend| {
-            let ([mut re, mut im], mut scratch) = (start.clone(), vec![0.0; 2 * n]);
+            let ([mut re, mut im], mut scratch) = (start.clone(), vec![0.0; table.scratch_len()]);
             backend.fourier(&table, &mut re, &mut im, &mut scratch);
             [re, im].map(|part| part.into_iter().map(f64::to_bits).collect::<Vec<_>>())
         });

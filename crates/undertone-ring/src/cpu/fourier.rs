@@ -60,7 +60,7 @@ struct Tile<'a> {
     im: &'a mut [Lanes],
 }
 
-/// out[j] = sum over k of in[k] * w^(jk), in place; `scratch` holds as many values as both parts together.
+/// out[j] = sum over k of in[k] * w^(jk), in place; `scratch` holds [`FourierTable::scratch_len`] values.
 ///
 /// # Safety
 /// The processor has the instructions of `L`.
@@ -68,9 +68,10 @@ struct Tile<'a> {
 pub(super) unsafe fn fourier<L: Vector>(table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]) {
     let (columns, rows) = (1usize << table.log_columns, 1usize << table.log_rows);
     let n = columns * rows;
-    assert!(re.len() == n && im.len() == n && scratch.len() == 2 * n, "a transform of {n} values");
-    let mut buffer = [vec![[0.0; FOURIER_LANES]; columns], vec![[0.0; FOURIER_LANES]; columns]];
-    let [tile_re, tile_im] = &mut buffer;
+    assert!(re.len() == n && im.len() == n && scratch.len() == table.scratch_len(), "a transform of {n} values");
+    // All that holds values lies in the scratch memory, which a caller with secrets wipes.
+    let (tiles, scratch) = scratch.split_at_mut(2 * FOURIER_LANES * columns);
+    let (tile_re, tile_im) = tiles.as_chunks_mut().0.split_at_mut(columns);
     let mut tile = Tile { re: tile_re, im: tile_im };
     if rows == 1 {
         for (k, (re, im)) in re.iter().zip(&*im).enumerate() {

@@ -4,7 +4,7 @@
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
 
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod system {
     use std::ffi::{c_int, c_void};
 
@@ -25,12 +25,12 @@ mod system {
     /// Private and of no file.
     pub(super) const ANONYMOUS: c_int = 0x22;
     pub(super) const MADV_HUGEPAGE: c_int = 14;
-    /// A multiple of every page size.
+    /// A multiple of the page sizes of x86-64 and AArch64.
     pub(super) const PAGE: usize = 1 << 16;
 }
 
 /// Zeroed memory of `layout`, whose alignment is that of a huge page.
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) fn map(layout: Layout) -> NonNull<u8> {
     use system::*;
     let (align, size) = (layout.align(), layout.size().next_multiple_of(PAGE));
@@ -48,9 +48,7 @@ pub(super) fn map(layout: Layout) -> NonNull<u8> {
         if before > 0 {
             munmap(start, before);
         }
-        if before < align {
-            munmap(aligned.wrapping_byte_add(size), align - before);
-        }
+        munmap(aligned.wrapping_byte_add(size), align - before);
         madvise(aligned, size & !(align - 1), MADV_HUGEPAGE);
     }
     NonNull::new(aligned.cast()).unwrap_or_else(|| handle_alloc_error(layout))
@@ -60,14 +58,14 @@ pub(super) fn map(layout: Layout) -> NonNull<u8> {
 ///
 /// # Safety
 /// `start` comes from [`map`] with this layout, and nobody uses the memory any more.
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) unsafe fn unmap(start: NonNull<u8>, layout: Layout) {
     // SAFETY: by the contract of this function.
     unsafe { system::munmap(start.as_ptr().cast(), layout.size().next_multiple_of(system::PAGE)) };
 }
 
 /// Elsewhere the allocator serves all sizes.
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub(super) fn map(layout: Layout) -> NonNull<u8> {
     // SAFETY: no layout of a huge page is empty.
     NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
@@ -77,7 +75,7 @@ pub(super) fn map(layout: Layout) -> NonNull<u8> {
 ///
 /// # Safety
 /// As above.
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub(super) unsafe fn unmap(start: NonNull<u8>, layout: Layout) {
     // SAFETY: by the contract of this function.
     unsafe { std::alloc::dealloc(start.as_ptr(), layout) };

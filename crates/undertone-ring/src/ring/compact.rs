@@ -92,6 +92,7 @@ impl Ring {
         assert!(a.len() == plaintexts, "{} factors and {plaintexts} plaintexts", a.len());
         assert!(stored.is_power_of_two() && stored <= self.degree(), "{stored} coefficients");
         assert!(c.iter().all(|c| c.coefficients().len() == stored), "plaintexts have {stored} coefficients");
+        assert!(stored > 1 || plaintexts == c.len(), "a constant has no half");
         let (n, basis) = (self.degree(), b_out.basis());
         let limbs = b_out.data_mut().par_chunks_exact_mut(n).zip(a_out.data_mut().par_chunks_exact_mut(n));
         limbs.enumerate().for_each(|(limb, (b_out, a_out))| {
