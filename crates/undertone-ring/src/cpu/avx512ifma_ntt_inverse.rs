@@ -30,7 +30,7 @@ macro_rules! offset {
     ($c:ident, $v:ident; $($i:literal $k:literal),*) => { $($v[$i] = _mm512_add_epi64($v[$i], $c.offset[$k]);)* };
 }
 
-/// Brings values below 2^52 to [0, 2q).
+/// Brings values, right in their low 52 bits, to [0, 2q) modulo 2^52.
 macro_rules! lazy {
     ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.reduce_modulo($v[$i]);)* };
 }
@@ -118,7 +118,7 @@ impl Context {
         (sum, m.mul_modulo(_mm512_setzero_si512(), difference, w, shoup))
     }
 
-    /// The first four inverse stages of `count` runs of 16 reduced values; ends below 2q.
+    /// The first four inverse stages of `count` runs of 16 reduced values; ends at most 2q modulo 2^52, or negated.
     ///
     /// # Safety
     /// As for `forward_pairs`.
@@ -225,7 +225,7 @@ impl Context {
         }
     }
 
-    /// 4 inverse stages on one block of 2^log_len values below 2q, ending below 2q; with `last`
+    /// 4 inverse stages on one block of 2^log_len values as `lazy!` leaves them, ending likewise; with `last`
     /// (twiddle and Shoup quotient for the first and second half of the outputs) the final stage is scaled and reduced.
     ///
     /// # Safety
@@ -278,7 +278,7 @@ impl Context {
         }
     }
 
-    /// The inverse of `forward_run`, values reduced before and below 2q after. They come from `from`, run by run, so
+    /// The inverse of `forward_run`, values reduced before and as `lazy!` leaves them after. They come from `from`, run by run, so
     /// that a copy costs no pass of its own.
     ///
     /// # Safety
