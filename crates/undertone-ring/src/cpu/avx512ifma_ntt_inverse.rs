@@ -278,8 +278,8 @@ impl Context {
         }
     }
 
-    /// The inverse of `forward_run`, values reduced before and as `lazy!` leaves them after. They come from `from`, run by run, so
-    /// that a copy costs no pass of its own.
+    /// The inverse of `forward_run`, values reduced before and as `lazy!` leaves them after. They come from `from`, run
+    /// by run, so that a copy costs no pass of its own.
     ///
     /// # Safety
     /// As for `forward_16`; `from` is `data` or as much memory apart from it.
