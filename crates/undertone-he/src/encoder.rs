@@ -37,6 +37,13 @@ struct Parts {
     scratch: Vec<f64>,
 }
 
+impl Parts {
+    /// The coefficients that the values are, to the nearest integers.
+    fn rounded(&self) -> Vec<i64> {
+        self.re.iter().chain(&self.im).map(|x| x.round_ties_even() as i64).collect()
+    }
+}
+
 impl Encoder {
     /// Tables for ring degree 2^log_n, at least 2, and the kernels to transform with.
     pub fn new(log_n: u32, backend: Arc<dyn Backend>) -> Self {
@@ -69,8 +76,7 @@ impl Encoder {
     pub fn encode(&self, slots: &[Complex64], scale: f64) -> Result<Vec<i64>, Error> {
         let mut parts = self.parts(slots.len());
         self.embed(&mut parts, |j| (slots[j].re, slots[j].im), scale)?;
-        let coefficients = [&parts.re, &parts.im].into_iter().flatten();
-        Ok(coefficients.map(|x| x.round_ties_even() as i64).collect())
+        Ok(parts.rounded())
     }
 
     /// As [`Encoder::encode`] for real slots; wipes what it made on the way, because the client encodes private values.
@@ -80,8 +86,7 @@ impl Encoder {
     pub fn encode_real(&self, slots: &[f64], scale: f64) -> Result<Vec<i64>, Error> {
         let mut parts = Zeroizing::new(self.parts(slots.len()));
         self.embed(&mut parts, |j| (slots[j], 0.0), scale)?;
-        let coefficients = [&parts.re, &parts.im].into_iter().flatten();
-        Ok(coefficients.map(|x| x.round_ties_even() as i64).collect())
+        Ok(parts.rounded())
     }
 
     /// The coefficients of x + Y^n·y, Y = X^(N/2n), where x and y encode two real vectors of one period n, both rotated

@@ -11,6 +11,8 @@ pub struct NttTable {
     pub(crate) modulus: Modulus,
     pub(crate) log_n: u32,
     pub(crate) psi: u64,
+    /// 1/2 and 1/(2i), with i = psi^(N/2) the first half's value of X^(N/2) in the ring and in all smaller ones.
+    pub(crate) halves: [u64; 2],
     /// forward, its quotients, inverse, its quotients: N words each, side by side for the sake of huge pages.
     words: Buffer,
 }
@@ -38,7 +40,8 @@ impl NttTable {
             power = modulus.mul(power, psi);
             inverse_power = modulus.mul(inverse_power, psi_inverse);
         }
-        Ok(Self { modulus, log_n, psi, words })
+        let halves = [1, words[1]].map(|c| modulus.inverse(modulus.add(c, c)));
+        Ok(Self { modulus, log_n, psi, halves, words })
     }
 
     /// psi^bitrev(k) and their quotients, N words each.

@@ -10,7 +10,6 @@ use crate::{Ciphertext, Error, LevelCounts, Slots};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use undertone_ring::{CompactCoefficients, Ntt, Poly};
 
 /// Diagonals encoded at a time, to bound memory: their coefficients take 2^19 bytes per pair and N = 2^16.
@@ -108,7 +107,7 @@ impl CkksEvaluator {
         terms: &[(usize, usize, &Ciphertext)],
     ) -> Result<Ciphertext, Error> {
         let target = self.scale_before_rescale(level);
-        let (mut sum, encoded_slots) = (self.zero(level, target), AtomicUsize::new(0));
+        let (mut sum, mut encoded_slots) = (self.zero(level, target), 0);
         for batch in terms.chunks(ENCODE_BATCH) {
             let encoded = batch
                 .par_chunks(2)
@@ -119,17 +118,18 @@ impl CkksEvaluator {
                             (transform.diagonals.diagonal(output, input, index), target / value.scale)
                         })
                         .collect();
-                    encoded_slots.fetch_add(diagonals.iter().map(|(slots, _)| slots.period().len()).sum(), Relaxed);
                     self.coefficients(&diagonals, -i64::from(shift))
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
-            self.add_products(&mut sum, batch, encoded.into_iter().flatten().collect());
+            let encoded: Vec<CompactCoefficients> = encoded.into_iter().flatten().collect();
+            // A period of slots has twice as many coefficients.
+            encoded_slots += encoded.iter().map(|c| c.count() * c.coefficients().len() / 2).sum::<usize>();
+            self.add_products(&mut sum, batch, encoded);
         }
         let encodings = terms.len() as u64;
-        let slots = encoded_slots.into_inner() as u64;
         self.count(|c| {
             c.plaintext_products += encodings;
-            c.at_level(level, &LevelCounts::plaintexts(encodings, slots, 0));
+            c.at_level(level, &LevelCounts::plaintexts(encodings, encoded_slots as u64, 0));
         });
         Ok(sum)
     }

@@ -5,6 +5,7 @@
 //! transposed and multiplied by twiddles. Inside a tile two radix-2 layers of decimation in frequency are one pass.
 
 use crate::fourier::{FOURIER_LANES, FourierTable};
+use crate::table::bit_reverse;
 
 /// Eight values in memory.
 pub(super) type Lanes = [f64; FOURIER_LANES];
@@ -60,6 +61,17 @@ struct Tile<'a> {
     im: &'a mut [Lanes],
 }
 
+impl Tile<'_> {
+    /// Takes the eight values from `first` on, and those every `step` further.
+    #[inline(always)]
+    fn fill(&mut self, re: &[f64], im: &[f64], first: usize, step: usize) {
+        for (k, (tile_re, tile_im)) in self.re.iter_mut().zip(&mut *self.im).enumerate() {
+            *tile_re = *lanes(re, k * step + first);
+            *tile_im = *lanes(im, k * step + first);
+        }
+    }
+}
+
 /// out[j] = sum over k of in[k] * w^(jk), in place; `scratch` holds [`FourierTable::scratch_len`] values.
 ///
 /// # Safety
@@ -80,18 +92,14 @@ pub(super) unsafe fn fourier<L: Vector>(table: &FourierTable, re: &mut [f64], im
         // SAFETY: by the contract of this function.
         unsafe { layers::<L>(&mut tile, table) };
         for k in 0..n {
-            let at = reversed(k, table.log_columns);
+            let at = bit_reverse(k, table.log_columns);
             (re[k], im[k]) = (tile.re[at][0], tile.im[at][0]);
         }
         return;
     }
     let (mid_re, mid_im) = scratch.split_at_mut(n);
     for first in (0..rows).step_by(FOURIER_LANES) {
-        for a in 0..columns {
-            let at = a * rows + first;
-            tile.re[a] = *lanes(re, at);
-            tile.im[a] = *lanes(im, at);
-        }
+        tile.fill(re, im, first, rows);
         // SAFETY: by the contract of this function.
         unsafe { layers::<L>(&mut tile, table) };
         for c in (0..columns).step_by(FOURIER_LANES) {
@@ -101,15 +109,11 @@ pub(super) unsafe fn fourier<L: Vector>(table: &FourierTable, re: &mut [f64], im
     }
     let mut tile = Tile { re: &mut tile.re[..rows], im: &mut tile.im[..rows] };
     for first in (0..columns).step_by(FOURIER_LANES) {
-        for b in 0..rows {
-            let at = b * columns + first;
-            tile.re[b] = *lanes(mid_re, at);
-            tile.im[b] = *lanes(mid_im, at);
-        }
+        tile.fill(mid_re, mid_im, first, columns);
         // SAFETY: by the contract of this function.
         unsafe { layers::<L>(&mut tile, table) };
         for d in 0..rows {
-            let (at, from) = (d * columns + first, reversed(d, table.log_rows));
+            let (at, from) = (d * columns + first, bit_reverse(d, table.log_rows));
             *lanes_mut(re, at) = tile.re[from];
             *lanes_mut(im, at) = tile.im[from];
         }
@@ -130,7 +134,7 @@ unsafe fn turn_block<L: Vector>(
 ) {
     let [mut block_re, mut block_im] = [[[0.0; FOURIER_LANES]; FOURIER_LANES]; 2];
     for i in 0..FOURIER_LANES {
-        let from = reversed(c + i, table.log_columns);
+        let from = bit_reverse(c + i, table.log_columns);
         let at = ((c + i) << table.log_rows) + b;
         // SAFETY: by the contract of this function.
         unsafe {
@@ -162,12 +166,6 @@ fn lanes(values: &[f64], at: usize) -> &Lanes {
 fn lanes_mut(values: &mut [f64], at: usize) -> &mut Lanes {
     let (blocks, _) = values[at..].as_chunks_mut();
     &mut blocks[0]
-}
-
-/// `k` with its lowest `bits` bits in reverse order.
-#[inline(always)]
-fn reversed(k: usize, bits: u32) -> usize {
-    if bits == 0 { 0 } else { k.reverse_bits() >> (usize::BITS - bits) }
 }
 
 /// All transforms of a tile, in place; frequency j ends at the reversal of its bits.

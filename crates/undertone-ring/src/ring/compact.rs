@@ -139,9 +139,8 @@ impl Ring {
         self.backend().reduce_signed(q, first, c.coefficients());
         self.backend().ntt(table, first);
         if let CompactCoefficients::Symmetric(_) = c {
-            let unit = table.forward().0[1];
-            let inverse = |c: u64| q.inverse(q.add(c, c));
-            self.backend().split_symmetric(q, first, second, inverse(1), inverse(unit));
+            let [half, quarter] = table.halves;
+            self.backend().split_symmetric(q, first, second, half, quarter);
         }
     }
 
