@@ -55,6 +55,13 @@ def windows(ids, count, length, generator):
     return torch.cat((torch.full((count, 1), BOS), rows), 1)
 
 
+@torch.no_grad()
+def widen_scores(model, gain):
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.weight.mul_(math.sqrt(gain))
+
+
 def train(model, ids, args):
     generator = torch.Generator().manual_seed(args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.95), weight_decay=0.1)
@@ -158,6 +165,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--score-gain", type=float, default=1, help="starts with attention scores this many times as large")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--public", type=int, default=256, help="public tokens of a prompt, BOS included")
@@ -177,6 +185,7 @@ def main():
         max_position_embeddings=args.context, rms_norm_eps=1e-5, tie_word_embeddings=args.tied,
         bos_token_id=BOS, eos_token_id=EOS, rope_parameters={"rope_type": "default", "rope_theta": args.theta}))
     print(f"vocabulary {tokenizer.get_vocab_size()} of {args.vocab}, parameters {sum(p.numel() for p in model.parameters())}", flush=True)
+    widen_scores(model, args.score_gain)
     train(model, learn, args)
     model.to(getattr(torch, args.dtype)).save_pretrained(args.out, max_shard_size=args.shard)
     if args.old_layout:

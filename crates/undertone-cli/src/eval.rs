@@ -15,9 +15,9 @@ use crate::prompt::{PromptLine, prompt_lines, read_text};
 use crate::session::{RunProgress, ServerAddress, server_program};
 use crate::version::{COMMIT, VERSION};
 use clap::Args;
-use journal::{Head, Journal, Outcome};
+use journal::{Compared, Head, Journal, Outcome};
 use std::path::{Path, PathBuf};
-use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, Way, generate};
+use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunReport, TokenReport, Way, generate};
 use undertone_he::Parameters;
 use undertone_infer::Error as InferError;
 use undertone_model::Sampler;
@@ -26,7 +26,9 @@ use undertone_model::Sampler;
 #[derive(Debug, Args)]
 #[command(after_help = "The prompt file holds lines like
   {\"public\": \"…\", \"private\": \"…\", \"max_new_tokens\": 8}
-Decoding is greedy. An answer that left the calibrated ranges counts as an escape and gives no tokens.
+Decoding is greedy. An answer that left the calibrated ranges counts as an escape and gives no tokens. A token that differs
+from the clear model's counts as unexplained where the clear margin, by which that token led in the clear, exceeds twice the
+largest error of a logit.
 
 In mode permuted provider and dealer are in this process. Tokens are compared with the clear model and with its fixed-point
 twin; the user sees logits in an unknown order, so KL is that of the twin after the same tokens.
@@ -127,7 +129,7 @@ fn prompt(line: &PromptLine, model: &LocalModel) -> Result<Prompt> {
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
 fn identity(model: &LocalModel, parameters: &Parameters, programs: &blake3::Hash, prompts: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 3");
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 4");
     hasher.update(programs.as_bytes());
     hasher.update(&model.fingerprint);
     hasher.update(&parameters.digest());
@@ -153,17 +155,28 @@ fn outcome(index: usize, result: std::result::Result<RunReport, ClientError>) ->
     match result {
         Ok(report) => Ok(Outcome {
             prompt: index,
-            tokens: report.tokens.len(),
-            agreeing: report.tokens.iter().filter(|token| token.top1_agrees == Some(true)).count(),
-            twin_agreeing: None,
-            kl: report.tokens.iter().filter_map(|token| token.kl).collect(),
+            tokens: report.tokens.iter().map(compared).collect::<Option<_>>().ok_or_else(no_weights)?,
             escaped: false,
             seconds: report.tokens.iter().map(|token| token.seconds).sum(),
         }),
         Err(ClientError::Infer(InferError::OutOfCalibratedRange { .. })) => {
-            let (tokens, agreeing, twin_agreeing, kl) = (0, 0, None, Vec::new());
-            Ok(Outcome { prompt: index, tokens, agreeing, twin_agreeing, kl, escaped: true, seconds: 0.0 })
+            Ok(Outcome { prompt: index, tokens: Vec::new(), escaped: true, seconds: 0.0 })
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A token beside the clear model's, where there was one.
+fn compared(token: &TokenReport) -> Option<Compared> {
+    Some(Compared {
+        agrees: token.top1_agrees?,
+        twin_agrees: None,
+        kl: token.kl?,
+        logit_error: token.max_logit_error?,
+        clear_margin: token.clear_margin?,
+    })
+}
+
+fn no_weights() -> Error {
+    Error::Usage("the model directory has no weights to compare with; give a directory that has them".into())
 }

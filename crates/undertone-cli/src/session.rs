@@ -184,19 +184,20 @@ pub fn text(report: &RunReport) -> String {
         report.text.clone(),
         String::new(),
         format!(
-            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>9}  text",
-            "token", "id", "clear", "KL (nats)", "logit error", "seconds"
+            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>12} {:>9}  text",
+            "token", "id", "clear", "KL (nats)", "logit error", "clear margin", "seconds"
         ),
     ];
     let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2e}"));
     for (index, token) in report.tokens.iter().enumerate() {
         lines.push(format!(
-            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>9.1}  {:?}",
+            "{:>5} {:>8} {:>8} {:>12} {:>12} {:>12} {:>9.1}  {:?}",
             index + 1,
             token.id,
             token.clear_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
             figure(token.kl),
             figure(token.max_logit_error),
+            figure(token.clear_margin),
             token.seconds,
             token.text
         ));
@@ -263,12 +264,10 @@ pub mod tests {
     pub fn report_of(tokens: &[(u32, Option<u32>)]) -> RunReport {
         let token = |&(id, clear_id): &(u32, Option<u32>)| TokenReport {
             id,
-            text: String::new(),
             clear_id,
             top1_agrees: clear_id.map(|clear| clear == id),
-            kl: None,
-            max_logit_error: None,
             seconds: 1.0,
+            ..TokenReport::default()
         };
         RunReport {
             mode: "fhe",

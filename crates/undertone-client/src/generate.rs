@@ -122,6 +122,7 @@ fn converse(
             top1_agrees: compared.map(|c| c.top1_agrees),
             kl: compared.map(|c| c.kl),
             max_logit_error: compared.map(|c| c.max_logit_error),
+            clear_margin: compared.map(|c| c.clear_margin),
             seconds,
         };
         observer.token(&token);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// One generated token.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct TokenReport {
     /// The token.
     pub id: u32,
@@ -17,6 +17,8 @@ pub struct TokenReport {
     pub kl: Option<f64>,
     /// The largest difference of two logits.
     pub max_logit_error: Option<f64>,
+    /// By how much the clear model prefers `clear_id` to every other token, in logits.
+    pub clear_margin: Option<f64>,
     /// Seconds from embedding the token before it to knowing this one.
     pub seconds: f64,
 }

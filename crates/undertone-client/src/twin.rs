@@ -16,6 +16,8 @@ pub struct Comparison {
     pub kl: f64,
     /// The largest difference of two logits.
     pub max_logit_error: f64,
+    /// By how much the clear logit of `clear_id` exceeds the next; 0 where there is one logit only.
+    pub clear_margin: f64,
 }
 
 /// The clear model, one step behind the private one.
@@ -49,7 +51,15 @@ pub fn compare(clear: &[f32], private: &[f32]) -> Result<Comparison, Error> {
         top1_agrees: greedy(private)? == clear_id,
         kl: divergence(clear, private),
         max_logit_error: difference.fold(0.0, f64::max),
+        clear_margin: margin(clear, clear_id),
     })
+}
+
+/// By how much the logit of `first`, the largest one, exceeds that of every other token.
+fn margin(logits: &[f32], first: u32) -> f64 {
+    let best = f64::from(logits[first as usize]);
+    let others = logits.iter().enumerate().filter(|(id, _)| *id != first as usize);
+    others.map(|(_, &logit)| best - f64::from(logit)).reduce(f64::min).unwrap_or(0.0)
 }
 
 /// KL(p ‖ q) of the softmax of two logit vectors, in nats.
@@ -78,8 +88,9 @@ mod tests {
         assert!((found.kl - need).abs() < 1e-7);
         assert!((found.max_logit_error - 3f64.ln()).abs() < 1e-6);
         assert!(found.top1_agrees && found.clear_id == 0);
+        assert!((found.clear_margin - 3f64.ln()).abs() < 1e-6);
         let same = compare(&[0.5, -1.0, 3.0], &[1.5, 0.0, 4.0]).unwrap();
-        assert!(same.kl < 1e-12 && same.top1_agrees);
+        assert!(same.kl < 1e-12 && same.top1_agrees && same.clear_margin == 2.5);
         assert!(!compare(&[0.0, 1.0], &[1.0, 0.0]).unwrap().top1_agrees);
     }
 }

@@ -12,18 +12,28 @@ pub struct Outcome {
     /// Its number in the file, from 0.
     pub prompt: usize,
     /// Tokens generated.
-    pub tokens: usize,
-    /// Tokens on which private and clear model agree.
-    pub agreeing: usize,
-    /// Tokens on which the private run and its fixed-point twin agree, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub twin_agreeing: Option<usize>,
-    /// KL(clear ‖ private) per token; of the twin, where there is one.
-    pub kl: Vec<f64>,
+    pub tokens: Vec<Compared>,
     /// Whether the result had left the calibrated ranges.
     pub escaped: bool,
     /// Seconds for all tokens.
     pub seconds: f64,
+}
+
+/// A generated token beside the clear model's after the same tokens. Where there is a fixed-point twin, distributions
+/// are the twin's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Whether it is the clear model's.
+    pub agrees: bool,
+    /// Whether it is the fixed-point twin's, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin_agrees: Option<bool>,
+    /// KL(clear ‖ private) in nats.
+    pub kl: f64,
+    /// The largest difference of two logits.
+    pub logit_error: f64,
+    /// By how much the clear model prefers its token to every other, in logits.
+    pub clear_margin: f64,
 }
 
 /// The figures of a whole evaluation.
@@ -36,6 +46,10 @@ pub struct Summary {
     twin_agreement: Option<f64>,
     mean_kl: Option<f64>,
     max_kl: Option<f64>,
+    max_logit_error: Option<f64>,
+    min_clear_margin: Option<f64>,
+    /// Tokens that differ although the clear margin exceeds twice the largest logit error.
+    unexplained: usize,
     escapes: usize,
     seconds_per_token: Option<f64>,
     version: String,
@@ -134,17 +148,21 @@ impl Journal {
     /// The figures so far.
     pub fn summary(&self) -> Summary {
         let outcomes = &self.outcomes;
-        let tokens: usize = outcomes.iter().map(|outcome| outcome.tokens).sum();
-        let kl: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.kl.iter().copied()).collect();
-        let twin: Option<usize> = outcomes.iter().map(|outcome| outcome.twin_agreeing).sum();
-        let per_token = |sum: f64| (tokens > 0).then(|| sum / tokens as f64);
+        let tokens: Vec<Compared> = outcomes.iter().flat_map(|outcome| outcome.tokens.iter().copied()).collect();
+        let twin: Option<usize> = tokens.iter().map(|token| token.twin_agrees.map(usize::from)).sum();
+        let per_token = |sum: f64| (!tokens.is_empty()).then(|| sum / tokens.len() as f64);
+        let max_logit_error = tokens.iter().map(|token| token.logit_error).reduce(f64::max);
+        let explained = |token: &Compared| token.agrees || token.clear_margin <= 2.0 * max_logit_error.unwrap_or(0.0);
         Summary {
             prompts: outcomes.len(),
-            tokens,
-            top1_agreement: per_token(outcomes.iter().map(|outcome| outcome.agreeing as f64).sum()),
+            tokens: tokens.len(),
+            top1_agreement: per_token(tokens.iter().filter(|token| token.agrees).count() as f64),
             twin_agreement: twin.and_then(|agreeing| per_token(agreeing as f64)),
-            mean_kl: (!kl.is_empty()).then(|| kl.iter().sum::<f64>() / kl.len() as f64),
-            max_kl: kl.iter().copied().reduce(f64::max),
+            mean_kl: per_token(tokens.iter().map(|token| token.kl).sum()),
+            max_kl: tokens.iter().map(|token| token.kl).reduce(f64::max),
+            max_logit_error,
+            min_clear_margin: tokens.iter().map(|token| token.clear_margin).reduce(f64::min),
+            unexplained: tokens.iter().filter(|token| !explained(token)).count(),
             escapes: outcomes.iter().filter(|outcome| outcome.escaped).count(),
             seconds_per_token: per_token(outcomes.iter().map(|outcome| outcome.seconds).sum()),
             version: self.head.version.clone(),
@@ -160,13 +178,17 @@ impl Summary {
         let twin =
             self.twin_agreement.map_or_else(String::new, |part| format!(" ({:.2} % with the twin)", 100.0 * part));
         format!(
-            "{} prompts, {} tokens: top-1 agreement {:.2} %{twin}, mean KL {}, largest KL {}, {} escapes, {:.1} s per token \
+            "{} prompts, {} tokens: top-1 agreement {:.2} %{twin}, mean KL {}, largest KL {}, largest logit error {}, \
+             smallest clear margin {}, {} differing tokens unexplained, {} escapes, {:.1} s per token \
              (version {}, commit {})",
             self.prompts,
             self.tokens,
             100.0 * self.top1_agreement.unwrap_or(0.0),
             figure(self.mean_kl),
             figure(self.max_kl),
+            figure(self.max_logit_error),
+            figure(self.min_clear_margin),
+            self.unexplained,
             self.escapes,
             self.seconds_per_token.unwrap_or(0.0),
             self.version,
@@ -215,9 +237,13 @@ mod tests {
         Head::new(evaluation.to_owned(), "1.2.3", "0123456789ab")
     }
 
+    fn compared(agrees: bool, kl: f64, clear_margin: f64) -> Compared {
+        Compared { agrees, twin_agrees: None, kl, logit_error: kl / 2.0, clear_margin }
+    }
+
     fn outcome(prompt: usize, escaped: bool) -> Outcome {
-        let kl = if escaped { vec![] } else { vec![0.25, 0.75] };
-        Outcome { prompt, tokens: kl.len(), agreeing: kl.len() / 2, twin_agreeing: None, kl, escaped, seconds: 3.0 }
+        let tokens = if escaped { vec![] } else { vec![compared(true, 0.25, 4.0), compared(false, 0.75, 0.5)] };
+        Outcome { prompt, tokens, escaped, seconds: 3.0 }
     }
 
     #[test]
@@ -257,6 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn a_differing_token_is_explained_by_a_margin_within_twice_the_largest_logit_error() {
+        let mut journal = Journal::open(None, head("a"), 2).unwrap();
+        journal.append(outcome(0, false)).unwrap();
+        let summary = journal.summary();
+        assert_eq!((summary.max_logit_error, summary.min_clear_margin), (Some(0.375), Some(0.5)));
+        assert_eq!(summary.unexplained, 0);
+        let beyond = Outcome { prompt: 1, tokens: vec![compared(false, 0.25, 0.76)], escaped: false, seconds: 1.0 };
+        journal.append(beyond).unwrap();
+        let summary = journal.summary();
+        assert_eq!(summary.unexplained, 1);
+        assert!(summary.text().contains("1 differing tokens unexplained"), "{}", summary.text());
+    }
+
+    #[test]
     fn results_of_another_evaluation_are_left_alone() {
         let folder = ScratchFolder::new(&Cleanup::default(), "test-foreign").unwrap();
         let path = folder.path().join("results.jsonl");
@@ -287,8 +327,8 @@ mod tests {
     #[test]
     fn figures_have_three_digits_for_people_and_all_of_them_in_json() {
         let mut journal = Journal::open(None, head("a"), 1).unwrap();
-        let kl = vec![1.234_567_89e-7];
-        let one = Outcome { prompt: 0, tokens: 1, agreeing: 1, twin_agreeing: None, kl, escaped: false, seconds: 2.0 };
+        let token = compared(true, 1.234_567_89e-7, 1.0);
+        let one = Outcome { prompt: 0, tokens: vec![token], escaped: false, seconds: 2.0 };
         journal.append(one.clone()).unwrap();
         let summary = journal.summary();
         let text = summary.text();
@@ -298,7 +338,8 @@ mod tests {
         assert!(object.get("twin_agreement").is_none() && !text.contains("twin"));
         // A twin is named where there was one.
         let mut journal = Journal::open(None, head("a"), 1).unwrap();
-        journal.append(Outcome { tokens: 2, twin_agreeing: Some(1), ..one }).unwrap();
+        let twins = [true, false].map(|agrees| Compared { twin_agrees: Some(agrees), ..token });
+        journal.append(Outcome { tokens: twins.to_vec(), ..one }).unwrap();
         assert_eq!(serde_json::to_value(journal.summary()).unwrap()["twin_agreement"], 0.5);
         assert!(journal.summary().text().contains("(50.00 % with the twin)"));
     }

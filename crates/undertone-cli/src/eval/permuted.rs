@@ -3,7 +3,7 @@
 //! All three parties are in this process. The user sees logits in an order that it does not know, so distributions are those
 //! of the twin: KL(clear ‖ twin) after the tokens that the run chose. The twin rounds to nearest where the dealer draws.
 
-use super::journal::{Head, Journal, Outcome};
+use super::journal::{Compared, Head, Journal, Outcome};
 use super::{EvalArguments, programs_digest};
 use crate::cleanup::Cleanup;
 use crate::context::Context;
@@ -12,7 +12,9 @@ use crate::permuted::Parties;
 use crate::prompt::PromptLine;
 use crate::version::{COMMIT, VERSION};
 use undertone_client::Prompt;
-use undertone_client::permuted::{Choice, ClearSide, Follower, PermutedReport, Request, UserSide, generate, setup};
+use undertone_client::permuted::{
+    Choice, ClearSide, Follower, Measured, PermutedReport, Request, UserSide, generate, setup,
+};
 use undertone_model::{Llama, Tokenizer};
 use undertone_ring::detect_word_kernels;
 use undertone_shares::MemoryStore;
@@ -65,7 +67,7 @@ fn ids(line: &PromptLine, weights: &Llama, tokenizer: &Tokenizer) -> Result<Ids>
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
 fn identity(weights: &Llama, prompts: &str) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation of mode permuted, version 1");
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation of mode permuted, version 2");
     hasher.update(programs_digest(None)?.as_bytes());
     hasher.update(&weights.fingerprint());
     hasher.update(prompts.as_bytes());
@@ -109,14 +111,16 @@ fn outcome(index: usize, report: &PermutedReport, prompt: &[u32], clear: &ClearS
     let tokens = &report.run.tokens;
     let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
     let compared = clear.measure(prompt, &ids)?;
-    let count =
-        |agrees: fn(&undertone_client::permuted::Measured) -> bool| compared.iter().filter(|one| agrees(one)).count();
+    let token = |one: &Measured| Compared {
+        agrees: one.clear_agrees,
+        twin_agrees: Some(one.twin_agrees),
+        kl: one.kl,
+        logit_error: one.max_logit_error,
+        clear_margin: one.clear_margin,
+    };
     Ok(Outcome {
         prompt: index,
-        tokens: tokens.len(),
-        agreeing: count(|one| one.clear_agrees),
-        twin_agreeing: Some(count(|one| one.twin_agrees)),
-        kl: compared.iter().map(|one| one.kl).collect(),
+        tokens: compared.iter().map(token).collect(),
         escaped: false,
         seconds: tokens.iter().map(|token| token.seconds).sum(),
     })

@@ -30,6 +30,8 @@ pub struct Measured {
     pub kl: f64,
     /// The largest difference of two logits of clear model and twin.
     pub max_logit_error: f64,
+    /// By how much the clear model prefers its most likely token to every other, in logits.
+    pub clear_margin: f64,
 }
 
 impl<'a> ClearSide<'a> {
@@ -65,6 +67,7 @@ impl<'a> ClearSide<'a> {
                 clear_agrees: compared.clear_id == token,
                 kl: compared.kl,
                 max_logit_error: compared.max_logit_error,
+                clear_margin: compared.clear_margin,
             });
             *input = vec![token];
         }

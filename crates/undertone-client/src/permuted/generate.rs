@@ -317,8 +317,7 @@ impl<'a> Generation<'a> {
             let ends = self.side.model.public().config.eos_token_ids.contains(&id);
             let ended = ends || self.tokens.len() + 1 == self.max_new_tokens;
             let text = self.detokenize(id, ended)?;
-            let token =
-                TokenReport { id, text, clear_id: None, top1_agrees: None, kl: None, max_logit_error: None, seconds };
+            let token = TokenReport { id, text, seconds, ..TokenReport::default() };
             follower.token(&token);
             self.tokens.push(token);
             all.push(id);
