@@ -44,6 +44,11 @@ impl Axis {
     pub fn period(&self) -> usize {
         self.stride * self.len
     }
+
+    /// The ciphertexts of `parts` tensors on this axis, one after the other.
+    pub(crate) fn times(self, parts: usize) -> Self {
+        Self { count: parts * self.count, ..self }
+    }
 }
 
 /// All dimensions of the layouts of one model and shape.
