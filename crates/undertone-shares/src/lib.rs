@@ -29,6 +29,8 @@ mod rows;
 mod shape;
 mod shuffle;
 pub mod store;
+#[cfg_attr(not(test), expect(dead_code, reason = "the parties do not run programs yet"))]
+mod strict;
 mod truncation;
 mod twin;
 mod user;

@@ -1,0 +1,135 @@
+//! ChaCha20 blocks under many short seeds at once: the generator of the trees.
+//!
+//! A seed of 128 bits is repeated to a key of 256, and the nonce names the gate, so that equal seeds of different gates
+//! give different blocks. Lanes are plain arrays: the compiler makes vector instructions of them.
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Seeds that are expanded at a time.
+pub(crate) const LANES: usize = 8;
+
+/// One word of every lane.
+pub(super) type Lane = [u32; LANES];
+
+/// A seed of 128 bits for every lane.
+#[derive(Clone, Copy, Default, Zeroize)]
+pub(super) struct Seeds(pub(super) [Lane; 4]);
+
+/// One block of every lane.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(super) struct Blocks([Lane; 16]);
+
+const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+
+impl Seeds {
+    /// Puts a seed into a lane.
+    pub(super) fn set(&mut self, lane: usize, seed: [u64; 2]) {
+        for (i, word) in seed.into_iter().enumerate() {
+            self.0[2 * i][lane] = word as u32;
+            self.0[2 * i + 1][lane] = (word >> 32) as u32;
+        }
+    }
+
+    /// The seed of a lane.
+    pub(super) fn lane(&self, lane: usize) -> [u64; 2] {
+        std::array::from_fn(|i| u64::from(self.0[2 * i][lane]) | u64::from(self.0[2 * i + 1][lane]) << 32)
+    }
+
+    /// A block of every lane, each at its own counter, for the gates whose numbers are given.
+    pub(super) fn expand(&self, gates: &[u64; LANES], counters: Lane) -> Blocks {
+        let mut start = [[0; LANES]; 16];
+        start[..4].copy_from_slice(&CONSTANTS.map(|word| [word; LANES]));
+        start[4..8].copy_from_slice(&self.0);
+        start[8..12].copy_from_slice(&self.0);
+        start[12] = counters;
+        start[13] = gates.map(|gate| gate as u32);
+        start[14] = gates.map(|gate| (gate >> 32) as u32);
+        let mut state = start;
+        for _ in 0..10 {
+            for column in 0..4 {
+                quarter(&mut state, [column, column + 4, column + 8, column + 12]);
+            }
+            for column in 0..4 {
+                quarter(&mut state, [column, (column + 1) % 4 + 4, (column + 2) % 4 + 8, (column + 3) % 4 + 12]);
+            }
+        }
+        for (word, first) in state.iter_mut().zip(&start) {
+            add(word, first);
+        }
+        start.zeroize();
+        Blocks(state)
+    }
+}
+
+impl Blocks {
+    /// Four words as seeds.
+    pub(super) fn seeds(&self, first: usize) -> Seeds {
+        Seeds(std::array::from_fn(|i| self.0[first + i]))
+    }
+
+    /// The lowest bit of a word of every lane.
+    pub(super) fn bit(&self, word: usize) -> Lane {
+        self.0[word].map(|word| word & 1)
+    }
+
+    /// Words `first` and `first + 1` of a lane.
+    pub(super) fn word(&self, first: usize, lane: usize) -> u64 {
+        u64::from(self.0[first][lane]) | u64::from(self.0[first + 1][lane]) << 32
+    }
+}
+
+#[inline(always)]
+fn add(a: &mut Lane, b: &Lane) {
+    for lane in 0..LANES {
+        a[lane] = a[lane].wrapping_add(b[lane]);
+    }
+}
+
+#[inline(always)]
+fn turn(a: &mut Lane, b: &Lane, bits: u32) {
+    for lane in 0..LANES {
+        a[lane] = (a[lane] ^ b[lane]).rotate_left(bits);
+    }
+}
+
+#[inline(always)]
+fn quarter(state: &mut [Lane; 16], [a, b, c, d]: [usize; 4]) {
+    for [first, second, third, bits] in [[a, b, d, 16], [c, d, b, 12], [a, b, d, 8], [c, d, b, 7]] {
+        let other = state[second];
+        add(&mut state[first], &other);
+        let sum = state[first];
+        turn(&mut state[third], &sum, bits as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chacha20::ChaCha20;
+    use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
+
+    #[test]
+    fn lanes_are_the_cipher() {
+        let mut seeds = Seeds::default();
+        let seed = |lane: u64| [lane.wrapping_mul(0x9e37_79b9_7f4a_7c15), !lane];
+        (0..LANES).for_each(|lane| seeds.set(lane, seed(lane as u64)));
+        let gates = std::array::from_fn(|lane| (lane as u64) << 33 | 5);
+        for counter in [0, 1, 7] {
+            let blocks = seeds.expand(&gates, [counter; LANES]);
+            for lane in 0..LANES {
+                assert_eq!(seeds.lane(lane), seed(lane as u64));
+                let half: Vec<u8> = seed(lane as u64).iter().flat_map(|word| word.to_le_bytes()).collect();
+                let key: [u8; 32] = [&half[..], &half[..]].concat().try_into().unwrap();
+                let mut nonce = [0u8; 12];
+                nonce[..8].copy_from_slice(&gates[lane].to_le_bytes());
+                let mut cipher = ChaCha20::new((&key).into(), (&nonce).into());
+                cipher.seek(64 * u64::from(counter));
+                let mut need = [0u8; 64];
+                cipher.apply_keystream(&mut need);
+                for i in 0..8 {
+                    assert_eq!(blocks.word(2 * i, lane).to_le_bytes(), need[8 * i..8 * i + 8]);
+                }
+            }
+        }
+    }
+}
