@@ -156,12 +156,12 @@ impl Book {
     }
 
     /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, dealer: &Dealer, tokens: usize) -> Result<Vec<usize>, Error> {
+    fn pieces(&self, dealer: &Dealer, tokens: usize, strict: bool) -> Result<Vec<usize>, Error> {
         // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
         let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
         // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
         let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
-        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, most, largest)?;
+        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, (most, strict), largest)?;
         match pieces.len() as u64 {
             have if have > MAX_PIECES as u64 => {
                 Err(Error::Cap { field: "pieces of a prompt", have, need: MAX_PIECES as u64 })
@@ -170,8 +170,13 @@ impl Book {
         }
     }
 
-    /// A session for a prompt: the smallest in stock that has room for it, or a new one.
-    pub(crate) fn open_session(&self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Arc<Dealt>, Error> {
+    /// A session for a prompt: the smallest in stock that has room for it, or a new one, always if it is strict.
+    pub(crate) fn open_session(
+        &self,
+        model: &[u8; 32],
+        prompt: usize,
+        (draft, strict): (usize, bool),
+    ) -> Result<Arc<Dealt>, Error> {
         let mut state = self.lock();
         let Some(registered) = &state.registered else {
             return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
@@ -179,13 +184,13 @@ impl Book {
         if registered.digest != *model {
             return Err(Error::Mismatch { what: "public model and masked weights" });
         }
-        let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.room() >= prompt && dealt.is_ahead(0);
+        let fits = |dealt: &Arc<Dealt>| draft == 0 && !strict && dealt.room() >= prompt && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
         let dealt = match found.map(|(index, _)| index) {
             Some(index) => state.waiting.swap_remove(index),
             None => {
-                let pieces = self.pieces(&registered.dealer, prompt)?;
-                let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, draft, &self.limits)?);
+                let pieces = self.pieces(&registered.dealer, prompt, strict)?;
+                let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (draft, strict), &self.limits)?);
                 // Whoever is here comes before those for whom the stock is.
                 while let Err(error) = dealt.reserve(&self.budget) {
                     let Some(stocked) = state.waiting.pop() else { return Err(error) };
@@ -261,8 +266,8 @@ impl Book {
             let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
             if have < self.settings.stock_sessions {
                 let made = self
-                    .pieces(&registered.dealer, prompt)
-                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, 0, &self.limits))
+                    .pieces(&registered.dealer, prompt, false)
+                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, (0, false), &self.limits))
                     .and_then(|dealt| dealt.reserve(&self.budget).map(|()| dealt));
                 // Memory may be free later, and whoever asks for a prompt that the model cannot take hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };

@@ -47,6 +47,7 @@ pub(crate) struct Dealt {
     /// Tokens of the pieces of the prompt.
     pub(crate) pieces: Vec<usize>,
     draft: usize,
+    strict: bool,
     shape: Shape,
     positions: usize,
     most_steps: u64,
@@ -62,8 +63,13 @@ impl Dealt {
     ///
     /// # Errors
     /// A prompt or a piece of it that the model or the limits cannot take, no randomness.
-    pub(crate) fn new(dealer: &Arc<Dealer>, pieces: Vec<usize>, draft: usize, limits: &Limits) -> Result<Self, Error> {
-        let session = dealer.session()?;
+    pub(crate) fn new(
+        dealer: &Arc<Dealer>,
+        pieces: Vec<usize>,
+        (draft, strict): (usize, bool),
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        let session = dealer.session()?.with_strict(strict);
         let queues = Queues {
             user: VecDeque::new(),
             provider: MemoryStore::default(),
@@ -80,6 +86,7 @@ impl Dealt {
             id: session.id(),
             pieces,
             draft,
+            strict,
             shape: dealer.shape(),
             positions: dealer.positions(),
             most_steps: limits.most_steps,
@@ -120,6 +127,7 @@ impl Dealt {
             position: end.saturating_sub(rows),
             tokens: rows.min(end),
             outputs: rows.min(end),
+            strict: self.strict,
         }
     }
 
@@ -130,11 +138,11 @@ impl Dealt {
         match self.pieces.get(index) {
             Some(&tokens) => {
                 let position = self.pieces[..index].iter().sum();
-                Step { number, position, tokens, outputs: usize::from(index + 1 == pieces) }
+                Step { number, position, tokens, outputs: usize::from(index + 1 == pieces), strict: self.strict }
             }
             None => {
                 let position = self.room().saturating_add((index - pieces).saturating_mul(rows));
-                Step { number, position, tokens: rows, outputs: rows }
+                Step { number, position, tokens: rows, outputs: rows, strict: self.strict }
             }
         }
     }
@@ -312,7 +320,7 @@ mod tests {
     const LIMITS: Limits = Limits { session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
 
     fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
-        Dealt::new(&dealer(), pieces, 0, &LIMITS)
+        Dealt::new(&dealer(), pieces, (0, false), &LIMITS)
     }
 
     /// What the user hears when it asks until there is something to hear.
@@ -378,7 +386,7 @@ mod tests {
         let free = dealt(vec![2]).unwrap();
         let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
         let limits = Limits { session_bytes, most_steps: 100, ahead: 8 };
-        let dealt = Dealt::new(&dealer(), vec![2], 0, &limits).unwrap();
+        let dealt = Dealt::new(&dealer(), vec![2], (0, false), &limits).unwrap();
         // A user that asks and asks while its provider pulls nothing.
         let mut got = 0;
         for _ in 0..100 {
@@ -403,7 +411,8 @@ mod tests {
             }
         };
         assert!(matches!(ended, Error::DealMemory { have, .. } if have == dealt.window), "{ended}");
-        let refused = Dealt::new(&dealer(), vec![2], 0, &Limits { session_bytes: 100, ..limits }).err().unwrap();
+        let refused =
+            Dealt::new(&dealer(), vec![2], (0, false), &Limits { session_bytes: 100, ..limits }).err().unwrap();
         assert!(matches!(refused, Error::DealMemory { have: 100, .. }), "{refused}");
     }
 }

@@ -110,7 +110,7 @@ impl Dealings for Desk {
         Ok(pulled)
     }
 
-    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
+    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error> {
         if self.role == Role::Provider {
             return Err(Error::DealRefused {
                 cause: "this certificate is its provider's; a user needs one of its own",
@@ -119,7 +119,7 @@ impl Dealings for Desk {
         if self.registered || self.session.is_some() {
             return Err(Error::DealRefused { cause: "a connection has one session; connect again for another" });
         }
-        let dealt = self.book.open_session(model, prompt, draft)?;
+        let dealt = self.book.open_session(model, prompt, (draft, strict))?;
         let pieces = dealt.pieces.iter().map(|&piece| piece as u32).collect();
         let session = dealt.id;
         self.session = Some(dealt);
@@ -177,7 +177,7 @@ mod tests {
         let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9);
         let register = DealRequest::Register { ticket: [0; 32], fingerprint: [0; 32], public_len: 1 };
         let pull = DealRequest::Pull { session: [0; 16], step: 0 };
-        let open = DealRequest::Open { model: [0; 32], prompt: 1, draft: 0 };
+        let open = DealRequest::Open { model: [0; 32], prompt: 1, draft: 0, strict: false };
         for user in [Some(pin(2)), None] {
             assert!(heard(&host, user, register).contains("another certificate"));
             assert!(heard(&host, user, pull).contains("only its provider"));

@@ -42,7 +42,7 @@ fn a_session_in_stock_takes_a_shorter_prompt_and_gives_the_same_tokens() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     // Seven tokens in room for twelve: a piece of filler alone, then some filler before the prompt.
-    let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft: 0 };
+    let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft: 0, strict: false };
     let report = parties.run(&prompted).unwrap();
     assert_eq!(report.steps.iter().map(|step| step.rows).collect::<Vec<_>>()[..3], [5, 5, 2]);
     assert!(report.run.tokens.iter().all(|token| token.top1_agrees == Some(true)));
@@ -121,12 +121,15 @@ fn a_provider_that_ends_at_any_token_leaves_a_clear_error_and_the_next_one_serve
 #[test]
 fn an_exhausted_stock_is_named_with_its_remedy() {
     let parties = Parties::synthetic(Settings { most_steps: 3, ..Settings::default() });
-    let error = parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0 }).err().unwrap();
+    let error = parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0, strict: false }).err().unwrap();
     assert!(matches!(error, ClientError::Protocol(ProtocolError::Exhausted { steps: 3 })), "{error}");
     let said = error.to_string();
     assert!(said.contains("exhausted after 3 steps") && said.contains("begin a new session"), "{said}");
     // The next session has its own steps.
-    assert_eq!(parties.run(&Prompted { prompt: vec![1, 2], new: 3, draft: 0 }).unwrap().run.tokens.len(), 3);
+    assert_eq!(
+        parties.run(&Prompted { prompt: vec![1, 2], new: 3, draft: 0, strict: false }).unwrap().run.tokens.len(),
+        3
+    );
     parties.assert_no_reuse();
     parties.assert_idle();
 }
@@ -149,7 +152,7 @@ fn users_at_once_get_their_own_tokens() {
         let runs: Vec<_> = prompts
             .iter()
             .map(|prompt| {
-                let prompted = Prompted { prompt: prompt.clone(), new: 12, draft: 0 };
+                let prompted = Prompted { prompt: prompt.clone(), new: 12, draft: 0, strict: false };
                 scope.spawn(move || parties.run(&prompted).unwrap())
             })
             .collect();

@@ -267,8 +267,9 @@ mod tests {
     fn children_meet_no_words_and_steps_of_other_extents_have_other_seeds() {
         let seed = Seed::from_bytes([3; 32]);
         let word = |seed: &Seed| u64::from_le_bytes(std::array::from_fn(|i| seed.0[i]));
-        let step =
-            |number, position, tokens, outputs| seed.of_step(Role::User, &Step { number, position, tokens, outputs });
+        let step = |number, position, tokens, outputs| {
+            seed.of_step(Role::User, &Step { number, position, tokens, outputs, strict: false })
+        };
         let seeds = [
             step(1, 5, 2, 1),
             step(1, 5, 2, 2),

@@ -273,5 +273,5 @@ fn places_outside_the_table_are_refused() {
 }
 
 fn select(entry: u32) -> Flight {
-    Flight { kind: FlightKind::Select, layer: 0, step: 0, words: vec![], bits: vec![], entries: vec![entry] }
+    Flight { kind: FlightKind::Select, layer: 0, turn: 0, step: 0, words: vec![], bits: vec![], entries: vec![entry] }
 }

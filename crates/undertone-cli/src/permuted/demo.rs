@@ -85,6 +85,7 @@ pub fn demo(arguments: &DemoArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
         choice: Choice::Greedy,
         draft: arguments.draft,
+        strict: arguments.strict,
         provider: &to_provider,
         dealer: &to_dealer,
         store: Box::new(MemoryStore::default()),

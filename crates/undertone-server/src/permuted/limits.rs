@@ -16,6 +16,8 @@ pub(super) struct Limits {
     rows: usize,
     /// Most tokens of a step.
     longest: usize,
+    /// Whether nonlinear steps are evaluated on shares.
+    pub(super) strict: bool,
 }
 
 impl Limits {
@@ -32,7 +34,12 @@ impl Limits {
             return Err(Error::Cap { field: "prompt with its continuation", have, need });
         }
         let rows = have as usize;
-        Ok(Self { rows, longest: longest.min(rows) })
+        Ok(Self { rows, longest: longest.min(rows), strict: false })
+    }
+
+    /// The same for strict evaluation or not.
+    pub(super) fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
     }
 
     /// Refuses a step beyond them.
@@ -61,8 +68,9 @@ impl Limits {
             position: self.rows - self.longest,
             tokens: self.longest,
             outputs: self.longest.min(MAX_DRAFT as usize + 1),
+            strict: self.strict,
         };
-        let size = |kind: &FlightKind| kind.extent(shape, &step).size_bytes() as u64;
+        let size = |kind: &FlightKind| kind.longest(shape, &step).size_bytes() as u64;
         // Two are here before a step is computed; later ones come and go, in bytes and in words, answered one by one.
         let first = size(&FlightKind::Prepare) + size(&FlightKind::Embed);
         let flights = 2 * first + 4 * FlightKind::ALL.iter().map(size).max().unwrap_or(0);
@@ -102,8 +110,9 @@ mod tests {
     fn more_rows_and_longer_steps_take_more_memory() {
         let shape =
             Shape { hidden: 64, intermediate: 176, layers: 2, heads: 4, key_heads: 2, head_dim: 16, vocab: 512 };
-        let bytes = |rows, longest| Limits { rows, longest }.memory_bytes(&shape);
+        let bytes = |rows, longest| Limits { rows, longest, strict: false }.memory_bytes(&shape);
         assert!(bytes(200, 8) > bytes(100, 8) && bytes(100, 16) > bytes(100, 8));
         assert!(bytes(100, 8) >= 4 * 8 * 2 * 32 * 100);
+        assert!(Limits { rows: 100, longest: 8, strict: true }.memory_bytes(&shape) > bytes(100, 8));
     }
 }

@@ -4,13 +4,6 @@ use super::tree::{Comparison, Point};
 use crate::flight::Extent;
 use crate::shape::{Shape, Site, Step};
 
-/// Words of the provider's corrections and of the keys that both parties get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Material {
-    pub(crate) corrections: usize,
-    pub(crate) keys: usize,
-}
-
 /// Wide words and narrow ones of an opening.
 type Opening = (usize, usize);
 
@@ -65,23 +58,23 @@ pub(crate) fn flights(site: Site, shape: &Shape, step: &Step) -> Vec<Extent> {
     all
 }
 
-/// What the dealer gives for a site.
-pub(crate) fn material(site: Site, shape: &Shape, step: &Step) -> Material {
+/// What the dealer gives for a site: words of the provider's corrections, and of the keys that both parties get.
+pub(crate) fn material(site: Site, shape: &Shape, step: &Step) -> (usize, usize) {
     let compare = |levels, payload| Comparison { levels, payload }.words();
     let point = |payload| Point { payload }.words();
     let (n, input, output) = (step.tokens, step.site_input(shape, site), step.site_output(shape, site));
     match site {
         Site::AttentionNorm | Site::MlpNorm | Site::FinalNorm => {
             let rows = output / shape.hidden;
-            Material { corrections: 7 * output + 3 * rows, keys: rows * (compare(63, 2) + point(6)) }
+            (7 * output + 3 * rows, rows * (compare(63, 2) + point(6)))
         }
-        Site::Activation => Material { corrections: 11 * output, keys: output * (compare(31, 3) + point(3)) },
+        Site::Activation => (11 * output, output * (compare(31, 3) + point(3))),
         Site::Softmax => {
             let (mixed, rows) = (n * shape.query(), n * shape.heads);
             let entries = input * (compare(31, 1) + point(3)) + (input - rows) * compare(31, 2);
             let keys = entries + rows * (compare(63, 2) + point(6));
-            Material { corrections: 5 * input + 7 * mixed + 2 * rows, keys }
+            (5 * input + 7 * mixed + 2 * rows, keys)
         }
-        Site::Logits => Material { corrections: input, keys: step.outputs * (shape.vocab - 1) * compare(31, 3) },
+        Site::Logits => (input, step.outputs * (shape.vocab - 1) * compare(31, 3)),
     }
 }

@@ -25,5 +25,37 @@ mod table;
 mod tree;
 mod wire;
 
+pub(crate) use clear::Clear;
+pub(crate) use dealing::Dealing;
+pub(crate) use exchange::{Contents, Exchange, Turn};
+pub(crate) use extent::{flights, material};
+pub(crate) use party::Party;
+pub(crate) use program::Program;
+pub(crate) use wire::Wire;
+
+use crate::fixed::ACTIVATION_BITS;
+use crate::shape::{Shape, Site, Step};
+use crate::weights::PublicModel;
+
+/// The program of a site. `alive` says which rows of the cache count; it decides nothing that a dealer makes.
+pub(crate) fn program(public: &PublicModel, step: &Step, (site, layer): (Site, usize), alive: &[bool]) -> Program {
+    let (shape, scales) = (Shape::new(&public.config), &public.layers);
+    match site {
+        Site::AttentionNorm | Site::MlpNorm | Site::FinalNorm => {
+            let (bits, epsilon) = (public.residual_bits(), public.config.rms_norm_eps);
+            Program::Norm(norm::Norm::new(shape.hidden, bits, epsilon))
+        }
+        Site::Softmax => Program::Softmax(softmax::Softmax::new(&shape, step, scales[layer].v, alive)),
+        Site::Activation => {
+            let bits = [scales[layer].gate, scales[layer].up].map(|bits| ACTIVATION_BITS + bits);
+            Program::Activation(activation::Activation::new(bits))
+        }
+        Site::Logits => {
+            let bits = ACTIVATION_BITS + public.head;
+            Program::Argmax(argmax::Argmax::new(step.outputs, shape.vocab, bits))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

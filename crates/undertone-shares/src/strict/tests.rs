@@ -50,8 +50,8 @@ fn shared(site: Site, step: &Step, program: &dyn Fn() -> Program, input: &[u64])
     let result = program().run(&mut dealing, zero.clone(), |_, _| vec![0; step.tokens * SHAPE.query()], |_| {});
     program().run(&mut counted, zero, |_, _| vec![0; step.tokens * SHAPE.query()], |_| {});
     let need = material(site, &SHAPE, step);
-    assert_eq!((dealing.corrections.len(), dealing.keys.len()), (need.corrections, need.keys), "{site:?}");
-    assert_eq!((counted.corrections, counted.keys), (need.corrections, need.keys), "{site:?}");
+    assert_eq!((dealing.corrections.len(), dealing.keys.len()), need, "{site:?}");
+    assert_eq!((counted.corrections, counted.keys), need, "{site:?}");
 
     let user = Party::user(draws(1, site), dealing.keys.clone());
     let provider = Party::provider(draws(2, site), dealing.corrections, dealing.keys);
@@ -97,7 +97,7 @@ fn clear(site: Site, step: &Step, program: &dyn Fn() -> Program, input: &[u64], 
 }
 
 fn step(position: usize, tokens: usize) -> Step {
-    Step { number: 0, position, tokens, outputs: tokens.min(2) }
+    Step { number: 0, position, tokens, outputs: tokens.min(2), strict: false }
 }
 
 /// The parties' result is that of the clear twin with the same masks; both it and the twin to nearest are given to `right`.
@@ -131,7 +131,7 @@ fn silu_is_right_over_its_whole_range() {
         let gates: Vec<f64> = inside.chain(ends).collect();
         let ups: Vec<f64> = (0..gates.len()).map(|i| ((i * 37 % 101) as f64 - 50.0) * 0.021).collect();
         let input = [fixed(gates.clone(), gate_bits), fixed(ups.clone(), up_bits)].concat();
-        let step = Step { number: 0, position: 0, tokens: 1, outputs: 1 };
+        let step = Step { number: 0, position: 0, tokens: 1, outputs: 1, strict: false };
         let program = || Program::Activation(activation::Activation::new([gate_bits, up_bits]));
         let silu = |gate: f64| gate / (1.0 + (-gate).exp());
         let need: Vec<f64> = gates.iter().zip(&ups).map(|(gate, up)| silu(*gate) * up).collect();
@@ -173,7 +173,7 @@ fn norms_are_right_from_the_smallest_to_the_largest_rows() {
         };
         let rows: Vec<f64> = (0..scales.len()).flat_map(|row| (0..cols).map(move |i| entry(row, i))).collect();
         let (input, epsilon) = (fixed(rows.clone(), bits), 1e-5);
-        let step = Step { number: 0, position: 0, tokens: scales.len(), outputs: 1 };
+        let step = Step { number: 0, position: 0, tokens: scales.len(), outputs: 1, strict: false };
         let new = || norm::Norm::new(cols, bits, epsilon);
         let inverse_bits = (new().product_bits() - bits.max(16)) as i32;
         let mut right = |have: &[u64]| {
@@ -256,7 +256,7 @@ fn the_largest_logit_is_found_and_the_first_of_several() {
             let logit = |i: usize| ((i as u64 * 7919 + case * 104_729) % 23) as i64 * 4096 * 999 - (1 << 30);
             let row = |from: usize| (0..vocab).map(move |i| logit(i + from) as u64);
             let input: Vec<u64> = row(0).chain(row(case as usize)).collect();
-            let step = Step { number: 0, position: 4, tokens: 2, outputs: 2 };
+            let step = Step { number: 0, position: 4, tokens: 2, outputs: 2, strict: false };
             let need: Vec<u64> = input.chunks(vocab).map(|row| crate::greedy_place(row) as u64).collect();
             let masks = || Some([draws(1, Site::Logits).masks, draws(2, Site::Logits).masks]);
             for masks in [masks(), None] {

@@ -51,6 +51,8 @@ pub enum DealRequest {
         prompt: u32,
         /// Tokens drafted in every step after it.
         draft: u32,
+        /// Whether its nonlinear steps are evaluated on shares.
+        strict: bool,
     },
     /// The user wants its next bundle.
     Next,
@@ -191,7 +193,7 @@ pub trait Dealings: Send {
     ///
     /// # Errors
     /// Another model or other masks of its weights, a prompt that does not fit.
-    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error>;
+    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error>;
 
     /// The user's next bundle. It does not wait for one.
     ///
@@ -276,8 +278,8 @@ impl DealServer {
                 Some(bundle) => self.bundle(*step, bundle)?,
                 None => self.reply(DealReply::NotYet),
             },
-            DealRequest::Open { model, prompt, draft } => {
-                let opened = self.dealings.open(model, *prompt as usize, *draft as usize)?;
+            DealRequest::Open { model, prompt, draft, strict } => {
+                let opened = self.dealings.open(model, *prompt as usize, *draft as usize, *strict)?;
                 self.reply(DealReply::Opened(opened));
             }
             DealRequest::Next => match self.dealings.next()? {

@@ -123,13 +123,13 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    /// A session for a prompt.
+    /// A session for a prompt, evaluated strictly or not.
     ///
     /// # Errors
     /// A dealer that deals for another model.
-    pub fn session(&mut self, model: [u8; 32], prompt: usize, draft: usize) -> Result<Opened, Error> {
+    pub fn session(&mut self, model: [u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        match self.ask(DealRequest::Open { model, prompt: number(prompt), draft: number(draft) })? {
+        match self.ask(DealRequest::Open { model, prompt: number(prompt), draft: number(draft), strict })? {
             DealReply::Opened(opened) => Ok(opened),
             _ => Err(wrong_reply()),
         }
