@@ -35,6 +35,24 @@ fn drafted_tokens_change_nothing_and_save_rounds() {
 }
 
 #[test]
+fn strict_sessions_over_sockets_give_the_twins_tokens() {
+    let settings = Settings { stock_prompts: vec![12], piece: 5, ..Settings::default() };
+    let parties = Parties::synthetic(settings);
+    for draft in [0, 2] {
+        let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft, strict: true };
+        let strict = parties.run(&prompted).unwrap();
+        assert!(strict.strict && strict.run.tokens.iter().all(|token| token.top1_agrees == Some(true)));
+        // A session of its own, in pieces as long as the prompt, while one for the other evaluation is in stock.
+        assert_eq!(strict.steps[..2].iter().map(|step| step.rows).collect::<Vec<_>>(), [5, 2]);
+        let plain = parties.run(&Prompted { strict: false, ..prompted }).unwrap();
+        assert!(strict.run.rounds > 2 * plain.run.rounds && strict.offline_bytes > 10 * plain.offline_bytes);
+        assert!(!strict.bytes_by_message.contains_key("selected") && plain.bytes_by_message.contains_key("selected"));
+        assert_ne!(strict.run.leakage, plain.run.leakage);
+    }
+    parties.assert_no_reuse();
+}
+
+#[test]
 fn a_session_in_stock_takes_a_shorter_prompt_and_gives_the_same_tokens() {
     let settings = Settings { stock_prompts: vec![12], piece: 5, ..Settings::default() };
     let parties = Parties::synthetic(settings);

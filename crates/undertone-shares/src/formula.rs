@@ -84,7 +84,7 @@ impl Traffic {
     /// | a norm of n rows | 3nD + 8n, and nD bits; 6 flights |
     /// | an activation | 5nF + nF (narrow, 4 bytes, twice nF), and nF bits; 4 flights |
     /// | softmax and mixing | 7S + 2P (narrow) + 4nhd + 6nh, and nhd bits; l + 6 flights, one more where l is odd |
-    /// | logits | 8mV + 4 for every narrow word, of which a pair has four, but for the last; m for the place |
+    /// | logits | 8mV + 4 for every narrow word, of which a pair has four, but for the last; m (narrow) for the places |
     fn strictly(shape: &Shape, step: &Step) -> Self {
         let [n, m, t, layers, vocab] =
             [step.tokens, step.outputs, step.position, shape.layers, shape.vocab].map(|x| x as u64);
@@ -101,7 +101,7 @@ impl Traffic {
         let softmax = 8 * (7 * scores) + 8 * pairs + 8 * (4 * n * h * d + 6 * n * h) + bits(n * h * d);
         let rotated = 8 * n * d * (h + 2 * g) + bits(n * d * (h + g)) + 8 * (n * d * (h + g) + scores);
         // All pairs but the last are opened, the larger one and its place.
-        let logits = 8 * m * vocab + 2 * 2 * 4 * m * (vocab - 1 - u64::from(vocab > 1)) + 8 * m;
+        let logits = 8 * m * vocab + 2 * 2 * 4 * m * (vocab - 1 - u64::from(vocab > 1)) + 4 * m;
         let layer = 2 * norm(n) + activation + softmax + rotated;
         let online = layers * layer + 8 * n * vocab + norm(m) + logits;
         let flights = {

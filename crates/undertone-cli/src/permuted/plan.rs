@@ -22,6 +22,9 @@ const PIECE: usize = 64;
 /// Seconds per token that the published implementation reports at 10 ms and 1 Gbit/s, for ChatGLM-6B.
 const PUBLISHED_SECONDS: f64 = 3.0;
 
+/// Rounds, bytes of contents and bytes of bundles of a prompt.
+type Prefill = (u64, u64, u64);
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -44,7 +47,7 @@ pub fn plan(arguments: &PlanArguments, context: &Context) -> Result<()> {
     // A model or a prompt may be too large for strict evaluation alone.
     let strictly = pieces(true).map(|pieces| (token(true), prefill(&shape, &pieces, true)));
     let mut object = object(&shape, (prompt, last), (&default.0, default.1), bandwidth, arguments.draft);
-    object["strict"] = strict_object(strictly.as_ref());
+    object["strict"] = strict_object(strictly);
     context.result(&object, || text(&object));
     Ok(())
 }
@@ -62,7 +65,7 @@ fn memory_bandwidth() -> f64 {
 }
 
 /// Rounds, bytes of contents and bytes of bundles of a prompt in these pieces.
-fn prefill(shape: &Shape, pieces: &[usize], strict: bool) -> (u64, u64, u64) {
+fn prefill(shape: &Shape, pieces: &[usize], strict: bool) -> Prefill {
     let mut position = 0;
     pieces.iter().enumerate().fold((0, 0, 0), |sum, (number, &tokens)| {
         let outputs = usize::from(number + 1 == pieces.len());
@@ -79,7 +82,7 @@ fn prefill(shape: &Shape, pieces: &[usize], strict: bool) -> (u64, u64, u64) {
 fn object(
     shape: &Shape,
     (prompt, last): (usize, usize),
-    (token, prefill): (&Traffic, (u64, u64, u64)),
+    (token, prefill): (&Traffic, Prefill),
     bandwidth: f64,
     draft: usize,
 ) -> Value {
@@ -131,7 +134,7 @@ fn object(
 }
 
 /// What a pass and a prompt take under strict evaluation, or why there is none.
-fn strict_object(strictly: Result<&(Traffic, (u64, u64, u64)), &undertone_shares::Error>) -> Value {
+fn strict_object(strictly: std::result::Result<(Traffic, Prefill), undertone_shares::Error>) -> Value {
     let (token, prefill) = match strictly {
         Ok(strictly) => strictly,
         Err(error) => return json!({ "offered": false, "reason": error.to_string() }),

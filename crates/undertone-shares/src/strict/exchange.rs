@@ -183,7 +183,8 @@ impl Exchange {
                 let mask = self.party.masks(share.len());
                 out.push(&sum(share, &mask), false);
             }
-            Pending::Reveal(share) => out.push(share, false),
+            // No more than what the values count by: what is above says nothing, and need not be argued about.
+            Pending::Reveal(share) => out.push(share, true),
             Pending::Over => {}
         }
         out
@@ -213,7 +214,7 @@ impl Exchange {
         match std::mem::replace(&mut self.pending, Pending::Over) {
             Pending::Return(share, drop) => Turn::Last(self.returned(&share, drop, from.words, &hidden(share.len()))),
             Pending::Reveal(share) => {
-                let values = share.iter().zip(from.words).map(|(a, b)| a.wrapping_add(*b) & u64::from(u32::MAX));
+                let values = share.iter().zip(from.entries).map(|(a, b)| (*a as u32).wrapping_add(*b).into());
                 Turn::Revealed(Zeroizing::new(values.collect()))
             }
             pending => {

@@ -46,11 +46,12 @@ pub(crate) fn flights(site: Site, shape: &Shape, step: &Step) -> Vec<Extent> {
     let pair = |pair: &[Opening]| extent(pair[0].0 + pair[1].0, pair[0].1 + pair[1].1);
     let mut all: Vec<Extent> = openings.windows(2).map(pair).collect();
     let (words, entries) = openings[openings.len() - 1];
-    // The last share goes down, in a flight of its own where this one goes up.
+    // The last share goes down, in a flight of its own where this one goes up; places are narrow.
+    let (last_words, last_entries) = if site == Site::Logits { (0, last) } else { (last, 0) };
     if openings.len() % 2 == 1 {
-        all.push(extent(words + last, entries));
+        all.push(extent(words + last_words, entries + last_entries));
     } else {
-        all.extend([extent(words, entries), extent(last, 0)]);
+        all.extend([extent(words, entries), extent(last_words, last_entries)]);
     }
     if site != Site::Logits {
         all.push(Extent { words: last, bits: last, entries: 0 });
