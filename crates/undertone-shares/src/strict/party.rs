@@ -32,7 +32,7 @@ impl Supply {
 /// Where a party's halves of corrections come from.
 enum Corrections {
     /// The user's seed.
-    Drawn(WordStream),
+    Drawn(Box<WordStream>),
     /// The provider's bundle.
     Given(Supply),
 }
@@ -49,7 +49,7 @@ pub(crate) struct Party {
 impl Party {
     /// The user, who draws its halves.
     pub(crate) fn user(draws: SiteDraws, keys: Vec<u64>) -> Self {
-        let corrections = Corrections::Drawn(draws.corrections);
+        let corrections = Corrections::Drawn(Box::new(draws.corrections));
         Self { masks: draws.masks, roots: draws.roots, corrections, keys: Supply::new(keys), gates: 0 }
     }
 

@@ -111,12 +111,12 @@ mod tests {
         let gates = std::array::from_fn(|lane| (lane as u64) << 33 | 5);
         for counter in [0, 1, 7] {
             let blocks = seeds.expand(&gates, [counter; LANES]);
-            for lane in 0..LANES {
+            for (lane, gate) in gates.iter().enumerate() {
                 assert_eq!(seeds.lane(lane), seed(lane as u64));
                 let half: Vec<u8> = seed(lane as u64).iter().flat_map(|word| word.to_le_bytes()).collect();
                 let key: [u8; 32] = [&half[..], &half[..]].concat().try_into().unwrap();
                 let mut nonce = [0u8; 12];
-                nonce[..8].copy_from_slice(&gates[lane].to_le_bytes());
+                nonce[..8].copy_from_slice(&gate.to_le_bytes());
                 let mut cipher = ChaCha20::new((&key).into(), (&nonce).into());
                 cipher.seek(64 * u64::from(counter));
                 let mut need = [0u8; 64];

@@ -72,8 +72,8 @@ impl Comparison {
         let mut bits = [[0u64; LANES], [1; LANES]];
         // The sum along the path of the threshold so far, less what it is to be beyond.
         let mut sums = [[0u64; MAX_PAYLOAD]; LANES];
-        for lane in 0..count {
-            (0..k).for_each(|j| sums[lane][j] = thresholds.above[lane * k + j].wrapping_neg());
+        for (sums, above) in sums.iter_mut().zip(thresholds.above.chunks_exact(k)) {
+            sums.iter_mut().zip(above).for_each(|(sum, above)| *sum = above.wrapping_neg());
         }
         for level in 0..self.levels as usize {
             let sides = [0, 1].map(|side| seeds.map(|seeds| seeds.expand(&gates, [side; LANES])));
@@ -192,8 +192,8 @@ impl Comparison {
             }
         }
         let last = seeds.expand(&numbers, [2; LANES]);
-        for lane in 0..points.len() {
-            add(lane, bits[lane], &last, &key(lane)[words - k..]);
+        for (lane, bit) in bits.into_iter().enumerate().take(points.len()) {
+            add(lane, bit, &last, &key(lane)[words - k..]);
         }
         zeroize::Zeroize::zeroize(&mut seeds);
     }
