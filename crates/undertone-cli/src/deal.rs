@@ -11,13 +11,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 use undertone_dealer::{Book, DealerHost, Settings, StateFolder};
 use undertone_net::{ClientTls, Endpoint, Identity, Pins, ServerTls};
+use undertone_protocol::message::MAX_NEW_TOKENS;
 use undertone_protocol::modes::permuted::DealLink;
 use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, Stock};
 use undertone_ring::detect_word_kernels;
 use undertone_server::{Options, Server};
 
-/// Connections of all parties: a provider has one for every session.
+/// Connections of all parties: a provider has one for every session, and one to stay known.
 const CONNECTIONS: usize = 64;
+/// Connections that users leave to the provider.
+const KEPT: usize = CONNECTIONS / 2 + 1;
 /// How soon an interrupt is noticed.
 const ATTENTION: Duration = Duration::from_millis(50);
 /// Between two lines about the stock.
@@ -57,6 +60,10 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub stock_sessions: usize,
 
+    /// Most tokens of the answer that a session in stock has room for
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub stock_new_tokens: usize,
+
     /// Steps dealt ahead of every user
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub ahead: u64,
@@ -65,11 +72,11 @@ pub struct DealArguments {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub piece: usize,
 
-    /// Most steps of one session
+    /// Most steps of one session: pieces of the prompt and tokens of the answer
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub most_steps: u64,
 
-    /// Memory for the bundles of all sessions in MiB; half of what is free unless given
+    /// Memory for the bundles of all sessions in MiB; half of what is free beside the masks unless given
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,
 
@@ -143,7 +150,11 @@ fn line(stock: &Stock) -> String {
 }
 
 fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
-    let counts = [("--stock-sessions", arguments.stock_sessions, 1024), ("--piece", arguments.piece, 4096)];
+    let counts = [
+        ("--stock-sessions", arguments.stock_sessions, 1024),
+        ("--stock-new-tokens", arguments.stock_new_tokens, MAX_NEW_TOKENS as usize),
+        ("--piece", arguments.piece, 4096),
+    ];
     for (flag, have, most) in counts {
         if have == 0 || have > most {
             return Err(Error::Usage(format!("{flag} is {have} and must be from 1 to {most}")));
@@ -167,9 +178,11 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     let settings = Settings {
         stock_prompts: arguments.stock_prompts.clone(),
         stock_sessions: arguments.stock_sessions,
+        stock_new_tokens: arguments.stock_new_tokens,
         ahead: arguments.ahead,
         piece: arguments.piece,
         most_steps: arguments.most_steps,
+        most_sessions: CONNECTIONS - KEPT,
         hold_masks: !arguments.draw_masks,
         memory_bytes: arguments.memory_mib.map(bytes),
         session_bytes: arguments.session_mib.map(bytes),
@@ -178,7 +191,7 @@ fn serve(arguments: &DealArguments, context: &Context) -> Result<()> {
     let book = Book::open(settings, folder, detect_word_kernels())?;
     let mut host = DealerHost::new(book.clone());
     if let Some(providers) = providers {
-        host = host.with_providers(providers, CONNECTIONS);
+        host = host.with_providers(providers, CONNECTIONS, KEPT);
     }
     let server = Server::bind(options, Box::new(host))?;
     let ticket = arguments.state.as_ref().map(|state| state.join("provider.ticket").display().to_string());

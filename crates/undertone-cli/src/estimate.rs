@@ -34,8 +34,10 @@ mod kernels {
     /// One weight of a product between bootstraps with 128 tokens, ring switches and packing included: 2.8 s of one core for
     /// 4096 × 4096 of them.
     pub const MATRIX_WEIGHT: f64 = 1.5e-3;
-    /// One slot through the Fourier transform that encodes it.
-    pub const ENCODE_SLOT: f64 = 7e-4;
+    /// One slot of a diagonal: making it, and its share of the Fourier transform that encodes two diagonals.
+    pub const ENCODE_SLOT: f64 = 2e-4;
+    /// One slot of a diagonal in one prime: its share of reductions and of a transform for two.
+    pub const ENCODE_RESIDUE: f64 = 0.6;
 }
 
 /// What matters of the machine that plans.
@@ -104,7 +106,7 @@ pub fn step_seconds(parameters: &Parameters, machine: &Machine, counts: &Counts)
 
 /// The time of what happened at one level, in transforms of a limb.
 fn transforms(parameters: &Parameters, level: usize, counts: &LevelCounts) -> f64 {
-    use kernels::{ENCODE_SLOT, INVERSE, KEY_DIGIT, LIFT, PASS, PERMUTE, TENSOR};
+    use kernels::{ENCODE_RESIDUE, ENCODE_SLOT, INVERSE, KEY_DIGIT, LIFT, PASS, PERMUTE, TENSOR};
     let (basis, digits) = (parameters.key_basis(level), parameters.digits(level).len() as f64);
     let (q, p) = (basis.q as f64, basis.p as f64);
     let (extended, slots) = (q + p, (1u64 << parameters.chain().log_n) as f64 / 2.0);
@@ -121,7 +123,7 @@ fn transforms(parameters: &Parameters, level: usize, counts: &LevelCounts) -> f6
         + times(counts.products, q * TENSOR)
         + times(counts.rescales, rescale)
         + times(counts.encodings, 2.0 * q * PASS)
-        + times(counts.encoded_slots, ENCODE_SLOT + q / slots)
+        + times(counts.encoded_slots, ENCODE_SLOT + ENCODE_RESIDUE * q / slots)
 }
 
 #[cfg(test)]

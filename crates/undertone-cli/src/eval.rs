@@ -1,9 +1,10 @@
-//! `undertone eval`: encrypted quality over a prompt file, held against the clear model token by token.
+//! `undertone eval`: quality of a mode over a prompt file, held against the clear model token by token.
 //!
 //! With `--out`, each finished prompt is one line of that file, and a run that was broken off continues where it
 //! stopped. The first line binds the file to program, model, calibration, parameters and prompts.
 
 mod journal;
+mod permuted;
 
 use crate::connection::ConnectionArguments;
 use crate::context::Context;
@@ -27,10 +28,14 @@ use undertone_model::Sampler;
   {\"public\": \"…\", \"private\": \"…\", \"max_new_tokens\": 8}
 Decoding is greedy. An answer that left the calibrated ranges counts as an escape and gives no tokens.
 
+In mode permuted provider and dealer are in this process. Tokens are compared with the clear model and with its fixed-point
+twin; the user sees logits in an unknown order, so KL is that of the twin after the same tokens.
+
 Examples:
-  undertone eval --model DIR --mode fhe --prompts heldout.jsonl --out results.jsonl --json")]
+  undertone eval --model DIR --mode fhe --prompts heldout.jsonl --out results.jsonl --json
+  undertone eval --model DIR --mode permuted --prompts heldout.jsonl --json")]
 pub struct EvalArguments {
-    /// Hugging Face model directory, with its calibration and weights
+    /// Hugging Face model directory, with its weights, in mode fhe with its calibration too
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -62,24 +67,37 @@ pub struct EvalArguments {
 /// # Errors
 /// Whatever the model, a prompt or the server gives rise to; finished prompts stay in the `--out` file.
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
-    arguments.mode.require_fhe("eval")?;
+    arguments.mode.require_offered()?;
     let text = read_text(&arguments.prompts)?;
     let mut lines = prompt_lines(&text)?;
     if lines.is_empty() {
         return Err(Error::Usage("the prompt file is empty; write one JSON object per line".into()));
     }
     lines.truncate(arguments.limit.unwrap_or(usize::MAX));
+    let journal = match arguments.mode {
+        Mode::Permuted => permuted::run(arguments, &lines, &text, context)?,
+        _ => run_fhe(arguments, &lines, &text, context)?,
+    };
+    let summary = journal.summary();
+    let object = serde_json::to_value(&summary)
+        .map_err(|error| Error::System { what: "writing the summary", source: std::io::Error::other(error) })?;
+    context.result(&object, || summary.text());
+    Ok(())
+}
+
+/// Runs what is left of `lines` under encryption and gives all results.
+fn run_fhe(arguments: &EvalArguments, lines: &[PromptLine], text: &str, context: &Context) -> Result<Journal> {
     let model = LocalModel::load(&arguments.model, true)?;
     let parameters = Parameters::default_preset();
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
     let server_here = arguments.connection.server.is_none().then(server_program).transpose()?;
     let programs = programs_digest(server_here.as_deref())?;
-    let head = Head::new(identity(&model, &parameters, &programs, &text), VERSION, COMMIT);
+    let head = Head::new(identity(&model, &parameters, &programs, text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(context);
         let server = ServerAddress::of(&arguments.connection, &arguments.model, &arguments.key_place, context)?;
-        for (index, (prompt, line)) in prompts.iter().zip(&lines).enumerate().skip(journal.done()) {
+        for (index, (prompt, line)) in prompts.iter().zip(lines).enumerate().skip(journal.done()) {
             context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
             let request = Request {
                 model: &model,
@@ -97,11 +115,7 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
         }
         context.progress.finish();
     }
-    let summary = journal.summary();
-    let object = serde_json::to_value(&summary)
-        .map_err(|error| Error::System { what: "writing the summary", source: std::io::Error::other(error) })?;
-    context.result(&object, || summary.text());
-    Ok(())
+    Ok(journal)
 }
 
 /// Every prompt is checked before the first is run.
@@ -141,12 +155,14 @@ fn outcome(index: usize, result: std::result::Result<RunReport, ClientError>) ->
             prompt: index,
             tokens: report.tokens.len(),
             agreeing: report.tokens.iter().filter(|token| token.top1_agrees == Some(true)).count(),
+            twin_agreeing: None,
             kl: report.tokens.iter().filter_map(|token| token.kl).collect(),
             escaped: false,
             seconds: report.tokens.iter().map(|token| token.seconds).sum(),
         }),
         Err(ClientError::Infer(InferError::OutOfCalibratedRange { .. })) => {
-            Ok(Outcome { prompt: index, tokens: 0, agreeing: 0, kl: Vec::new(), escaped: true, seconds: 0.0 })
+            let (tokens, agreeing, twin_agreeing, kl) = (0, 0, None, Vec::new());
+            Ok(Outcome { prompt: index, tokens, agreeing, twin_agreeing, kl, escaped: true, seconds: 0.0 })
         }
         Err(error) => Err(error.into()),
     }

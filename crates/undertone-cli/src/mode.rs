@@ -24,18 +24,6 @@ impl Mode {
         }
     }
 
-    /// Refuses modes for verbs that work with encryption alone.
-    ///
-    /// # Errors
-    /// `Usage` with the mode that works.
-    pub fn require_fhe(self, verb: &str) -> Result<()> {
-        self.require_offered()?;
-        match self {
-            Self::Fhe => Ok(()),
-            other => Err(Error::Usage(format!("{verb} works in mode fhe, not yet in mode {}", other.name()))),
-        }
-    }
-
     /// Refuses the modes that are not built yet.
     ///
     /// # Errors

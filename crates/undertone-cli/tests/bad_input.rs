@@ -270,6 +270,10 @@ fn outputs_that_cannot_be_written() {
     scene.write("prompts.jsonl", "{\"public\":\"a\",\"private\":\"b\",\"max_new_tokens\":1}\n");
     let eval = ["eval", "--model", "model", "--prompts", "prompts.jsonl", "--out", "results.jsonl"];
     scene.refuses(&eval, 2, &["results.jsonl"]);
+    scene.refuses(&[&eval[..], &["--mode", "permuted"]].concat(), 2, &["results.jsonl"]);
+    let elsewhere = ["--mode", "permuted", "--server", "127.0.0.1:1"];
+    scene.refuses(&[&eval[..], &elsewhere].concat(), 2, &["--server"]);
+    scene.refuses(&[&eval[..], &["--mode", "adapter"]].concat(), 2, &["--mode fhe"]);
     scene.write("prompts.jsonl", "not json\n");
     scene.refuses(&eval, 2, &["line 1"]);
 }

@@ -264,6 +264,32 @@ fn calibrate_reports_what_a_prefix_and_a_rotation_change_and_clear_reads_the_pre
 }
 
 #[test]
+fn eval_of_mode_permuted_compares_with_the_clear_model_and_with_the_twin_and_goes_on() {
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let folder = std::env::temp_dir().join(format!("undertone-eval-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let out = folder.join("results.jsonl");
+    let eval = |limit: &str| -> Value {
+        let prompts = model.join("prompts/heldout.jsonl");
+        let paths = [model.to_str().unwrap(), prompts.to_str().unwrap(), out.to_str().unwrap()];
+        let flags = ["--model", paths[0], "--prompts", paths[1], "--out", paths[2], "--limit", limit, "--json"];
+        serde_json::from_slice(&undertone(&[&["eval", "--mode", "permuted"], &flags[..]].concat()).stdout).unwrap()
+    };
+    let one = eval("1");
+    assert_eq!((&one["prompts"], &one["escapes"]), (&1.into(), &0.into()));
+    let (first, before) = (one["tokens"].as_u64().unwrap(), std::fs::read_to_string(&out).unwrap());
+    let three = eval("3");
+    assert!(std::fs::read_to_string(&out).unwrap().starts_with(&before) && first > 0);
+    assert_eq!(
+        (&three["prompts"], &three["top1_agreement"], &three["twin_agreement"]),
+        (&3.into(), &1.0.into(), &1.0.into())
+    );
+    let kl = ["mean_kl", "max_kl"].map(|name| three[name].as_f64().unwrap());
+    assert!(0.0 < kl[0] && kl[0] <= kl[1] && kl[1] < 1e-3, "{kl:?}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn the_demo_of_mode_permuted_agrees_with_its_twin() {
     // A build for tests says so on standard error, so only standard output is looked at.
     let demo = |flags: &[&str]| -> Value {

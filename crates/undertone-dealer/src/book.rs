@@ -1,95 +1,60 @@
 //! What a dealer has: a model's masks, sessions in stock, sessions of users, and a thread that deals ahead.
 
+use crate::Settings;
 use crate::dealt::Dealt;
 use crate::folder::StateFolder;
+use crate::registered::Registered;
 use crate::window::Limits;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use undertone_protocol::Error;
-use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES, Stock};
+use undertone_protocol::modes::permuted::deal::{SessionCounts, Stock};
 use undertone_protocol::modes::permuted::masked_digest;
 use undertone_ring::WordKernels;
-use undertone_server::{Budget, SystemMemory};
-use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, PublicModel, Seed, SessionId, pieces};
+use undertone_server::{Budget, Reservation, SystemMemory};
+use undertone_shares::{Dealer, MaskedModel, PublicModel, Seed, SessionId};
 use zeroize::Zeroizing;
 
-/// Memory for bundles where nothing is said and the system does not say what is free.
-const MEMORY: u64 = 4 << 30;
-/// Sessions that share this memory at least.
-const SHARES: u64 = 4;
 /// How often the dealing thread looks for work that nobody told it of.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What a dealer keeps in stock and allows.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Tokens of the prompts for which sessions wait in stock, at most [`MAX_LENGTHS`].
-    pub stock_prompts: Vec<usize>,
-    /// Sessions in stock for each of them.
-    pub stock_sessions: usize,
-    /// Steps dealt ahead of a user.
-    pub ahead: u64,
-    /// Most tokens of one piece of a prompt.
-    pub piece: usize,
-    /// Most steps of one session.
-    pub most_steps: u64,
-    /// Whether the masks of all weights are held in memory, eight bytes for each.
-    pub hold_masks: bool,
-    /// Memory for the bundles of all sessions in bytes; `None` takes half of what is free at the start.
-    pub memory_bytes: Option<u64>,
-    /// Memory for the bundles of one session in bytes; `None` takes a quarter of that for all.
-    pub session_bytes: Option<u64>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            stock_prompts: Vec::new(),
-            stock_sessions: 1,
-            ahead: 8,
-            piece: 64,
-            most_steps: 4096,
-            hold_masks: true,
-            memory_bytes: None,
-            session_bytes: None,
-        }
-    }
-}
-
-/// The model of the provider.
-struct Registered {
-    digest: [u8; 32],
-    fingerprint: [u8; 32],
-    dealer: Arc<Dealer>,
-}
-
 #[derive(Default)]
 struct State {
-    registered: Option<Registered>,
+    registered: Option<Arc<Registered>>,
     waiting: Vec<Arc<Dealt>>,
     sessions: HashMap<SessionId, Arc<Dealt>>,
     /// Steps dealt and taken in sessions that are gone.
     past: (u64, u64),
+    /// Number of the last turn: each step of a user's session that is dealt is one.
+    turn: u64,
 }
 
 impl State {
-    /// Counts a session that is gone, and frees what it held.
-    fn bury(&mut self, dealt: &Dealt) {
-        dealt.close();
+    /// Counts a session that is closed.
+    fn count(&mut self, dealt: &Dealt) {
         let (made, taken) = dealt.counts();
         self.past = (self.past.0 + made, self.past.1 + taken);
     }
 }
 
+/// Sessions that made room, to be wiped without the lock.
+struct Evicted {
+    stocked: Vec<Arc<Dealt>>,
+    /// What they held beyond what was needed: nobody's until they are wiped.
+    _rest: Option<Reservation>,
+}
+
 /// What all connections to a dealer share.
 pub struct Book {
     settings: Settings,
-    limits: Limits,
-    budget: Arc<Budget>,
     folder: StateFolder,
     ticket: blake3::Hash,
     kernels: Arc<dyn WordKernels>,
+    /// What the system has free, where it says so.
+    free_bytes: fn() -> Option<u64>,
+    /// Held while masks are made, so that they are made once.
+    registering: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -104,20 +69,18 @@ impl Book {
         folder: StateFolder,
         kernels: Arc<dyn WordKernels>,
     ) -> Result<Arc<Self>, crate::Error> {
-        let ticket = blake3::hash(&*folder.ticket()?);
-        let half = || SystemMemory::read().map_or(MEMORY, |memory| memory.available_bytes / 2);
-        let total = settings.memory_bytes.unwrap_or_else(half);
-        let limits = Limits {
-            session_bytes: settings.session_bytes.unwrap_or(total / SHARES).min(total),
-            most_steps: settings.most_steps,
-            ahead: settings.ahead,
-        };
-        let budget = Arc::new(Budget::new(Some(total)));
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let book = Arc::new(Self { settings, limits, budget, folder, ticket, kernels, state, changed });
+        let book = Arc::new(Self::new(settings, folder, kernels)?);
         let weak = Arc::downgrade(&book);
         std::thread::spawn(move || deal_ahead(&weak));
         Ok(book)
+    }
+
+    /// A book that nobody fills.
+    fn new(settings: Settings, folder: StateFolder, kernels: Arc<dyn WordKernels>) -> Result<Self, crate::Error> {
+        let ticket = blake3::hash(&*folder.ticket()?);
+        let (registering, state, changed) = (Mutex::default(), Mutex::default(), Condvar::new());
+        let free_bytes = || SystemMemory::read().map(|memory| memory.available_bytes);
+        Ok(Self { settings, folder, ticket, kernels, free_bytes, registering, state, changed })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -135,74 +98,118 @@ impl Book {
         if blake3::hash(ticket) != self.ticket {
             return Err(Error::DealRefused { cause: "the ticket is not that of its provider; use its ticket file" });
         }
-        let unusable = |_| Error::DealRefused { cause: "its folder for seeds cannot be used; see its own messages" };
-        let seed = self.folder.weight_seed(fingerprint).map_err(unusable)?;
-        let mut state = self.lock();
-        if let Some(registered) = &state.registered {
+        // Masks of a large model take minutes, in which nobody who asks for something else waits.
+        let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.lock().registered.clone();
+        if let Some(registered) = known {
             if registered.fingerprint == *fingerprint {
                 return Ok(Zeroizing::new(*registered.dealer.weight_seed().bytes()));
             }
             return Err(Error::DealRefused { cause: "it deals for another model; start a dealer for each model" });
         }
         let public = PublicModel::decode(public)?;
+        let masks = if self.settings.hold_masks { MaskedModel::size_bytes(&public.shape()) } else { 0 };
+        let limits = Limits::new(&self.settings, (self.free_bytes)(), masks)?;
+        let unusable = |_| Error::DealRefused { cause: "its folder for seeds cannot be used; see its own messages" };
+        let seed = self.folder.weight_seed(fingerprint).map_err(unusable)?;
         let name = Seed::from_bytes(*seed).public_name();
         let digest = masked_digest(&public, &name);
         let make = if self.settings.hold_masks { Dealer::with_seed } else { Dealer::drawing };
-        let dealer = make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?;
-        state.registered = Some(Registered { digest, fingerprint: *fingerprint, dealer: Arc::new(dealer) });
-        drop(state);
+        let dealer = Arc::new(make(public, Arc::clone(&self.kernels), Seed::from_bytes(*seed))?);
+        let budget = Arc::new(Budget::new(Some(limits.all_bytes)));
+        let mut registered =
+            Registered { digest, fingerprint: *fingerprint, dealer, limits, budget, stock: Vec::new() };
+        registered.stock = registered.stocked(&self.settings);
+        self.lock().registered = Some(Arc::new(registered));
         self.changed.notify_all();
         Ok(seed)
-    }
-
-    /// The pieces of a prompt of `tokens` tokens.
-    fn pieces(&self, dealer: &Dealer, tokens: usize, strict: bool) -> Result<Vec<usize>, Error> {
-        // A prompt of the longest context has no more pieces than a session may have, unless its bundles are too large.
-        let most = self.settings.piece.max(tokens.div_ceil(MAX_PIECES));
-        // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
-        let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
-        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, (most, strict), largest)?;
-        match pieces.len() as u64 {
-            have if have > MAX_PIECES as u64 => {
-                Err(Error::Cap { field: "pieces of a prompt", have, need: MAX_PIECES as u64 })
-            }
-            _ => Ok(pieces),
-        }
     }
 
     /// A session for a prompt: the smallest in stock that has room for it, or a new one, always if it is strict.
     pub(crate) fn open_session(
         &self,
         model: &[u8; 32],
-        prompt: usize,
-        (draft, strict): (usize, bool),
+        counts: &SessionCounts,
+        strict: bool,
     ) -> Result<Arc<Dealt>, Error> {
+        let [prompt, answer, draft] = [counts.prompt, counts.max_new_tokens, counts.draft].map(|count| count as usize);
         let mut state = self.lock();
-        let Some(registered) = &state.registered else {
-            return Err(Error::DealRefused { cause: "no provider has come yet; start it, then try again" });
-        };
+        let refused = Error::DealRefused { cause: "no provider has come yet; start it, then try again" };
+        let registered = state.registered.clone().ok_or(refused)?;
         if registered.digest != *model {
             return Err(Error::Mismatch { what: "public model and masked weights" });
         }
-        let fits = |dealt: &Arc<Dealt>| draft == 0 && !strict && dealt.room() >= prompt && dealt.is_ahead(0);
+        self.expect_place(&state)?;
+        let stocked = draft == 0 && !strict;
+        let fits = |dealt: &Arc<Dealt>| stocked && dealt.serves(prompt, answer) && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
-        let dealt = match found.map(|(index, _)| index) {
-            Some(index) => state.waiting.swap_remove(index),
-            None => {
-                let pieces = self.pieces(&registered.dealer, prompt, strict)?;
-                let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (draft, strict), &self.limits)?);
-                // Whoever is here comes before those for whom the stock is.
-                while let Err(error) = dealt.reserve(&self.budget) {
-                    let Some(stocked) = state.waiting.pop() else { return Err(error) };
-                    state.bury(&stocked);
-                }
-                dealt
-            }
-        };
+        if let Some(index) = found.map(|(index, _)| index) {
+            let dealt = state.waiting.swap_remove(index);
+            let dealt = self.enter(state, dealt)?;
+            // It keeps the memory that was set aside for a longer answer.
+            dealt.hold_to(answer);
+            return Ok(dealt);
+        }
+        drop(state);
+        // Outside the lock, because a long prompt takes a while to divide.
+        let pieces = registered.pieces(prompt, self.settings.piece, strict)?;
+        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (answer, draft, strict), &registered.limits)?);
+        let evicted = self.reserve(&registered.budget, &dealt)?;
+        // What is wiped here is gone before the session that gets its memory is dealt for.
+        evicted.stocked.iter().for_each(|stocked| stocked.close());
+        let mut state = self.lock();
+        evicted.stocked.iter().for_each(|stocked| state.count(stocked));
+        self.enter(state, dealt)
+    }
+
+    /// Refuses a session of a user where there are too many.
+    fn expect_place(&self, state: &State) -> Result<(), Error> {
+        let have = state.sessions.len();
+        if have >= self.settings.most_sessions { Err(Error::Busy { have }) } else { Ok(()) }
+    }
+
+    /// Counts a session among those of users.
+    ///
+    /// # Errors
+    /// `Busy`, where others came meanwhile.
+    fn enter(&self, mut state: MutexGuard<'_, State>, dealt: Arc<Dealt>) -> Result<Arc<Dealt>, Error> {
+        self.expect_place(&state)?;
+        // Behind those who are here.
+        dealt.take_turn(state.turn);
         state.sessions.insert(dealt.id, Arc::clone(&dealt));
         drop(state);
         self.changed.notify_all();
         Ok(dealt)
+    }
+
+    /// Sets aside what a user's session may hold. Whoever is here comes before those for whom the stock is: sessions in
+    /// stock make room, but only as many as are needed, and none where all of them would not do.
+    ///
+    /// # Errors
+    /// `DealMemory`.
+    fn reserve(&self, budget: &Arc<Budget>, dealt: &Dealt) -> Result<Evicted, Error> {
+        let mut state = self.lock();
+        // Only releases happen without the lock, so that what is free here can only grow.
+        let (need, free) = (dealt.window(), budget.free_bytes());
+        let have = state.waiting.iter().map(|stocked| stocked.window()).fold(free, u64::saturating_add);
+        if have < need {
+            return Err(Error::DealMemory { have, need });
+        }
+        let (mut stocked, mut freed) = (Vec::new(), 0);
+        while budget.free_bytes() < need {
+            let short = need - budget.free_bytes();
+            // The smallest that suffices, or else the largest.
+            let fit = |bytes: u64| if bytes >= short { (false, bytes) } else { (true, u64::MAX - bytes) };
+            let best = state.waiting.iter().enumerate().min_by_key(|(_, stocked)| fit(stocked.window()));
+            let Some(index) = best.map(|(index, _)| index) else { break };
+            let evicted = state.waiting.swap_remove(index);
+            evicted.release();
+            freed += evicted.window();
+            stocked.push(evicted);
+        }
+        dealt.reserve(budget)?;
+        let rest = budget.reserve(freed.min(budget.free_bytes())).ok();
+        Ok(Evicted { stocked, _rest: rest })
     }
 
     /// The session of this name.
@@ -223,7 +230,7 @@ impl Book {
         dealt.close();
         let mut state = self.lock();
         state.sessions.remove(&dealt.id);
-        state.bury(dealt);
+        state.count(dealt);
         drop(state);
         // There is memory for others now.
         self.changed.notify_all();
@@ -256,20 +263,24 @@ impl Book {
     fn due(&self, state: &mut State) -> Option<Arc<Dealt>> {
         let ahead = self.settings.ahead;
         let behind = |dealt: &&Arc<Dealt>| !dealt.is_ahead(ahead);
-        // Whoever has least is served first.
-        let users = state.sessions.values().filter(behind).min_by_key(|dealt| dealt.ahead());
-        if let Some(dealt) = users.or_else(|| state.waiting.iter().find(behind)) {
+        // Whoever waits with nothing comes first, and among equals whose last turn is longest ago: the steps of one long
+        // prompt take turns with those of others.
+        let users = state.sessions.values().filter(behind).min_by_key(|dealt| (!dealt.is_awaited(), dealt.turn()));
+        if let Some(dealt) = users {
+            state.turn += 1;
+            dealt.take_turn(state.turn);
             return Some(Arc::clone(dealt));
         }
-        let registered = state.registered.as_ref()?;
-        for &prompt in self.settings.stock_prompts.iter().take(MAX_LENGTHS) {
-            let have = state.waiting.iter().filter(|dealt| dealt.room() == prompt).count();
+        if let Some(dealt) = state.waiting.iter().find(behind) {
+            return Some(Arc::clone(dealt));
+        }
+        let registered = state.registered.clone()?;
+        for (pieces, answer) in &registered.stock {
+            let have = state.waiting.iter().filter(|dealt| dealt.pieces == *pieces).count();
             if have < self.settings.stock_sessions {
-                let made = self
-                    .pieces(&registered.dealer, prompt, false)
-                    .and_then(|pieces| Dealt::new(&registered.dealer, pieces, (0, false), &self.limits))
-                    .and_then(|dealt| dealt.reserve(&self.budget).map(|()| dealt));
-                // Memory may be free later, and whoever asks for a prompt that the model cannot take hears the reason.
+                let made = Dealt::new(&registered.dealer, pieces.clone(), (*answer, 0, false), &registered.limits)
+                    .and_then(|dealt| dealt.reserve(&registered.budget).map(|()| dealt));
+                // Memory may be free later, and whoever asks for a session that is beyond the limits hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };
                 state.waiting.push(Arc::clone(&dealt));
                 return Some(dealt);
@@ -300,3 +311,6 @@ fn deal_ahead(book: &Weak<Book>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use crate::window::{Limits, mask_bytes, step_bytes, window};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use undertone_protocol::Error;
 use undertone_protocol::modes::permuted::deal::{DealtBundle, Next};
@@ -24,8 +25,8 @@ struct Queues {
     taken: u64,
     /// The user asked for a step that was not dealt yet.
     asked: bool,
-    /// No step follows: the limit or the end of the context is reached.
-    complete: bool,
+    /// Steps that it may have: what its user announced, if not the end of the context comes before.
+    limit: u64,
     /// Why no step follows, where that is a fault.
     failed: Option<Error>,
     /// Whether its user has left.
@@ -35,9 +36,9 @@ struct Queues {
 }
 
 impl Queues {
-    /// Whether no step follows, for whatever reason.
-    fn ended(&self) -> bool {
-        self.complete || self.failed.is_some() || self.closed
+    /// Whether the user has asked and there was nothing to give.
+    fn awaited(&self) -> bool {
+        self.asked && self.user.is_empty()
     }
 }
 
@@ -46,30 +47,36 @@ pub(crate) struct Dealt {
     pub(crate) id: SessionId,
     /// Tokens of the pieces of the prompt.
     pub(crate) pieces: Vec<usize>,
+    /// Tokens that may follow the prompt, where nothing is drafted.
+    answer: usize,
     draft: usize,
     strict: bool,
     shape: Shape,
     positions: usize,
-    most_steps: u64,
     /// Bytes that it may hold.
     window: u64,
+    /// When it was dealt for last, among all sessions.
+    turn: AtomicU64,
     /// None once the user has left or dealing has failed: the root of all its masks is wiped then.
     session: Mutex<Option<DealerSession>>,
     queues: Mutex<Queues>,
 }
 
 impl Dealt {
-    /// A session whose prompt has at most the tokens of `pieces`; it holds nothing until [`Dealt::reserve`].
+    /// A session whose prompt has at most the tokens of `pieces` and whose answer at most `answer`, with `draft` drafted
+    /// tokens in every step of it; it holds nothing until [`Dealt::reserve`].
     ///
     /// # Errors
-    /// A prompt or a piece of it that the model or the limits cannot take, no randomness.
+    /// A prompt, a piece of it or an answer that the model or the limits cannot take, no randomness.
     pub(crate) fn new(
         dealer: &Arc<Dealer>,
         pieces: Vec<usize>,
-        (draft, strict): (usize, bool),
+        (answer, draft, strict): (usize, usize, bool),
         limits: &Limits,
     ) -> Result<Self, Error> {
         let session = dealer.session()?.with_strict(strict);
+        // The prompt's last step has the first token.
+        let limit = (pieces.len() as u64).saturating_add(answer as u64).saturating_sub(1);
         let queues = Queues {
             user: VecDeque::new(),
             provider: MemoryStore::default(),
@@ -77,7 +84,7 @@ impl Dealt {
             dealt: 0,
             taken: 0,
             asked: false,
-            complete: false,
+            limit,
             failed: None,
             closed: false,
             reservation: None,
@@ -85,22 +92,31 @@ impl Dealt {
         let mut dealt = Self {
             id: session.id(),
             pieces,
+            answer,
             draft,
             strict,
             shape: dealer.shape(),
             positions: dealer.positions(),
-            most_steps: limits.most_steps,
             window: 0,
+            turn: AtomicU64::new(0),
             session: Mutex::new(Some(session)),
             queues: Mutex::new(queues),
         };
         let after = dealt.pieces.len() as u64;
         let mut prompt: Vec<Step> = (0..after).map(|number| dealt.step(number)).collect();
-        if !dealt.is_full(&dealt.step(after)) {
+        if answer > 1 && !dealt.is_full(&dealt.step(after)) {
             prompt.push(dealt.step(after));
         }
         prompt.iter().try_for_each(|step| step.check(&dealt.shape, dealt.positions))?;
-        dealt.window = window(&dealt.shape, &prompt, &dealt.last(), limits)?;
+        let rows = (dealt.room() + answer).saturating_sub(1);
+        let caps = [
+            ("prompt with its continuation", rows as u64, dealt.positions as u64),
+            ("the number of steps of a session", limit, limits.most_steps),
+        ];
+        if let Some((field, have, need)) = caps.into_iter().find(|&(_, have, need)| have > need) {
+            return Err(Error::Cap { field, have, need });
+        }
+        dealt.window = window(&dealt.shape, &prompt, &dealt.last(limit), limit - after, limits)?;
         Ok(dealt)
     }
 
@@ -117,13 +133,23 @@ impl Dealt {
         Ok(())
     }
 
-    /// A step where the context, or what is allowed, ends: no step takes more.
-    fn last(&self) -> Step {
+    /// Bytes that it may hold.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Gives what is set aside to others; whoever calls this closes the session before they use it.
+    pub(crate) fn release(&self) {
+        self.queues().reservation = None;
+    }
+
+    /// A step where the context, or the session, ends: none after the prompt takes more.
+    fn last(&self, limit: u64) -> Step {
         let rows = self.draft + 1;
-        let steps = usize::try_from(self.most_steps).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
+        let steps = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
         let end = self.room().saturating_add(steps.saturating_mul(rows)).min(self.positions);
         Step {
-            number: self.most_steps,
+            number: limit,
             position: end.saturating_sub(rows),
             tokens: rows.min(end),
             outputs: rows.min(end),
@@ -161,10 +187,28 @@ impl Dealt {
         self.pieces.iter().sum()
     }
 
+    /// Whether it serves a prompt of `prompt` tokens with an answer of `answer`, nothing being drafted.
+    pub(crate) fn serves(&self, prompt: usize, answer: usize) -> bool {
+        self.draft == 0 && self.room() >= prompt && self.answer >= answer
+    }
+
+    /// Holds a session that was in stock to an answer of `answer` tokens. Steps beyond it that are dealt already are wiped.
+    pub(crate) fn hold_to(&self, answer: usize) {
+        let mut queues = self.queues();
+        queues.limit = queues.limit.min((self.pieces.len() + answer) as u64 - 1);
+        while queues.user.back().is_some_and(|(number, _)| *number >= queues.limit) {
+            let Some((number, user)) = queues.user.pop_back() else { break };
+            // The provider has not heard of the session yet.
+            let provider = queues.provider.take(number).map_or(0, |bundle| bundle.len());
+            queues.waiting -= (user.len() + provider) as u64;
+        }
+    }
+
     /// Steps dealt that the user has not taken, those of the prompt not counted.
     pub(crate) fn ahead(&self) -> u64 {
         let queues = self.queues();
-        queues.dealt - queues.taken.max((self.pieces.len() as u64).min(queues.dealt))
+        let dealt = queues.dealt.min(queues.limit);
+        dealt - queues.taken.max((self.pieces.len() as u64).min(dealt))
     }
 
     /// Steps dealt, and steps taken by the user.
@@ -178,14 +222,29 @@ impl Dealt {
         let queues = self.queues();
         let pieces = self.pieces.len() as u64;
         let behind = queues.dealt < queues.taken.max(pieces).saturating_add(ahead);
-        let awaited = queues.asked && queues.user.is_empty();
-        queues.ended() || !(behind || awaited) || self.is_filled(&queues)
+        let ended = queues.failed.is_some() || queues.closed || self.is_complete(&queues);
+        ended || !(behind || queues.awaited()) || self.is_filled(&queues)
+    }
+
+    /// Whether its user has asked and there was nothing to give.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.queues().awaited()
+    }
+
+    /// The turn that it had last; 0 before its first.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has this turn.
+    pub(crate) fn take_turn(&self, turn: u64) {
+        self.turn.store(turn, Ordering::Relaxed);
     }
 
     /// Whether the next step has to wait until a party takes what waits.
     fn is_filled(&self, queues: &Queues) -> bool {
         let step = self.step(queues.dealt);
-        queues.waiting > 0 && !self.is_over(&step) && self.alone(&step).saturating_add(queues.waiting) > self.window
+        queues.waiting > 0 && self.alone(&step).saturating_add(queues.waiting) > self.window
     }
 
     /// Bytes held when only this step waits.
@@ -194,9 +253,10 @@ impl Dealt {
         mask_bytes(&self.shape, rows).saturating_add(step_bytes(&self.shape, step))
     }
 
-    /// Whether there is no such step.
-    fn is_over(&self, step: &Step) -> bool {
-        step.number >= self.most_steps || (step.number > 0 && self.is_full(step))
+    /// Whether no step follows: what its user announced, or the context, is used up.
+    fn is_complete(&self, queues: &Queues) -> bool {
+        let step = self.step(queues.dealt);
+        step.number >= queues.limit || (step.number > 0 && self.is_full(&step))
     }
 
     /// Deals the next step, unless there is to be none or it has to wait.
@@ -205,17 +265,13 @@ impl Dealt {
     /// A session that is over or that cannot go on; it stays so.
     pub(crate) fn deal(&self) -> Result<(), Error> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut queues = self.queues();
+        let queues = self.queues();
         if let Some(error) = &queues.failed {
             return Err(error.clone());
         }
         let step = self.step(queues.dealt);
         let Some(dealing) = session.as_mut() else { return Err(OVER) };
-        if self.is_over(&step) {
-            queues.complete = true;
-            return Ok(());
-        }
-        if self.is_filled(&queues) {
+        if self.is_complete(&queues) || self.is_filled(&queues) {
             return Ok(());
         }
         drop(queues);
@@ -239,6 +295,10 @@ impl Dealt {
             // The user left while the step was dealt: nobody can use either half.
             return Err(OVER);
         }
+        if number >= queues.limit {
+            // The session was given to a user, and held to its answer, while the step was dealt.
+            return Ok(());
+        }
         let bytes = (user.len() + provider.len()) as u64;
         // The provider's half first, so that it is there when the user comes with its own.
         queues.provider.put(number, provider)?;
@@ -261,9 +321,9 @@ impl Dealt {
             return Ok(Next::Bundle((number, bundle)));
         }
         match &queues.failed {
-            _ if queues.complete => Ok(Next::Exhausted { steps: queues.dealt }),
             Some(error) => Err(error.clone()),
             None if queues.closed => Err(OVER),
+            None if self.is_complete(&queues) => Ok(Next::Exhausted { steps: queues.dealt.min(queues.limit) }),
             None => {
                 queues.asked = true;
                 Ok(Next::NotYet)
@@ -271,21 +331,27 @@ impl Dealt {
         }
     }
 
-    /// The provider's half of a step, once; none while it is not dealt.
+    /// The provider's half of a step, once, the number of steps when there is none of this number and never will be, or
+    /// word that it is not dealt yet.
     ///
     /// # Errors
-    /// A half that was given away, one that is not there and never will be.
-    pub(crate) fn pull(&self, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    /// A half that was given away, a session that is over or cannot go on.
+    pub(crate) fn pull(&self, step: u64) -> Result<Next, Error> {
         let mut queues = self.queues();
+        let dealt = queues.dealt.min(queues.limit);
+        let beyond = step >= dealt && self.is_complete(&queues) && !queues.closed;
+        if beyond {
+            return Ok(Next::Exhausted { steps: dealt });
+        }
         match queues.provider.take(step) {
             Ok(bundle) => {
                 queues.waiting -= bundle.len() as u64;
-                Ok(Some(bundle))
+                Ok(Next::Bundle((step, bundle)))
             }
             Err(SharesError::NoBundle { .. }) => match &queues.failed {
                 Some(error) => Err(error.clone()),
                 None if queues.closed => Err(OVER),
-                None => Ok(None),
+                None => Ok(Next::NotYet),
             },
             Err(error) => Err(error.into()),
         }
@@ -306,113 +372,4 @@ impl Dealt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use undertone_model::synthetic::{small_config, synthetic};
-    use undertone_ring::scalar_word_kernels;
-    use undertone_shares::QuantizedModel;
-
-    fn dealer() -> Arc<Dealer> {
-        let public = QuantizedModel::new(&synthetic(small_config(), 1)).unwrap().public().clone();
-        Arc::new(Dealer::new(public, scalar_word_kernels()).unwrap())
-    }
-
-    const LIMITS: Limits = Limits { session_bytes: 1 << 30, most_steps: 9, ahead: 8 };
-
-    fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
-        Dealt::new(&dealer(), pieces, (0, false), &LIMITS)
-    }
-
-    /// What the user hears when it asks until there is something to hear.
-    fn heard(dealt: &Dealt) -> Result<Next, Error> {
-        for _ in 0..2 {
-            match dealt.next() {
-                // The dealing thread notices that the user waits.
-                Ok(Next::NotYet) => drop((!dealt.is_ahead(0)).then(|| dealt.deal())),
-                heard => return heard,
-            }
-        }
-        panic!("nothing was dealt for a user that asks")
-    }
-
-    #[test]
-    fn a_prompt_that_the_model_cannot_take_is_refused_before_anything_is_dealt() {
-        let positions = dealer().positions();
-        assert!(dealt(vec![1, positions - 1]).is_ok());
-        for pieces in [vec![positions + 1], vec![1, positions], vec![0], vec![2, 0]] {
-            let error = dealt(pieces).err().unwrap().to_string();
-            assert!(error.contains("the last position of a step"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_step_that_is_refused_ends_the_session_with_its_reason() {
-        let mut dealt = dealt(vec![2, 3]).unwrap();
-        dealt.pieces[1] = dealt.positions + 1;
-        // A context that is full ends a session in order; here a step is refused for another reason.
-        dealt.positions *= 2;
-        dealt.window = u64::MAX;
-        assert!(matches!(heard(&dealt), Ok(Next::Bundle((0, _)))));
-        for _ in 0..2 {
-            let said = heard(&dealt).err().unwrap().to_string();
-            assert!(said.contains("the last position of a step"), "{said}");
-        }
-        assert!(dealt.is_ahead(8) && dealt.session.lock().unwrap().is_none());
-        // What the provider was promised is still there, and the rest is named instead of waited for.
-        assert!(dealt.pull(0).unwrap().is_some() && dealt.pull(1).is_err());
-    }
-
-    #[test]
-    fn a_closed_session_keeps_nothing_and_nobody_waits_for_it() {
-        let dealt = dealt(vec![2, 1]).unwrap();
-        let budget = Arc::new(Budget::new(Some(dealt.window)));
-        dealt.reserve(&budget).unwrap();
-        assert!(matches!(dealt.reserve(&budget), Err(Error::DealMemory { have: 0, .. })));
-        (0..3).for_each(|_| dealt.deal().unwrap());
-        assert!(matches!(heard(&dealt), Ok(Next::Bundle(_))));
-        dealt.close();
-        // A step that was being dealt meanwhile.
-        assert!(dealt.push(3, vec![1].into(), vec![2].into()).is_err());
-        let queues = dealt.queues();
-        assert_eq!((queues.provider.stock(), queues.user.len(), queues.waiting), (0, 0, 0));
-        drop(queues);
-        assert!(budget.reserve(dealt.window).is_ok());
-        assert!(heard(&dealt).err().unwrap().to_string().contains("over"));
-        assert!(dealt.deal().is_err() && dealt.pull(0).is_err() && dealt.is_ahead(8));
-    }
-
-    #[test]
-    fn halves_that_nobody_takes_stop_the_dealing_at_the_limit() {
-        let free = dealt(vec![2]).unwrap();
-        let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
-        let limits = Limits { session_bytes, most_steps: 100, ahead: 8 };
-        let dealt = Dealt::new(&dealer(), vec![2], (0, false), &limits).unwrap();
-        // A user that asks and asks while its provider pulls nothing.
-        let mut got = 0;
-        for _ in 0..100 {
-            match dealt.next().unwrap() {
-                Next::Bundle(_) => got += 1,
-                _ if dealt.is_ahead(8) => break,
-                _ => dealt.deal().unwrap(),
-            }
-            let queues = dealt.queues();
-            assert!(queues.waiting + mask_bytes(&dealt.shape, dealt.step(queues.dealt).position) <= session_bytes);
-        }
-        assert!((2..9).contains(&got) && dealt.deal().is_ok() && dealt.counts() == (got, got));
-        // It goes on where the provider does.
-        assert!(dealt.pull(0).unwrap().is_some() && !dealt.is_ahead(8));
-        assert!(matches!(heard(&dealt), Ok(Next::Bundle(_))));
-        // Masks of cached rows stay: a long session comes to its end, with a reason.
-        let ended = loop {
-            match heard(&dealt) {
-                Ok(Next::Bundle((step, _))) => (0..=step).for_each(|step| drop(dealt.pull(step))),
-                Ok(_) => panic!("a session beyond its memory goes on"),
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(ended, Error::DealMemory { have, .. } if have == dealt.window), "{ended}");
-        let refused =
-            Dealt::new(&dealer(), vec![2], (0, false), &Limits { session_bytes: 100, ..limits }).err().unwrap();
-        assert!(matches!(refused, Error::DealMemory { have: 100, .. }), "{refused}");
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use undertone_net::{Pin, Pins};
 use undertone_protocol::message::{Hello, Welcome};
 use undertone_protocol::modes::permuted::DealServer;
-use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, Stock};
+use undertone_protocol::modes::permuted::deal::{Dealings, Next, Opened, SessionCounts, Stock};
 use undertone_protocol::{Error, Mode};
 use undertone_server::{Host, Opening};
 use undertone_shares::SessionId;
@@ -18,8 +18,9 @@ const MEMORY: u64 = 64 << 20;
 /// A dealer as the driver of connections sees it.
 pub struct DealerHost {
     book: Arc<Book>,
-    /// Who is the provider under TLS, and how many connections it may have; everybody else is a user.
-    providers: Option<(Pins, usize)>,
+    /// Who is the provider under TLS, how many connections it may have, and how many users leave to it; everybody else is a
+    /// user.
+    providers: Option<(Pins, usize, usize)>,
 }
 
 impl DealerHost {
@@ -29,15 +30,15 @@ impl DealerHost {
     }
 
     /// The same where parties are told apart by their certificates: those of `providers` are the provider's, who may have
-    /// `share` connections, and nobody else's. A provider is no user.
+    /// `share` connections, and nobody else's; users leave the last `kept` places to it. A provider is no user.
     #[must_use]
-    pub fn with_providers(self, providers: Pins, share: usize) -> Self {
-        Self { providers: Some((providers, share)), ..self }
+    pub fn with_providers(self, providers: Pins, share: usize, kept: usize) -> Self {
+        Self { providers: Some((providers, share, kept)), ..self }
     }
 
     fn role(&self, client: Option<Pin>) -> Role {
         match (&self.providers, client) {
-            (Some((providers, _)), Some(pin)) if providers.contain(&pin) => Role::Provider,
+            (Some((providers, ..)), Some(pin)) if providers.contain(&pin) => Role::Provider,
             (Some(_), _) => Role::User,
             (None, _) => Role::Either,
         }
@@ -60,8 +61,15 @@ impl Host for DealerHost {
     }
 
     fn share(&self, client: Option<Pin>) -> Option<usize> {
-        let (_, share) = self.providers.as_ref()?;
+        let (_, share, _) = self.providers.as_ref()?;
         (self.role(client) == Role::Provider).then_some(*share)
+    }
+
+    fn kept(&self, client: Option<Pin>) -> usize {
+        match &self.providers {
+            Some((_, _, kept)) if self.role(client) == Role::User => *kept,
+            _ => 0,
+        }
     }
 }
 
@@ -98,19 +106,19 @@ impl Dealings for Desk {
         Ok(seed)
     }
 
-    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Next, Error> {
         if !self.registered {
             return Err(Error::DealRefused { cause: "only its provider may pull; register first" });
         }
         let unknown = Error::DealRefused { cause: "it has no session of this name; begin a new one" };
         let pulled = self.book.session(session).ok_or(unknown)?.pull(step)?;
-        if pulled.is_some() {
+        if matches!(pulled, Next::Bundle(_)) {
             self.book.taken();
         }
         Ok(pulled)
     }
 
-    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error> {
+    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts, strict: bool) -> Result<Opened, Error> {
         if self.role == Role::Provider {
             return Err(Error::DealRefused {
                 cause: "this certificate is its provider's; a user needs one of its own",
@@ -119,7 +127,7 @@ impl Dealings for Desk {
         if self.registered || self.session.is_some() {
             return Err(Error::DealRefused { cause: "a connection has one session; connect again for another" });
         }
-        let dealt = self.book.open_session(model, prompt, (draft, strict))?;
+        let dealt = self.book.open_session(model, counts, strict)?;
         let pieces = dealt.pieces.iter().map(|&piece| piece as u32).collect();
         let session = dealt.id;
         self.session = Some(dealt);
@@ -174,22 +182,24 @@ mod tests {
     fn a_user_cannot_pose_as_the_provider_nor_the_provider_as_a_user() {
         let book = Book::open(Settings::default(), StateFolder::open(None).unwrap(), scalar_word_kernels()).unwrap();
         let pin = |byte: u8| -> Pin { format!("{byte:02x}").repeat(32).parse().unwrap() };
-        let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9);
+        let host = DealerHost::new(Arc::clone(&book)).with_providers(Pins::from(pin(1)), 9, 4);
         let register = DealRequest::Register { ticket: [0; 32], fingerprint: [0; 32], public_len: 1 };
         let pull = DealRequest::Pull { session: [0; 16], step: 0 };
-        let open = DealRequest::Open { model: [0; 32], prompt: 1, draft: 0, strict: false };
+        let counts = SessionCounts { prompt: 1, max_new_tokens: 1, draft: 0 };
+        let open = DealRequest::Open { model: [0; 32], counts, strict: false };
         for user in [Some(pin(2)), None] {
             assert!(heard(&host, user, register).contains("another certificate"));
             assert!(heard(&host, user, pull).contains("only its provider"));
             assert!(heard(&host, user, open).contains("no provider has come yet"));
-            assert_eq!(host.share(user), None);
+            assert_eq!((host.share(user), host.kept(user)), (None, 4));
         }
         // The certificate is the right one, and the ticket is still asked for.
         assert!(heard(&host, Some(pin(1)), register).contains("ticket"));
         assert!(heard(&host, Some(pin(1)), open).contains("a user needs one of its own"));
-        assert_eq!(host.share(Some(pin(1))), Some(9));
+        assert_eq!((host.share(Some(pin(1))), host.kept(Some(pin(1)))), (Some(9), 0));
         // On one machine there are no certificates, and the ticket decides.
         let host = DealerHost::new(book);
+        assert_eq!(host.kept(None), 0);
         assert!(heard(&host, None, register).contains("ticket"));
         assert!(heard(&host, None, open).contains("no provider has come yet"));
     }

@@ -1,13 +1,14 @@
 //! What outlives a dealer: the ticket that its provider shows, and the seed of the weight masks of every model.
 //!
 //! Both are 32 secret bytes in hexadecimal digits, one file each, readable by the owner only. Seeds of sessions are
-//! never written.
+//! never written. One process at a time holds the folder.
 
 use crate::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use undertone_server::read_ticket;
+use undertone_shares::FolderLock;
 use zeroize::Zeroizing;
 
 /// 32 secret bytes.
@@ -16,13 +17,18 @@ type Secret = Zeroizing<[u8; 32]>;
 /// The folder of a dealer.
 pub struct StateFolder {
     path: Option<PathBuf>,
+    /// Holds the folder while it is in use.
+    _lock: Option<FolderLock>,
 }
+
+/// What is locked.
+const LOCK: &str = "undertone-dealer.lock";
 
 impl StateFolder {
     /// A folder, made if need be; without one everything is forgotten at the end.
     ///
     /// # Errors
-    /// A folder that cannot be made.
+    /// A folder that cannot be made, one that another process holds.
     pub fn open(path: Option<&Path>) -> Result<Self, Error> {
         if let Some(path) = path {
             let mut builder = std::fs::DirBuilder::new();
@@ -31,7 +37,8 @@ impl StateFolder {
             let made = builder.recursive(true).create(path);
             made.map_err(|source| Error::File { op: "making", path: path.to_owned(), source })?;
         }
-        Ok(Self { path: path.map(Path::to_owned) })
+        let lock = path.map(|path| FolderLock::hold(path, LOCK)).transpose()?;
+        Ok(Self { path: path.map(Path::to_owned), _lock: lock })
     }
 
     /// The ticket of the provider, made when there is none yet.
@@ -105,6 +112,9 @@ mod tests {
         let folder = StateFolder::open(Some(&path)).unwrap();
         let ticket = folder.ticket().unwrap();
         assert_eq!(*ticket, *folder.ticket().unwrap());
+        // A second dealer would make masks of its own and have the ticket of this one.
+        let error = StateFolder::open(Some(&path)).err().unwrap().to_string();
+        assert!(error.contains("another process uses") && error.contains("name another folder"), "{error}");
         assert_eq!(*ticket, *read_ticket(&path.join("provider.ticket")).unwrap());
         let seeds = [[1; 32], [2; 32], [1; 32]].map(|fingerprint| folder.weight_seed(&fingerprint).unwrap());
         assert!(*seeds[0] == *seeds[2] && *seeds[0] != *seeds[1] && *seeds[0] != *ticket);
@@ -133,6 +143,8 @@ mod tests {
             std::fs::write(path.join("provider.ticket"), wrong).unwrap();
             assert!(matches!(folder.ticket(), Err(Error::Content { what: "ticket", .. })), "{wrong}");
         }
+        drop(folder);
+        assert!(StateFolder::open(Some(&path)).is_ok(), "it is free again");
         std::fs::remove_dir_all(&path).unwrap();
         let (first, second) = (StateFolder::open(None).unwrap().ticket(), StateFolder::open(None).unwrap().ticket());
         assert!(*first.unwrap() != *second.unwrap());

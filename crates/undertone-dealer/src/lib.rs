@@ -12,9 +12,12 @@ mod dealt;
 mod desk;
 mod error;
 mod folder;
+mod registered;
+mod settings;
 mod window;
 
-pub use book::{Book, Settings};
+pub use book::Book;
 pub use desk::DealerHost;
 pub use error::Error;
 pub use folder::StateFolder;
+pub use settings::Settings;

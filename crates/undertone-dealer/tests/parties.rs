@@ -137,12 +137,18 @@ fn a_provider_that_ends_at_any_token_leaves_a_clear_error_and_the_next_one_serve
 }
 
 #[test]
-fn an_exhausted_stock_is_named_with_its_remedy() {
+fn answers_beyond_the_steps_are_refused_and_an_exhausted_stock_is_named_with_its_remedy() {
     let parties = Parties::synthetic(Settings { most_steps: 3, ..Settings::default() });
-    let error = parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0, strict: false }).err().unwrap();
-    assert!(matches!(error, ClientError::Protocol(ProtocolError::Exhausted { steps: 3 })), "{error}");
+    // What is announced is refused before anything is dealt; the dealer's sentence reaches the user.
+    let said =
+        parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0, strict: false }).err().unwrap().to_string();
+    assert!(said.contains("steps of a session is 6 where at most 3") && said.contains("ask for less"), "{said}");
+    // Drafted tokens may use up the context before the answer is complete.
+    let long = Prompted { prompt: vec![1; 124], new: 2, draft: 5, strict: false };
+    let error = parties.run(&long).err().unwrap();
+    assert!(matches!(error, ClientError::Protocol(ProtocolError::Exhausted { .. })), "{error}");
     let said = error.to_string();
-    assert!(said.contains("exhausted after 3 steps") && said.contains("begin a new session"), "{said}");
+    assert!(said.contains("exhausted after") && said.contains("begin a new session"), "{said}");
     // The next session has its own steps.
     assert_eq!(
         parties.run(&Prompted { prompt: vec![1, 2], new: 3, draft: 0, strict: false }).unwrap().run.tokens.len(),
@@ -241,6 +247,8 @@ fn masks_of_another_seed_are_noticed_by_user_and_provider() {
 fn set_ups_leave_places_to_those_who_chat() {
     use undertone_protocol::modes::permuted::SetupLink;
     let parties = Parties::synthetic(Settings::default());
+    // The set-up of the parties themselves is over.
+    parties.assert_idle();
     let open = || SetupLink::open((parties.provider)().unwrap());
     let links: Vec<_> = (0..support::SETUPS).map(|_| open().unwrap()).collect();
     let error = open().err().unwrap().to_string();

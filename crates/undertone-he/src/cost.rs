@@ -21,6 +21,8 @@ pub(crate) const MAX_INTEGER: u64 = 1024;
 /// Limbs of scratch memory of a key switch beside polynomials of the operand's level: special limbs and remainders of both
 /// halves, and what is left of each digit.
 const SWITCH_LIMBS: usize = 40;
+/// Plaintexts in one prime and their sums, for two threads.
+const TRANSFORMED_LIMBS: usize = 36;
 /// Plaintexts of a linear transform that are encoded at a time.
 const ENCODED_AT_A_TIME: u64 = 32;
 
@@ -355,7 +357,8 @@ impl Evaluator for CostEvaluator {
         let kept: usize = inputs.iter().enumerate().map(own).sum();
         let _kept = vec![self.value(level); kept];
         let terms = (kept.max(inputs.len()) as u64).min(ENCODED_AT_A_TIME) as usize;
-        let encoded = (terms * (level + 1) * longest).div_ceil(self.chain.slot_count());
+        // Nearly always two share their coefficients; residues exist for one prime per thread.
+        let encoded = (terms.div_ceil(2) * longest).div_ceil(self.chain.slot_count()) + TRANSFORMED_LIMBS;
         (0..transform.outputs).try_for_each(|_| {
             self.live.working(4 * limbs(level) + SWITCH_LIMBS + encoded);
             visit(self.value(below))

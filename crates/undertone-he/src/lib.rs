@@ -29,7 +29,7 @@ pub use ckks::{CkksEvaluator, CkksMatrix};
 pub use clear::{ClearEvaluator, ClearMatrix, ClearValue};
 pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostValue, KeySet};
 pub use counts::{Counts, LevelCounts};
-pub use encoder::{Encoder, SpecialFft};
+pub use encoder::Encoder;
 pub use error::Error;
 pub use evaluator::Evaluator;
 pub use keys::{

@@ -6,11 +6,11 @@
 use crate::Error;
 use crate::matmul::AxisProduct;
 use crate::mlp::Frame;
-use crate::packing::Axis;
+use crate::packing::{Axis, Layout};
 use crate::program::{LayerCache, Pass};
 use crate::refresh::{drop_to, lower};
 use crate::rope::{Angles, HeadRows};
-use crate::softmax::WeightFrame;
+use crate::softmax::{WeightFrame, first};
 use undertone_he::Evaluator;
 use undertone_model::{LayerWeights, Matrix};
 
@@ -133,22 +133,41 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         Ok(AxisProduct::new(layout.slot_count, input, output, &full).apply(self.ev, x)?)
     }
 
-    /// Spreads dense head channels to the rows of a block for which `row` holds, times `factor`.
+    /// Spreads dense head channels to the rows of a block for which `row` holds, times `factor`; takes `levels` levels.
+    ///
+    /// In one level every diagonal of the channels is a product. In two, where a channel is low + L·high, the high part
+    /// picks the channel's slots first and the low part then, so that there are about as many as twice the root. The
+    /// second map rotates by less than L slots what is the same in all slots that differ in their places L to T·L
+    /// alone; a rotation that carried beyond those would start in a row of the last low part, which needs no carry.
     pub(crate) fn spread_rows(
         &self,
         x: &[E::Value],
+        levels: usize,
         row: impl Fn(usize) -> bool + Sync,
         factor: f64,
     ) -> Result<Vec<E::Value>, Error> {
-        let heads = self.program.layout.heads_padded;
-        self.to_rows(
-            x,
-            self.program.layout.dense_head_axis(),
-            row,
-            |head, j, c| {
-                if c == head + heads * j { factor } else { 0.0 }
-            },
-        )
+        let layout = &self.program.layout;
+        let (channels, heads) = (layout.dense_head_axis(), layout.heads_padded);
+        if levels == 1 {
+            return self.to_rows(x, channels, row, |head, j, c| if c == head + heads * j { factor } else { 0.0 });
+        }
+        let rows = layout.head_axis();
+        let low = low_channels(layout);
+        debug_assert!(low <= layout.block, "a rotation by {low} slots would carry into the high channels");
+        let high = Axis { stride: low, len: channels.len / low, ..channels };
+        let target = Axis { stride: low, count: rows.count, len: rows.period() / low };
+        let picks = |_: usize, (o, p): (usize, usize), (_, part): (usize, usize)| {
+            f64::from(part == o * (rows.len / low) + p / layout.block)
+        };
+        let picked = AxisProduct::new(layout.slot_count, high, target, &picks).in_runs(low).apply(self.ev, x)?;
+        let (from, to) = (Axis { stride: 1, count: 1, len: low }, Axis { stride: 1, count: 1, len: rows.period() });
+        let places = |_: usize, (_, slot): (usize, usize), (_, part): (usize, usize)| {
+            let chosen = slot / layout.block % low == part && row(slot % layout.block);
+            if chosen { factor } else { 0.0 }
+        };
+        let places = AxisProduct::new(layout.slot_count, from, to, &places);
+        let spread = picked.iter().map(|x| first(places.apply(self.ev, std::slice::from_ref(x))?));
+        spread.collect()
     }
 
     /// Bootstraps queries, keys and, where the plan says so, values; returns them in that order.
@@ -218,9 +237,9 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         let (ev, program) = (self.ev, self.program);
         let plan = &program.layers[layer];
         let factor = plan.residual[0] / plan.residual[1];
-        // The level that the spread takes is part of the depth of the scores.
+        // The levels that the spread takes are part of the depth of the scores.
         let query = drop_to(ev, query, plan.softmax.token.start)?;
-        let query = self.spread_rows(&query, |_| true, plan.softmax.product_scale)?;
+        let query = self.spread_rows(&query, plan.softmax.spread, |_| true, plan.softmax.product_scale)?;
         let scores = self.token_scores(layer, &query, &cache.keys, cached)?;
         self.steps.done("scores", layer)?;
         let public = scores.public.len();
@@ -308,6 +327,13 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     fn slot_axis(&self, axis: Axis) -> (Axis, usize) {
         (Axis { stride: 1, count: axis.count, len: axis.period() }, axis.len)
     }
+}
+
+/// The low channels of a spread in two levels: a power of two up to T, as few diagonals as can be.
+fn low_channels(layout: &Layout) -> usize {
+    let (channels, rows) = (layout.dense_head_axis().len, layout.head_axis().len);
+    let logs = 0..=rows.min(layout.block).ilog2();
+    logs.map(|log| 1 << log).min_by_key(|low| channels / low + low).unwrap_or(1)
 }
 
 /// The query head and coordinate of dense head channel h + H_p·j.

@@ -1,6 +1,7 @@
 //! One decoding step: a generated token in the dense frame, over the public and the encrypted cache.
 
 use crate::Error;
+use crate::layer::SPREAD;
 use crate::mlp::Frame;
 use crate::packing::check;
 use crate::program::{Pass, ServerState, StepOutput};
@@ -52,22 +53,30 @@ fn append_token<E: Evaluator>(
     let normed = pass.attention_norm(layer, x, Frame::Dense)?;
     let p = pass.projections(layer);
     let low = drop_to(ev, &normed, chain.boot_level + 1)?;
-    let queries = pass.dense_rows(&low, |head, j, c| p.query.rotated(head, j, c, angles))?;
-    let keys = pass.dense_rows(&low, |head, j, c| p.key.rotated(head, j, c, angles))?;
+    let mut dense = pass.dense_rows(&low, |head, j, c| p.query.rotated(head, j, c, angles))?;
+    dense.extend(pass.dense_rows(&low, |head, j, c| p.key.rotated(head, j, c, angles))?);
     let position = state.cached - 1;
-    let row = position % layout.block;
+    let row = |t| t == position % layout.block;
     let levels = &plan.softmax.token;
-    // The value goes straight to its row; only a plan short of levels bootstraps it there.
-    let value_level = if plan.refresh_values { chain.boot_level } else { levels.last_square };
-    let source = drop_to(ev, &normed, value_level + 1)?;
-    let hidden = layout.dense_axis(layout.hidden);
-    let mut value = pass.to_rows(&source, hidden, |t| t == row, |head, j, c| p.value.plain(head, j, c))?;
-    let fresh = pass.refresh(&[queries, keys].concat(), layout.dense_head_axis().period())?;
+    let plain = |head, j, c| p.value.plain(head, j, c);
+    // Bootstrapped, dense with levels left, or straight to its row.
+    let mut value = None;
     if plan.refresh_values {
-        value = drop_to(ev, &pass.refresh(&value, layout.head_axis().period())?, levels.last_square)?;
+        dense.extend(pass.dense_rows(&low, plain)?);
+    } else if plan.dense_values {
+        let source = drop_to(ev, &normed, levels.last_square + SPREAD + 1)?;
+        value = Some(pass.spread_rows(&pass.dense_rows(&source, plain)?, SPREAD, row, 1.0)?);
+    } else {
+        let source = drop_to(ev, &normed, levels.last_square + 1)?;
+        value = Some(pass.to_rows(&source, layout.dense_axis(layout.hidden), row, plain)?);
     }
-    let key = drop_to(ev, &fresh[1..], levels.start)?;
-    let key = pass.spread_rows(&key, |t| t == row, 1.0)?;
+    let fresh = pass.refresh(&dense, layout.dense_head_axis().period())?;
+    let value = match value {
+        Some(value) => value,
+        None => pass.spread_rows(&drop_to(ev, &fresh[2..], levels.last_square + SPREAD)?, SPREAD, row, 1.0)?,
+    };
+    let key = drop_to(ev, &fresh[1..2], levels.start)?;
+    let key = pass.spread_rows(&key, plan.softmax.spread, row, 1.0)?;
     state.layers[layer].append(ev, position, layout.block, key, value)?;
     pass.steps.done("qkv", layer)?;
     Ok(vec![fresh[0].clone()])

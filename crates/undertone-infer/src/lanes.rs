@@ -145,8 +145,8 @@ pub(crate) fn bundle_mask(layout: &Layout, parts: usize, bundle: usize, factor: 
     let (count, first) = bundle_place(layout, parts, bundle);
     let places = first..first + parts;
     all_slots(layout, |slot| {
-        let visible = matches!(layout.score_at(count, slot).key, Key::Private { .. });
-        if visible && places.contains(&(slot / layout.lane_stride())) { factor } else { 0.0 }
+        let own = places.contains(&(slot / layout.lane_stride()));
+        if own && matches!(layout.score_at(count, slot).key, Key::Private { .. }) { factor } else { 0.0 }
     })
 }
 

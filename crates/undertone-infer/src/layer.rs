@@ -17,6 +17,12 @@ use undertone_model::LlamaConfig;
 /// Precision of the final norm, above that of any bootstrap.
 const FINAL_NORM_BITS: f64 = 18.0;
 
+/// Levels of a spread with few diagonals, [`crate::program::Pass::spread_rows`].
+pub(crate) const SPREAD: usize = 2;
+
+/// Diagonals of all slots from which on a value is dense before it goes to its row: the spread has few, but rotates more.
+const DENSE_DIAGONALS: usize = 256;
+
 /// RMSNorm without its gain.
 #[derive(Debug, Clone)]
 pub(crate) struct NormPlan {
@@ -85,6 +91,16 @@ pub(crate) struct SoftmaxPlan {
     pub block_entry: usize,
     /// Levels for one token.
     pub token: AttentionLevels,
+    /// Levels that take the query and the key of one token to the rows of a block: 2, or 1 where the second would cost
+    /// a bootstrap.
+    pub spread: usize,
+}
+
+impl SoftmaxPlan {
+    /// Level of the keys that a token meets.
+    pub(crate) fn cached_key_level(&self) -> usize {
+        self.token.start - self.spread
+    }
 }
 
 /// The feed-forward network.
@@ -119,6 +135,8 @@ pub(crate) struct LayerPlan {
     pub attention_start: usize,
     /// Whether values are bootstrapped with queries and keys.
     pub refresh_values: bool,
+    /// Whether the value of a token is not bootstrapped and yet dense before it goes to its row.
+    pub dense_values: bool,
     /// Level of the values that the caches and the block hold.
     pub value_level: usize,
 }
@@ -148,7 +166,12 @@ impl LayerPlan {
         let mlp = mlp_plan(c, &mlp_norm, chain, layer)?;
 
         let value_level = softmax.block_value_level.max(softmax.token.last_square);
-        let full = (chain.boot_level + 1).max(value_level + 1) + attention_norm.depth();
+        let start = |values| (chain.boot_level + 1).max(values) + attention_norm.depth();
+        // Where levels are left and diagonals many, the value of a token is dense first.
+        let dense = start((value_level + 1).max(softmax.token.last_square + SPREAD + 1));
+        let diagonals = layout.head_count * layout.hidden.next_power_of_two();
+        let dense_values = dense < chain.top_level && diagonals >= DENSE_DIAGONALS;
+        let full = if dense_values { dense } else { start(value_level + 1) };
         // The norm folds its scaling into a drop of at least one level.
         let refresh_values = full >= chain.top_level;
         let attention_start = if refresh_values { chain.boot_level + 1 + attention_norm.depth() } else { full };
@@ -170,6 +193,7 @@ impl LayerPlan {
             residual,
             attention_start,
             refresh_values,
+            dense_values,
             value_level,
         })
     }
@@ -279,23 +303,30 @@ fn softmax_plan(
         need: d.scores + d.exponential + 2 * s.rounds + 1 + d.values,
     };
     // A shear takes a level, which must not cost a bootstrap.
-    let spread = usize::from(layout.lanes > 1);
+    let lanes = usize::from(layout.lanes > 1);
     let exchange = usize::from(chain.product_prime.is_some());
-    let scores = 2 + spread + exchange;
+    let scores = 2 + lanes + exchange;
     let plain = schedule(chain, &depths(scores, 2, 0)).ok_or_else(|| too_deep(depths(scores, 2, 0)))?;
     let sheared = (layout.parts > 1).then(|| schedule(chain, &depths(scores + 1, 2, 0))).flatten();
     let (parts, block) = match sheared {
         Some(sheared) if sheared.bootstraps() <= plain.bootstraps() => (layout.parts, sheared),
         _ => (1, plain),
     };
+    // One more level spreads the inverse from one slot per head to all slots of the head.
+    let token = |spread: usize| schedule(chain, &depths(1 + spread, 1, 1));
+    let direct = token(1).ok_or_else(|| too_deep(depths(2, 1, 1)))?;
+    let (spread, token) = match token(SPREAD) {
+        Some(two) if two.bootstraps() <= direct.bootstraps() => (SPREAD, two),
+        _ => (1, direct),
+    };
     Ok(SoftmaxPlan {
         parts,
         // Values meet the masked weights one level below the squares.
-        block_value_level: block.last_square - 1 + spread + usize::from(parts > 1),
+        block_value_level: block.last_square - 1 + lanes + usize::from(parts > 1),
         block_entry: block.start - exchange,
         block,
-        // One more level spreads the inverse from one slot per head to all slots of the head.
-        token: schedule(chain, &depths(2, 1, 1)).ok_or_else(|| too_deep(depths(2, 1, 1)))?,
+        token,
+        spread,
         exponential,
         inverses,
         newton_steps: s.newton_steps,

@@ -212,6 +212,24 @@ impl Layout {
         Score { token, head, key }
     }
 
+    /// Per slot of score ciphertext `count` the head, where its query sees a key.
+    pub(crate) fn visible_heads(&self, count: usize) -> Vec<Option<usize>> {
+        let visible = |slot| {
+            let at = self.score_at(count, slot);
+            (at.key != Key::None).then_some(at.head)
+        };
+        let mut heads = Vec::with_capacity(self.slot_count);
+        for first in (0..self.slot_count).step_by(self.block) {
+            let at = self.score_at(count, first);
+            match at.key {
+                // All queries see the same public keys.
+                Key::Public(_) => heads.extend(std::iter::repeat_n(Some(at.head), self.block)),
+                Key::Private { .. } | Key::None => heads.extend((first..first + self.block).map(visible)),
+            }
+        }
+        heads
+    }
+
     /// The position of row `token` of the block in the sequence; padding rows repeat the last token.
     pub fn position(&self, token: usize) -> usize {
         self.shape.public_tokens + token.min(self.shape.private_tokens - 1)

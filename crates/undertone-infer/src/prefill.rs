@@ -27,7 +27,7 @@ pub(crate) fn prefill<E: Evaluator>(
         let [queries, keys, values] = heads;
         let plan = &program.layers[layer];
         let cache = LayerCache::new(
-            drop_to(pass.ev, &keys, plan.softmax.token.start - 1)?,
+            drop_to(pass.ev, &keys, plan.softmax.cached_key_level())?,
             drop_to(pass.ev, &values, plan.softmax.token.last_square)?,
         );
         if last {

@@ -144,9 +144,9 @@ impl<E: Evaluator> Pass<'_, E> {
         let product = AxisProduct::new(layout.slot_count, layout.coordinate_axis(), output, &entry);
         let mut public = Vec::with_capacity(output.count);
         for (count, score) in product.apply(ev, query)?.into_iter().enumerate() {
-            public.push(scored(ev, plan, &score, output.period(), |slot| {
-                place(slot % output.stride, count, slot / output.stride).map(|(_, head)| head)
-            })?);
+            let heads = (0..output.period())
+                .map(|slot| place(slot % output.stride, count, slot / output.stride).map(|(_, head)| head));
+            public.push(scored(ev, plan, &score, heads.collect())?);
         }
         let mut private = Vec::with_capacity(keys.len());
         for (block, keys) in keys.iter().enumerate() {
@@ -154,10 +154,11 @@ impl<E: Evaluator> Pass<'_, E> {
             let pairs: Vec<_> = query.iter().zip(keys).collect();
             let products = ev.multiply_sum(&pairs)?;
             let score = ev.rotate_sum(&products, output.stride as i32, layout.head_len)?;
-            private.push(scored(ev, plan, &score, output.stride, |slot| {
+            let heads = (0..output.stride).map(|slot| {
                 let (row, head) = (slot % layout.block, slot / layout.block);
                 (head < layout.heads && block * layout.block + row < cached).then_some(head)
-            })?);
+            });
+            private.push(scored(ev, plan, &score, heads.collect())?);
         }
         Ok(TokenScores { public, private })
     }
@@ -181,16 +182,14 @@ fn public_keys<'a>(
     }
 }
 
-/// Adds the offset of the head where `head` names one, and marks the other slots, of which there is one `period`.
+/// Adds the offset of the head where one period of `heads` names one, and marks the other slots.
 fn scored<E: Evaluator>(
     ev: &E,
     plan: &SoftmaxPlan,
     score: &E::Value,
-    period: usize,
-    head: impl Fn(usize) -> Option<usize>,
+    heads: Vec<Option<usize>>,
 ) -> Result<Scored<E>, Error> {
     let slot_count = ev.chain().slot_count();
-    let heads: Vec<Option<usize>> = (0..period).map(head).collect();
     let offsets = heads.iter().map(|head| head.map_or(HIDDEN, |head| plan.offsets[head])).collect();
     let hidden = -plan.exponential.eval_unit(HIDDEN);
     let correction = heads.iter().map(|head| if head.is_some() { 0.0 } else { hidden }).collect();
@@ -208,10 +207,7 @@ fn block_scored<E: Evaluator>(
     count: usize,
     score: &E::Value,
 ) -> Result<Scored<E>, Error> {
-    scored(ev, plan, score, layout.slot_count, |slot| {
-        let at = layout.score_at(count, slot);
-        (at.key != Key::None).then_some(at.head)
-    })
+    scored(ev, plan, score, layout.visible_heads(count))
 }
 
 /// The scores of one ciphertext.

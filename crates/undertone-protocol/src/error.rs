@@ -220,6 +220,16 @@ pub enum Error {
         /// Bytes that it needs.
         need: u64,
     },
+    /// A dealer has not the memory for the masks of a model.
+    #[error(
+        "the dealer has {have} bytes of memory where the masks of this model take {need}; start it with --draw-masks"
+    )]
+    DealMasks {
+        /// Bytes that are free.
+        have: u64,
+        /// Bytes of the masks.
+        need: u64,
+    },
     /// A dealer gives no more bundles.
     #[error("the dealer's stock is exhausted after {steps} steps; begin a new session, or let the dealer allow more")]
     Exhausted {
@@ -280,7 +290,9 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Mismatch { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => ErrorClass::Mismatch,
-            Self::Cap { .. } | Self::Memory { .. } | Self::DealMemory { .. } => ErrorClass::TooLarge,
+            Self::Cap { .. } | Self::Memory { .. } | Self::DealMemory { .. } | Self::DealMasks { .. } => {
+                ErrorClass::TooLarge
+            }
             Self::Busy { .. } | Self::ClientBusy { .. } => ErrorClass::Busy,
             Self::ShuttingDown => ErrorClass::ShuttingDown,
             Self::Peer { class, .. } => *class,

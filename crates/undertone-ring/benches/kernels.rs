@@ -184,6 +184,24 @@ fn permutation(criterion: &mut Criterion) {
     compare(criterion, "permute", |k| k.permute(black_box(&mut out), &a, &permutation));
 }
 
+/// What encodes slots, besides transforms of residues.
+fn encoding(criterion: &mut Criterion) {
+    let table = FourierTable::new(LOG_N - 1);
+    let source: Vec<f64> = (0..N as u64 / 2).map(|i| mix(i) as f64).collect();
+    let (mut re, mut im, mut scratch) = (source.clone(), source.clone(), vec![0.0; table.scratch_len()]);
+    compare(criterion, "fourier/2^15 and two copies", |k| {
+        // Without them the values would grow without bound.
+        re.copy_from_slice(&source);
+        im.copy_from_slice(&source);
+        k.fourier(&table, black_box(&mut re), &mut im, &mut scratch);
+    });
+    let q = modulus(50);
+    let (mut first, mut second) = (Limb::new(q, N, 1), Limb::new(q, N, 2));
+    compare(criterion, "split_symmetric", |k| k.split_symmetric(q, black_box(&mut first), &mut second, 3, 5));
+    let signed: Vec<i64> = (0..N as u64).map(|i| mix(i) as i64 >> 20).collect();
+    compare(criterion, "reduce_signed", |k| k.reduce_signed(q, black_box(&mut first), &signed));
+}
+
 fn keystream(criterion: &mut Criterion) {
     let mut out = Limb::new(modulus(50), N, 1);
     compare(criterion, "chacha8/512 KiB", |k| k.chacha8(&[7; 32], &[1; 12], 0, black_box(&mut out)));
@@ -198,6 +216,7 @@ fn main() {
     base_conversion(&mut criterion);
     matrices(&mut criterion);
     permutation(&mut criterion);
+    encoding(&mut criterion);
     keystream(&mut criterion);
     criterion.final_summary();
 }

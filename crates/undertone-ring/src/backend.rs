@@ -4,7 +4,7 @@
 //! scalar backend bit for bit (`conformance::run` checks it). Slices of one call have equal length unless stated;
 //! that of a transform is a power of two, others are any. A backend may panic on mismatched lengths; it never reads beyond them.
 
-use crate::{Modulus, NttTable, Packed, Permutation};
+use crate::{FourierTable, Modulus, NttTable, Packed, Permutation};
 
 /// One prime that a base conversion goes to. The y_i are below 2^50 and may exceed q.
 pub struct LiftTarget<'a> {
@@ -116,6 +116,15 @@ pub trait Backend: Send + Sync {
 
     /// out = a mod q for signed values.
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]);
+
+    /// Takes two polynomials apart that equal themselves under X -> 1/X: from the NTT values of x + X^(N/2) * y in `first`
+    /// to those of x in `first` and of y in `second`. `half` is 1/2, and `quarter` 1/(2i) for i the first half's value of
+    /// X^(N/2); the length is that of any ring.
+    fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64);
+
+    /// The complex Fourier transform of a table in place, in f64; `scratch` holds [`FourierTable::scratch_len`] values. The
+    /// operations are those of `cpu/fourier.rs` in their order, and every product is rounded before it is added.
+    fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]);
 
     /// The keystream of ChaCha with 8 rounds in the layout of RFC 8439 from block `first` on, as little-endian words;
     /// the length is a multiple of 8 words, and the block counter stays below 2^32.

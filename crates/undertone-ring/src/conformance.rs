@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::cpu::scalar_backend;
 use crate::packed::{pack_limb, residue_bits};
-use crate::{Backend, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation, ntt_primes_near};
+use crate::{Backend, FourierTable, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation, ntt_primes_near};
 
 /// log2 of the prime sizes that the suite visits.
 const PRIME_BITS: [u32; 5] = [24, 36, 45, 47, 50];
@@ -24,6 +24,7 @@ struct Suite<'a> {
 /// On the first difference, naming the method, the degree and the prime.
 pub fn run(backend: &dyn Backend) {
     let mut suite = Suite { backend, scalar: scalar_backend(), state: 1 };
+    (0..=16).for_each(|log_n| suite.fourier(log_n));
     for log_n in 10..=17 {
         for bits in PRIME_BITS {
             // The primes on both sides of a power of two, so that both lazy strategies meet their bounds.
@@ -37,6 +38,7 @@ pub fn run(backend: &dyn Backend) {
                 suite.arithmetic(&table);
                 suite.sums(&table);
                 suite.runs(&table);
+                suite.symmetric(&table);
                 suite.conversions(&table);
                 suite.matrices(&table);
             }
@@ -116,6 +118,39 @@ impl Suite<'_> {
             let permutation = Permutation::new(galois, table.log_n());
             self.check("permute", table, &acc, |b, x| b.permute(x, &a, &permutation));
             self.check("permute_add", table, &acc, |b, x| b.permute_add(q, x, &a, &permutation));
+        }
+    }
+
+    /// The complex Fourier transform of 2^log_n values, bit for bit.
+    fn fourier(&mut self, log_n: u32) {
+        let (table, n) = (FourierTable::new(log_n), 1 << log_n);
+        let mut values = || -> Vec<f64> { (0..n).map(|_| self.word() as i64 as f64 * 2f64.powi(-60)).collect() };
+        let start = [values(), values()];
+        let [got, expected] = [self.backend, &*self.scalar].map(|backend| {
+            let ([mut re, mut im], mut scratch) = (start.clone(), vec![0.0; table.scratch_len()]);
+            backend.fourier(&table, &mut re, &mut im, &mut scratch);
+            [re, im].map(|part| part.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+        });
+        assert!(got == expected, "{} differs from scalar in fourier for 2^{log_n} values", self.backend.name());
+    }
+
+    /// Taking pairs of symmetric polynomials apart, whole and of smaller rings.
+    fn symmetric(&mut self, table: &NttTable) {
+        let q = table.modulus();
+        for len in [1 << table.log_n(), 64, 16, 8, 2] {
+            for pattern in [0, 1, 3] {
+                let first = self.residues(q, len, pattern);
+                let (half, quarter) = (self.word() % q.value(), self.word() % q.value());
+                for which in 0..2 {
+                    self.check("split_symmetric", table, &first, |k, x| {
+                        let mut second = vec![0; len];
+                        k.split_symmetric(q, x, &mut second, half, quarter);
+                        if which == 1 {
+                            x.copy_from_slice(&second);
+                        }
+                    });
+                }
+            }
         }
     }
 

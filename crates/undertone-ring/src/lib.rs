@@ -16,6 +16,7 @@ pub mod conformance;
 #[allow(unsafe_code)]
 mod cpu;
 mod error;
+mod fourier;
 mod metered;
 mod modulus;
 mod packed;
@@ -32,6 +33,7 @@ pub use basis::{Basis, Coeff, Form, Ntt};
 pub use cpu::{avx2_backend, avx512ifma_backend, detect_backend, scalar_backend};
 pub use cpu::{avx2_word_kernels, avx512_word_kernels, detect_word_kernels, scalar_word_kernels};
 pub use error::Error;
+pub use fourier::FourierTable;
 pub use metered::{KernelTotals, Metered};
 pub use modulus::Modulus;
 pub use packed::{Packed, PackedPoly};
@@ -39,8 +41,8 @@ pub use permutation::Permutation;
 pub use poly::{CompactPoly, Poly};
 pub use primes::ntt_primes_near;
 pub use ring::{
-    ComputedHalf, Digits, GadgetKey, Giant, Halves, ModuleOperand, ModuleRows, PackKey, Ring, Step, StoredHalf,
-    UniformHalf,
+    CompactCoefficients, ComputedHalf, Digits, GadgetKey, Giant, Halves, ModuleOperand, ModuleRows, PackKey, Ring,
+    Step, StoredHalf, UniformHalf,
 };
 pub use sample::public::{Seed, expand_uniform};
 pub use sample::secret::SecretRng;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
+use crate::{Backend, FourierTable, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// Half products (the low or the high 52 bits of one) that a reduction of a double-length sum takes.
 const REDUCTION: u64 = 5;
@@ -191,6 +191,12 @@ metered! {
         words 2 * acc.len() + c.len(), products 0
     }
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) { words 2 * a.len(), products 2 * a.len() as u64 }
+    fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+        words 3 * first.len(), products BY_CONSTANT * first.len() as u64
+    }
+    fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]) {
+        words 6 * scratch.len(), products 0
+    }
     fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {
         words out.len(), products 0
     }

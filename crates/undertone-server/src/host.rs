@@ -31,6 +31,12 @@ pub trait Host: Send + Sync {
         self.open(hello, welcome)
     }
 
+    /// Places that this client leaves free for others.
+    fn kept(&self, client: Option<Pin>) -> usize {
+        let _ = client;
+        0
+    }
+
     /// Sessions that this client may have at a time, where it is not the number that all clients have.
     fn share(&self, client: Option<Pin>) -> Option<usize> {
         let _ = client;

@@ -188,7 +188,8 @@ fn dealer(arguments: &Arguments) -> Result<DealerAccess, Box<dyn std::error::Err
     let endpoint = Endpoint { tls, ..address.into() };
     let unread = |error| format!("{}: {error}; use the file that `undertone deal` names", ticket.display());
     let ticket = Arc::new(read_ticket(ticket).map_err(unread)?);
-    Ok(DealerAccess { dial: Arc::new(move || dial(&endpoint)), ticket })
+    let notice = Arc::new(|sentence: &str| eprintln!("undertone-server: {sentence}"));
+    Ok(DealerAccess { dial: Arc::new(move || dial(&endpoint)), ticket, notice })
 }
 
 fn dial(endpoint: &Endpoint) -> std::io::Result<Box<dyn undertone_protocol::Duplex>> {

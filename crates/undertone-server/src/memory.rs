@@ -59,6 +59,12 @@ impl Budget {
         Self { total: bytes.or_else(free).unwrap_or(u64::MAX), reserved: Mutex::new(0) }
     }
 
+    /// Bytes that are left now.
+    pub fn free_bytes(&self) -> u64 {
+        let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.total.saturating_sub(*reserved)
+    }
+
     /// Takes `bytes` if they are left.
     ///
     /// # Errors
@@ -101,8 +107,10 @@ mod tests {
         let budget = Arc::new(Budget::new(Some(100)));
         let first = budget.reserve(60).unwrap();
         assert_eq!(budget.reserve(41).unwrap_err(), Error::Memory { have: 40, need: 41 });
+        assert_eq!(budget.free_bytes(), 40);
         let second = budget.reserve(40).unwrap();
         drop(first);
+        assert_eq!(budget.free_bytes(), 60);
         assert!(budget.reserve(61).is_err());
         drop(second);
         assert!(budget.reserve(100).is_ok());

@@ -186,7 +186,8 @@ fn serve(shared: &Shared, stream: TcpStream) {
     }
     let Ok(connection) = Connection::accept(stream, options.tls.as_ref(), options.hello_timeout) else { return };
     let peer = connection.peer();
-    let entered = place.enter(peer, shared.host.share(peer).unwrap_or(options.max_sessions_per_client));
+    let share = shared.host.share(peer).unwrap_or(options.max_sessions_per_client);
+    let entered = place.enter(peer, share, shared.host.kept(peer));
     let mut stream = MessageStream::new(TimedConnection::new(connection, options));
     let ended = entered.and_then(|()| converse(shared, &mut stream, (place.number, peer)));
     if let Err(error) = &ended {

@@ -102,15 +102,15 @@ impl Sessions {
 }
 
 impl Place {
-    /// Takes a place for this connection of `client`, which may have `share` of them.
+    /// Takes a place for this connection of `client`, which may have `share` of them and leaves the last `kept` to others.
     ///
     /// # Errors
-    /// `Busy` when all places are taken, `ClientBusy` when this client has its share.
-    pub(crate) fn enter(&self, client: Option<Pin>, share: usize) -> Result<(), Error> {
+    /// `Busy` when all other places are taken, `ClientBusy` when this client has its share.
+    pub(crate) fn enter(&self, client: Option<Pin>, share: usize, kept: usize) -> Result<(), Error> {
         let mut live = self.sessions.lock();
         live.strangers.retain(|&(number, _)| number != self.number);
         let have = live.entered.len();
-        if have >= self.sessions.max {
+        if have.saturating_add(kept) >= self.sessions.max {
             return Err(Error::Busy { have });
         }
         let same = live.entered.values().filter(|other| client.is_some() && **other == client).count();
@@ -158,6 +158,26 @@ mod tests {
         assert_eq!(numbers, [2].into_iter().chain(latest).collect::<Vec<_>>());
         let ended = |line: &TcpStream| std::io::Write::write(&mut &*line, &[1]).is_err();
         assert!(ended(&lines[0]) && !ended(&lines[1]) && ended(&lines[2]) && !ended(&lines[3 * MAX_STRANGERS - 1]));
+    }
+
+    #[test]
+    fn the_last_places_are_for_those_for_whom_they_are_kept() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (sessions, stream) =
+            (Arc::new(Sessions::new(5)), TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let enter = |kept| {
+            let place = sessions.arrive(&stream).unwrap();
+            place.enter(None, 9, kept).map(|()| place)
+        };
+        let users: Vec<_> = (0..3).map(|_| enter(2).unwrap()).collect();
+        assert!(matches!(enter(2), Err(Error::Busy { have: 3 })));
+        let others = [enter(0).unwrap(), enter(0).unwrap()];
+        assert!(matches!(enter(0), Err(Error::Busy { have: 5 })));
+        // Whoever has a kept place takes none of the others.
+        drop(users);
+        assert!(enter(2).is_ok());
+        drop(others);
+        assert!(sessions.count() == 0 && enter(4).is_ok() && enter(5).is_err());
     }
 
     #[test]

@@ -281,6 +281,17 @@ impl Bundle for UserBundle {
     }
 }
 
+impl ProviderBundle {
+    /// The session and the step that an encoding is for; the rest of it is not looked at, except for its length.
+    ///
+    /// # Errors
+    /// As [`Bundle::decode`].
+    pub fn place(bytes: &[u8], shape: &Shape, max_positions: usize) -> Result<(SessionId, Step)> {
+        let Header { session, step, .. } = read_header::<Self>(bytes, 2, shape, max_positions)?;
+        Ok((session, step))
+    }
+}
+
 impl Bundle for ProviderBundle {
     const PARTY: &'static str = "the provider's bundle";
 

@@ -48,7 +48,7 @@ pub use random::Seed;
 pub use rotary::RotaryTable;
 pub use rows::Placement;
 pub use shape::{Matrix, Shape, Site, Step, pieces};
-pub use store::{BundleStore, DirectoryStore, MemoryStore, StoreFolder};
+pub use store::{BundleStore, DirectoryStore, FolderLock, MemoryStore, StoreFolder};
 #[cfg(any(test, feature = "replay"))]
 pub use twin::Replay;
 pub use twin::{Nearest, Rounding, SiteMasks, Truncation, Twin};

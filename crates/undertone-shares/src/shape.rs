@@ -211,17 +211,19 @@ impl Step {
     }
 }
 
-/// Tokens of the steps in which a prompt enters, evaluated strictly or not: `most` each, fewer where the model could not take the step or the
-/// provider's bundle of it would exceed `most_bytes`. Later pieces are shorter then, because scores grow with positions.
+/// Tokens of the steps in which a prompt enters, evaluated strictly or not: `most` each, fewer where the model could not
+/// take the step or the provider's bundle of it would exceed `most_bytes`. Later pieces are shorter then, because scores
+/// grow with positions.
 ///
 /// # Errors
-/// A prompt beyond the model's positions, a single token whose bundle is too large.
+/// A prompt beyond the model's positions, a single token whose bundle is too large, more than `most_pieces` pieces.
 pub fn pieces(
     shape: &Shape,
     max_positions: usize,
     prompt: usize,
     (most, strict): (usize, bool),
     most_bytes: usize,
+    most_pieces: usize,
 ) -> Result<Vec<usize>> {
     if prompt == 0 || prompt > max_positions {
         let need = format!("from 1 to {max_positions}, with a token");
@@ -230,6 +232,12 @@ pub fn pieces(
     let (mut pieces, mut position) = (Vec::new(), 0);
     while position < prompt {
         let left = prompt - position;
+        // As soon as it is certain, so that this takes no longer than the pieces that are allowed.
+        let least = pieces.len().saturating_add(left.div_ceil(most.max(1)));
+        if least > most_pieces {
+            let need = format!("at most {most_pieces}; use a shorter prompt or longer pieces");
+            return Err(Error::OutOfRange { what: "the number of pieces of a prompt", have: least as u64, need });
+        }
         let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(tokens == left), strict };
         let check = |tokens: usize| {
             let step = step(tokens);
@@ -297,7 +305,7 @@ mod tests {
             head_dim: 128,
             vocab: 128_256,
         };
-        let all = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES).unwrap();
+        let all = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, 2048).unwrap();
         assert_eq!(all.iter().sum::<usize>(), 6000);
         assert!(all[0] < 64 && all.windows(2).take(all.len() - 2).all(|pair| pair[0] >= pair[1]), "{all:?}");
         let mut position = 0;
@@ -310,12 +318,18 @@ mod tests {
             position += tokens;
         }
         let small = Shape { layers: 2, hidden: 64, intermediate: 64, vocab: 64, ..shape };
-        assert_eq!(pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES).unwrap(), [64, 64, 64, 8]);
+        assert_eq!(pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES, 4).unwrap(), [64, 64, 64, 8]);
         assert!(
-            pieces(&small, 100, 101, (64, false), MAX_BUNDLE_BYTES).is_err()
-                && pieces(&small, 100, 0, (64, false), 1 << 30).is_err()
+            pieces(&small, 100, 101, (64, false), MAX_BUNDLE_BYTES, 4).is_err()
+                && pieces(&small, 100, 0, (64, false), 1 << 30, 4).is_err()
         );
-        let error = pieces(&shape, 8192, 8, (64, false), 1 << 20).unwrap_err().to_string();
+        let error = pieces(&shape, 8192, 8, (64, false), 1 << 20, 4).unwrap_err().to_string();
         assert!(error.contains("of a bundle") && error.contains("1048576"), "{error}");
+        // Too many pieces are refused when it is certain: at once, or when bundles have made the pieces short.
+        let error = pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES, 3).unwrap_err().to_string();
+        assert!(error.contains("pieces of a prompt is 4 and must be at most 3"), "{error}");
+        let error = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len() - 1).unwrap_err().to_string();
+        assert!(error.contains("pieces of a prompt"), "{error}");
+        assert_eq!(pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len()).unwrap(), all);
     }
 }

@@ -15,7 +15,10 @@ pub struct Outcome {
     pub tokens: usize,
     /// Tokens on which private and clear model agree.
     pub agreeing: usize,
-    /// KL(clear ‖ private) per token.
+    /// Tokens on which the private run and its fixed-point twin agree, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin_agreeing: Option<usize>,
+    /// KL(clear ‖ private) per token; of the twin, where there is one.
     pub kl: Vec<f64>,
     /// Whether the result had left the calibrated ranges.
     pub escaped: bool,
@@ -29,6 +32,8 @@ pub struct Summary {
     prompts: usize,
     tokens: usize,
     top1_agreement: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    twin_agreement: Option<f64>,
     mean_kl: Option<f64>,
     max_kl: Option<f64>,
     escapes: usize,
@@ -131,11 +136,13 @@ impl Journal {
         let outcomes = &self.outcomes;
         let tokens: usize = outcomes.iter().map(|outcome| outcome.tokens).sum();
         let kl: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.kl.iter().copied()).collect();
+        let twin: Option<usize> = outcomes.iter().map(|outcome| outcome.twin_agreeing).sum();
         let per_token = |sum: f64| (tokens > 0).then(|| sum / tokens as f64);
         Summary {
             prompts: outcomes.len(),
             tokens,
             top1_agreement: per_token(outcomes.iter().map(|outcome| outcome.agreeing as f64).sum()),
+            twin_agreement: twin.and_then(|agreeing| per_token(agreeing as f64)),
             mean_kl: (!kl.is_empty()).then(|| kl.iter().sum::<f64>() / kl.len() as f64),
             max_kl: kl.iter().copied().reduce(f64::max),
             escapes: outcomes.iter().filter(|outcome| outcome.escaped).count(),
@@ -150,8 +157,10 @@ impl Summary {
     /// As a line for people.
     pub fn text(&self) -> String {
         let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2e}"));
+        let twin =
+            self.twin_agreement.map_or_else(String::new, |part| format!(" ({:.2} % with the twin)", 100.0 * part));
         format!(
-            "{} prompts, {} tokens: top-1 agreement {:.2} %, mean KL {}, largest KL {}, {} escapes, {:.1} s per token \
+            "{} prompts, {} tokens: top-1 agreement {:.2} %{twin}, mean KL {}, largest KL {}, {} escapes, {:.1} s per token \
              (version {}, commit {})",
             self.prompts,
             self.tokens,
@@ -208,7 +217,7 @@ mod tests {
 
     fn outcome(prompt: usize, escaped: bool) -> Outcome {
         let kl = if escaped { vec![] } else { vec![0.25, 0.75] };
-        Outcome { prompt, tokens: kl.len(), agreeing: kl.len() / 2, kl, escaped, seconds: 3.0 }
+        Outcome { prompt, tokens: kl.len(), agreeing: kl.len() / 2, twin_agreeing: None, kl, escaped, seconds: 3.0 }
     }
 
     #[test]
@@ -279,11 +288,18 @@ mod tests {
     fn figures_have_three_digits_for_people_and_all_of_them_in_json() {
         let mut journal = Journal::open(None, head("a"), 1).unwrap();
         let kl = vec![1.234_567_89e-7];
-        journal.append(Outcome { prompt: 0, tokens: 1, agreeing: 1, kl, escaped: false, seconds: 2.0 }).unwrap();
+        let one = Outcome { prompt: 0, tokens: 1, agreeing: 1, twin_agreeing: None, kl, escaped: false, seconds: 2.0 };
+        journal.append(one.clone()).unwrap();
         let summary = journal.summary();
         let text = summary.text();
         assert!(text.contains("mean KL 1.23e-7") && text.contains("commit 0123456789ab"), "{text}");
         let object = serde_json::to_value(&summary).unwrap();
         assert_eq!((&object["mean_kl"], &object["commit"]), (&1.234_567_89e-7.into(), &"0123456789ab".into()));
+        assert!(object.get("twin_agreement").is_none() && !text.contains("twin"));
+        // A twin is named where there was one.
+        let mut journal = Journal::open(None, head("a"), 1).unwrap();
+        journal.append(Outcome { tokens: 2, twin_agreeing: Some(1), ..one }).unwrap();
+        assert_eq!(serde_json::to_value(journal.summary()).unwrap()["twin_agreement"], 0.5);
+        assert!(journal.summary().text().contains("(50.00 % with the twin)"));
     }
 }

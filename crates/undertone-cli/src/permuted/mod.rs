@@ -1,6 +1,7 @@
 //! Mode permuted on the command line: flags, the streams of tokens, the report.
 
 mod demo;
+mod parties;
 mod plan;
 mod report;
 mod run;
@@ -15,6 +16,7 @@ use undertone_protocol::modes::permuted::deal::MAX_DRAFT;
 use undertone_protocol::{Dial, Duplex};
 
 pub use demo::demo;
+pub use parties::Parties;
 pub use plan::plan;
 pub use run::run;
 

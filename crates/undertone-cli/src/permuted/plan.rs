@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::time::Instant;
 use undertone_net::Network;
+use undertone_protocol::modes::permuted::deal::MAX_PIECES;
 use undertone_shares::formula::Traffic;
 use undertone_shares::{MAX_BUNDLE_BYTES, MaskedModel, Shape, Step, pieces};
 
@@ -34,7 +35,7 @@ pub fn plan(arguments: &PlanArguments, context: &Context) -> Result<()> {
     let config = config_like(&arguments.model.to_string_lossy())?;
     let (shape, prompt) = (Shape::new(&config), arguments.public + arguments.private);
     let positions = config.max_position_embeddings;
-    let pieces = |strict| pieces(&shape, positions, prompt.max(1), (PIECE, strict), MAX_BUNDLE_BYTES);
+    let pieces = |strict| pieces(&shape, positions, prompt.max(1), (PIECE, strict), MAX_BUNDLE_BYTES, MAX_PIECES);
     let rows = arguments.draft + 1;
     let last = (prompt + arguments.max_new_tokens).saturating_sub(1);
     Step { number: 0, position: last.saturating_sub(1), tokens: 1, outputs: 1, strict: false }

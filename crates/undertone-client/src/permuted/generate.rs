@@ -7,14 +7,14 @@ use super::draft::{agreeing, guesses};
 use super::pump::Pump;
 use super::report::{PermutedReport, StepReport};
 use super::setup::{UserSide, dialled};
-use super::supply::Supply;
+use super::supply::{Steps, Supply};
 use crate::{Error, RunReport, TokenReport};
 use std::time::{Duration, Instant};
 use undertone_model::tokenizer::DecodeStream;
 use undertone_model::{Sampler, Tokenizer};
 use undertone_protocol::Dial;
 use undertone_protocol::message::WireShape;
-use undertone_protocol::modes::permuted::deal::Opened;
+use undertone_protocol::modes::permuted::deal::{Opened, SessionCounts};
 use undertone_protocol::modes::permuted::{Client, DealLink, leakage};
 use undertone_shares::{
     Bundle, BundleStore, Placement, Prepared, ProviderBundle, Shape, Step, User, UserBundle, greedy_place,
@@ -92,8 +92,9 @@ pub fn generate(request: Request<'_>, follower: &mut dyn Follower) -> Result<Per
     let Request { prompt: (prompt, public_tokens), choice, store, tokenizer, .. } = request;
     generation.choice = choice;
     let link = generation.link.take().ok_or(Error::Stopped)?;
-    let mut supply = Supply::start(link, store, generation.side.model.clone());
     let places = Places::new(&opened, prompt.len());
+    let steps = Steps { pieces: places.pieces.clone(), draft: generation.draft, strict: generation.strict };
+    let mut supply = Supply::start(link, store, generation.side.model.clone(), steps);
     if generation.draft == 0 {
         supply.prepare_ahead(places.clone());
     }
@@ -164,13 +165,18 @@ impl<'a> Generation<'a> {
         let config = &request.side.model.public().config;
         check(request, prompt.len(), config.max_position_embeddings)?;
         let mut link = DealLink::open(dialled(request.dealer)?)?;
-        let opened = link.session(request.side.masked_digest, prompt.len(), request.draft, request.strict)?;
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let counts = SessionCounts {
+            prompt: number(prompt.len()),
+            max_new_tokens: number(request.max_new_tokens),
+            draft: number(request.draft),
+        };
+        let opened = link.session(request.side.masked_digest, counts, request.strict)?;
         let room: usize = opened.pieces.iter().map(|&piece| piece as usize).sum();
         if room < prompt.len() {
             let (have, need) = (room as u64, prompt.len() as u64);
             return Err(undertone_protocol::Error::Unexpected { field: "tokens of the pieces", have, need }.into());
         }
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         // The provider holds every step to these rows: of the prompt with its filler, of drafted tokens, of new ones.
         let after = request.max_new_tokens - 1;
         let rows = room.saturating_add(after.saturating_mul(request.draft));

@@ -12,7 +12,7 @@ mod report;
 mod setup;
 mod supply;
 
-pub use clear::compare;
+pub use clear::{ClearSide, Measured, compare};
 pub use generate::{Choice, Follower, Request, generate};
 pub use report::{PermutedReport, StepReport};
 pub use setup::{MaskedFolder, UserSide, setup};

@@ -166,8 +166,19 @@ impl Parties {
 
     /// A new process of the dealer, with its folder as it is.
     pub fn restart_dealer(&mut self) {
-        self.serving[0].stop();
-        let folder = StateFolder::open(Some(&self.dealing.1)).unwrap();
+        // The old one holds its folder until it is gone, as a process is; another stands in for it here meanwhile.
+        self.book = Book::open(Settings::default(), StateFolder::open(None).unwrap(), detect_word_kernels()).unwrap();
+        self.serving[0] = Serving::start(Box::new(DealerHost::new(self.book.clone())));
+        let until = Instant::now() + Duration::from_secs(10);
+        let folder = loop {
+            match StateFolder::open(Some(&self.dealing.1)) {
+                Ok(folder) => break folder,
+                Err(error) => {
+                    assert!(Instant::now() < until && error.to_string().contains("another process"), "{error}")
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         self.book = Book::open(Settings::default(), folder, detect_word_kernels()).unwrap();
         self.serving[0] = Serving::start(Box::new(DealerHost::new(self.book.clone())));
         *self.dealing.0.lock().unwrap() = self.serving[0].address;
@@ -283,7 +294,8 @@ impl Parties {
 }
 
 fn host(model: &Llama, dealer: &Dial, ticket: [u8; 32]) -> std::result::Result<PermutedHost, undertone_server::Error> {
-    let access = DealerAccess { dial: dealer.clone(), ticket: Arc::new(Zeroizing::new(ticket)) };
+    let access =
+        DealerAccess { dial: dealer.clone(), ticket: Arc::new(Zeroizing::new(ticket)), notice: Arc::new(|_| {}) };
     Ok(PermutedHost::new(model, None, access, None, detect_word_kernels())?.with_setups(SETUPS))
 }
 

@@ -3,6 +3,7 @@
 //! Diagonals whose entries repeat are stored in their sub-ring.
 
 use super::dft::{DiagonalMatrix, GroupShape};
+use super::stages::Stages;
 use crate::keys::GaloisKey;
 use crate::{Ciphertext, CkksEvaluator, Error, LevelCounts, Parameters};
 use num_complex::Complex64;
@@ -69,13 +70,13 @@ impl EncodedTransform {
         output_scale: f64,
     ) -> Self {
         let share = (factor * output_scale / input_scale).powf(1.0 / shapes.len() as f64);
-        let encoder = parameters.encoder();
+        let stages = Stages::new(parameters.chain().log_n - 1);
         let mut last_scale = 0.0;
         let groups = shapes
             .iter()
             .zip(levels)
             .map(|(&shape, level)| {
-                let matrix = DiagonalMatrix::group(encoder.fft(), shape, inverse);
+                let matrix = DiagonalMatrix::group(&stages, shape, inverse);
                 last_scale = share * parameters.ring().q_moduli()[level].value() as f64;
                 Arc::new(EncodedGroup::new(parameters, &matrix, shape, level, last_scale))
             })
@@ -88,7 +89,7 @@ impl EncodedTransform {
     pub(super) fn of_pair(&self, parameters: &Parameters, period: usize) -> Self {
         // The lowest stages come last on the way up.
         let shape = GroupShape::all(period.trailing_zeros())[0];
-        let matrix = DiagonalMatrix::group(parameters.encoder().fft(), shape, true).with_second_turned(period);
+        let matrix = DiagonalMatrix::group(&Stages::new(shape.log_end), shape, true).with_second_turned(period);
         let mut groups = self.groups.clone();
         if let Some(last) = groups.last_mut() {
             *last = Arc::new(EncodedGroup::new(parameters, &matrix, shape, last.level, self.last_scale));

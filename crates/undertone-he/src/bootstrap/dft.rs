@@ -4,7 +4,7 @@
 //! 1, 32, 1024, so that every period uses a subset of the rotations of the full-slot transform. Slots-to-coefficients
 //! applies F, coefficients-to-slots F^-1; the reversal cancels between them.
 
-use crate::encoder::SpecialFft;
+use super::stages::Stages;
 use num_complex::Complex64;
 use std::collections::BTreeMap;
 
@@ -68,9 +68,9 @@ impl DiagonalMatrix {
     }
 
     /// The stage of length 2^log_len, or its inverse, over `period` slots.
-    fn stage(fft: &SpecialFft, log_len: u32, period: usize, inverse: bool) -> Self {
+    fn stage(stages: &Stages, log_len: u32, period: usize, inverse: bool) -> Self {
         let (len, half) = (1usize << log_len, 1usize << (log_len - 1));
-        let twiddles = fft.twiddles(log_len);
+        let twiddles = stages.twiddles(log_len);
         let zero = Complex64::new(0.0, 0.0);
         let mut same = vec![zero; period];
         let mut after = vec![zero; period];
@@ -107,11 +107,11 @@ impl DiagonalMatrix {
     }
 
     /// The product of the stages of one group, each diagonal index within [`GroupShape::indices`].
-    pub(super) fn group(fft: &SpecialFft, shape: GroupShape, inverse: bool) -> Self {
+    pub(super) fn group(stages: &Stages, shape: GroupShape, inverse: bool) -> Self {
         let period = 1usize << shape.log_end;
         let mut product = Self::identity(period);
         for log_len in shape.log_start + 1..=shape.log_end {
-            let stage = Self::stage(fft, log_len, period, inverse);
+            let stage = Self::stage(stages, log_len, period, inverse);
             product = if inverse { product.compose(&stage) } else { stage.compose(&product) };
         }
         if !shape.wraps {
@@ -160,16 +160,16 @@ mod tests {
     fn groups_compose_to_the_transform_without_reversal() {
         for log_n in [1u32, 3, 5, 6, 8, 11] {
             let n = 1usize << log_n;
-            let fft = SpecialFft::new(log_n);
+            let stages = Stages::new(log_n);
             let input: Vec<Complex64> =
                 (0..n).map(|k| Complex64::new((k as f64).sin(), (k as f64 * 0.3).cos())).collect();
-            let mut expected: Vec<Complex64> =
-                (0..n).map(|i| input[i.reverse_bits() >> (usize::BITS - log_n)]).collect();
-            fft.forward(&mut expected);
+            let reversed = |i: usize| input[i.reverse_bits() >> (usize::BITS - log_n)];
+            let coefficients: Vec<f64> = (0..n).map(|i| reversed(i).re).chain((0..n).map(|i| reversed(i).im)).collect();
+            let expected = crate::Encoder::new(log_n + 1, undertone_ring::scalar_backend()).decode(&coefficients);
             let groups = GroupShape::all(log_n);
             let mut seen = input.clone();
             for &shape in &groups {
-                let matrix = DiagonalMatrix::group(&fft, shape, false);
+                let matrix = DiagonalMatrix::group(&stages, shape, false);
                 for offset in matrix.diagonals.keys() {
                     assert_eq!(offset % shape.stride(), 0);
                     assert!(shape.indices().contains(&(offset / shape.stride())));
@@ -180,7 +180,7 @@ mod tests {
             let close = |a: &[Complex64], b: &[Complex64]| a.iter().zip(b).all(|(x, y)| (x - y).norm() < 1e-9);
             assert!(close(&seen, &expected), "forward at 2^{log_n}");
             for &shape in groups.iter().rev() {
-                let matrix = DiagonalMatrix::group(&fft, shape, true);
+                let matrix = DiagonalMatrix::group(&stages, shape, true);
                 assert_eq!(matrix.diagonals.len(), shape.indices().count());
                 seen = apply(&matrix, &seen);
             }

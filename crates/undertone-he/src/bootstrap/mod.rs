@@ -14,6 +14,7 @@ mod dft;
 mod eval_mod;
 mod mod_raise;
 mod plan;
+mod stages;
 
 pub use plan::{bootstrap_matrix_bytes, bootstrap_model};
 

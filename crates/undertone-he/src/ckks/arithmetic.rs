@@ -127,15 +127,17 @@ impl CkksEvaluator {
 
     /// Encodes one period of slots for a value at `level`.
     pub(crate) fn encode(&self, slots: &Slots, scale: f64, level: usize) -> Result<CompactPoly, Error> {
-        let period = slots.period();
-        let slot_count = self.parameters.chain().slot_count();
-        if period.len() > slot_count {
-            return Err(Error::SlotLength { op: "encode", have: period.len(), need: slot_count });
-        }
+        self.check_period(slots)?;
         let encoder = self.parameters.encoder();
-        let coefficients = encoder.encode_real(period, scale)?;
-        let gap = encoder.log_gap(period.len());
+        let coefficients = encoder.encode_real(slots.period(), scale)?;
+        let gap = encoder.log_gap(slots.period().len());
         Ok(self.parameters.ring().ntt_compact(&coefficients, gap, self.parameters.basis(level)))
+    }
+
+    /// Refuses vectors longer than all slots.
+    pub(super) fn check_period(&self, slots: &Slots) -> Result<(), Error> {
+        let (have, need) = (slots.period().len(), self.parameters.chain().slot_count());
+        if have > need { Err(Error::SlotLength { op: "encode", have, need }) } else { Ok(()) }
     }
 
     pub(super) fn add_encoded(&self, a: &Ciphertext, b: &Slots) -> Result<Ciphertext, Error> {

@@ -6,18 +6,27 @@
 use super::CkksEvaluator;
 use super::arithmetic::require_depth;
 use crate::circuits::LinearTransform;
-use crate::{Ciphertext, Error, LevelCounts};
+use crate::{Ciphertext, Error, LevelCounts, Slots};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use undertone_ring::CompactPoly;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use undertone_ring::{CompactCoefficients, Ntt, Poly};
 
-/// Diagonals encoded at a time, to bound memory: so many are added up in one pass over the operands.
+/// Diagonals encoded at a time, to bound memory: their coefficients take 2^19 bytes per pair and N = 2^16.
 const ENCODE_BATCH: usize = 32;
 
 /// The baby steps of one input, and the input rotated by each of them.
 struct Rotated<'a> {
     babies: Vec<usize>,
     values: Vec<Cow<'a, Ciphertext>>,
+}
+
+/// Products with plaintexts of one period.
+#[derive(Default)]
+struct Alike<'a> {
+    factors: Vec<[&'a Poly<Ntt>; 2]>,
+    plains: Vec<CompactCoefficients>,
 }
 
 impl CkksEvaluator {
@@ -99,35 +108,64 @@ impl CkksEvaluator {
         terms: &[(usize, usize, &Ciphertext)],
     ) -> Result<Ciphertext, Error> {
         let target = self.scale_before_rescale(level);
-        let (mut sum, mut encoded_slots) = (self.zero(level, target), 0);
+        let (mut sum, encoded_slots) = (self.zero(level, target), AtomicUsize::new(0));
         for batch in terms.chunks(ENCODE_BATCH) {
             let encoded = batch
-                .par_iter()
-                .map(|&(input, index, value)| {
-                    let diagonal = transform.diagonals.diagonal(output, input, index).rotated(-i64::from(shift));
-                    Ok((self.encode(&diagonal, target / value.scale, level)?, diagonal.period().len()))
+                .par_chunks(2)
+                .map(|terms| {
+                    let diagonals: Vec<(Slots, f64)> = terms
+                        .iter()
+                        .map(|&(input, index, value)| {
+                            (transform.diagonals.diagonal(output, input, index), target / value.scale)
+                        })
+                        .collect();
+                    encoded_slots.fetch_add(diagonals.iter().map(|(slots, _)| slots.period().len()).sum(), Relaxed);
+                    self.coefficients(&diagonals, -i64::from(shift))
                 })
                 .collect::<Result<Vec<_>, Error>>()?;
-            let (encoded, periods): (Vec<_>, Vec<usize>) = encoded.into_iter().unzip();
-            encoded_slots += periods.iter().sum::<usize>();
-            self.add_products(&mut sum, batch, &encoded);
+            self.add_products(&mut sum, batch, encoded.into_iter().flatten().collect());
         }
         let encodings = terms.len() as u64;
+        let slots = encoded_slots.into_inner() as u64;
         self.count(|c| {
             c.plaintext_products += encodings;
-            c.at_level(level, &LevelCounts::plaintexts(encodings, encoded_slots as u64, 0));
+            c.at_level(level, &LevelCounts::plaintexts(encodings, slots, 0));
         });
         Ok(sum)
     }
 
+    /// Encodes vectors rotated left by `by`, each at its scale; two that are alike share their transforms.
+    fn coefficients(&self, terms: &[(Slots, f64)], by: i64) -> Result<Vec<CompactCoefficients>, Error> {
+        let encoder = self.parameters.encoder();
+        terms.iter().try_for_each(|(slots, _)| self.check_period(slots))?;
+        if let [(x, scale), (y, other)] = terms
+            && x.period().len() == y.period().len()
+            && scale == other
+        {
+            let pair = encoder.encode_real_pair([x.period(), y.period()], by, *scale)?;
+            return Ok(vec![CompactCoefficients::Symmetric(pair)]);
+        }
+        let single = |(slots, scale): &(Slots, f64)| encoder.encode_real(slots.rotated(by).period(), *scale);
+        terms.iter().map(|term| Ok(CompactCoefficients::Single(single(term)?))).collect()
+    }
+
     /// Adds a batch of products; plaintexts that repeat alike share a pass.
-    fn add_products(&self, sum: &mut Ciphertext, batch: &[(usize, usize, &Ciphertext)], encoded: &[CompactPoly]) {
-        let mut terms: Vec<(&Ciphertext, &CompactPoly)> = batch.iter().map(|term| term.2).zip(encoded).collect();
-        terms.sort_by_key(|(_, plain)| plain.log_gap());
-        for alike in terms.chunk_by(|(_, x), (_, y)| x.log_gap() == y.log_gap()) {
-            let values: Vec<_> = alike.iter().map(|(value, _)| [&value.c0, &value.c1]).collect();
-            let plains: Vec<_> = alike.iter().map(|&(_, plain)| plain).collect();
-            self.parameters.ring().add_compact_products([&mut sum.c0, &mut sum.c1], &values, &plains);
+    fn add_products(
+        &self,
+        sum: &mut Ciphertext,
+        batch: &[(usize, usize, &Ciphertext)],
+        encoded: Vec<CompactCoefficients>,
+    ) {
+        let mut alike: BTreeMap<usize, Alike<'_>> = BTreeMap::new();
+        let mut values = batch.iter().map(|term| [&term.2.c0, &term.2.c1]);
+        for plain in encoded {
+            let Alike { factors, plains } = alike.entry(plain.coefficients().len()).or_default();
+            factors.extend(values.by_ref().take(plain.count()));
+            plains.push(plain);
+        }
+        for (stored, Alike { factors, plains }) in alike {
+            let sums = [&mut sum.c0, &mut sum.c1];
+            self.parameters.ring().add_compact_products(sums, &factors, &plains, stored);
         }
     }
 

@@ -124,10 +124,10 @@ impl Parameters {
         }
         let digits = literal.digits(&q, &p)?;
         let ring_error = |e: undertone_ring::Error| Error::Parameters { cause: e.to_string() };
+        let encoder = Encoder::new(literal.log_n, backend.clone());
         let ring = Ring::new(literal.log_n, &q, &p, backend.clone()).map_err(ring_error)?;
         let sparse_ring = Ring::new(literal.log_n, &q[..1], &p[..1], backend).map_err(ring_error)?;
         let digest = literal.digest(&q, &p, &digits);
-        let encoder = Encoder::new(literal.log_n);
         Ok(Self(Arc::new(Inner { literal, ring, sparse_ring, scales, digits, encoder, digest, log_qp, secure })))
     }
 

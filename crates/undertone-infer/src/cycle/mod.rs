@@ -112,16 +112,16 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     ) -> Result<[Vec<E::Value>; 2], Error> {
         let (ev, layout, softmax) = (self.ev, &self.program.layout, &self.program.layers[layer].softmax);
         let shared = Halves::new(layout).shared();
-        let key_level = softmax.block_entry.max(softmax.token.start - 1);
+        let key_level = softmax.block_entry.max(softmax.cached_key_level());
         let value_level = softmax.block_value_level.max(softmax.token.last_square);
         let keys = to_block(ev, layout, &self.lowered(keys, key_level + 1)?, shared, Rows::LiveRotary(angles))?;
         Ok([keys, to_block(ev, layout, &self.lowered(values, value_level + 1)?, shared, Rows::Live)?])
     }
 
     fn layer_cache(&self, layer: usize, keys: &[E::Value], values: &[E::Value]) -> Result<LayerCache<E>, Error> {
-        let token = &self.program.layers[layer].softmax.token;
-        let keys = drop_to(self.ev, keys, token.start - 1)?;
-        Ok(LayerCache::new(keys, drop_to(self.ev, values, token.last_square)?))
+        let softmax = &self.program.layers[layer].softmax;
+        let keys = drop_to(self.ev, keys, softmax.cached_key_level())?;
+        Ok(LayerCache::new(keys, drop_to(self.ev, values, softmax.token.last_square)?))
     }
 
     fn mlp_turns(&mut self, matrices: &LayerMatrices<E>, plan: &TurnPlan, x: Pairs<E>) -> Result<Pairs<E>, Error> {

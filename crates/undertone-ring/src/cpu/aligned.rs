@@ -1,12 +1,14 @@
 //! Aligned word buffers and the pool that recycles them.
 //!
 //! Fresh memory costs a page fault per page, which for a polynomial of 20 MiB is as dear as the arithmetic on it;
-//! so a ring keeps released buffers and hands them out again. Large buffers ask for huge pages, which spare the
-//! strided passes of the NTT most address translations. A recycled buffer holds stale words until overwritten.
+//! so a ring keeps released buffers and hands them out again. Large buffers (`pages`) ask for huge pages, which spare
+//! the strided passes of the NTT most address translations. A recycled buffer holds stale words until overwritten.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
+
+use super::pages;
 
 /// Buffers of at least this size are aligned to it and ask for huge pages.
 const HUGE_BYTES: usize = 2 << 20;
@@ -34,37 +36,30 @@ impl Block {
     /// Zeroed words.
     fn new(words: usize) -> Self {
         let layout = Self::layout(words);
-        // SAFETY: the layout is not empty.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        advise_huge(start, layout);
-        // SAFETY: the allocation spans layout.size() bytes; zeros are valid words.
-        unsafe { start.as_ptr().write_bytes(0, layout.size()) };
+        let start = if layout.align() == HUGE_BYTES {
+            pages::map(layout)
+        } else {
+            // SAFETY: the layout is not empty.
+            NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
+        };
+        // Zeros are valid words.
         Self { start: start.cast(), words }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the layout of the same number of words.
-        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.words)) };
+        let (start, layout) = (self.start.cast(), Self::layout(self.words));
+        // SAFETY: allocated in `new` in the same way, with the layout of the same number of words.
+        unsafe {
+            if layout.align() == HUGE_BYTES {
+                pages::unmap(start, layout);
+            } else {
+                dealloc(start.as_ptr(), layout);
+            }
+        }
     }
 }
-
-#[cfg(target_os = "linux")]
-fn advise_huge(start: NonNull<u8>, layout: Layout) {
-    unsafe extern "C" {
-        fn madvise(start: *mut std::ffi::c_void, size: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
-    }
-    const MADV_HUGEPAGE: std::ffi::c_int = 14;
-    if layout.align() == HUGE_BYTES {
-        // SAFETY: the range was just allocated and is page-aligned; the advice changes no contents, and its
-        // failure changes nothing at all.
-        unsafe { madvise(start.as_ptr().cast(), layout.size() & !(HUGE_BYTES - 1), MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise_huge(_: NonNull<u8>, _: Layout) {}
 
 /// Words that start at an aligned address; dropped, they go back to their pool.
 pub(crate) struct Buffer {

@@ -4,8 +4,10 @@
 //! multiples of 4 go to the scalar kernels, which agree bit for bit.
 
 use super::scalar::Scalar;
-use super::{avx2_chacha, avx2_map, avx2_matrix, avx2_ntt_forward, avx2_ntt_inverse, avx2_packed, avx2_sums};
-use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
+use super::{
+    avx2_chacha, avx2_fourier, avx2_map, avx2_matrix, avx2_ntt_forward, avx2_ntt_inverse, avx2_packed, avx2_sums,
+};
+use crate::{Backend, FourierTable, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx2::detect`] makes one.
 pub(super) struct Avx2(());
@@ -158,6 +160,14 @@ impl Backend for Avx2 {
 
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) {
         kernel_or_scalar!(out.len(), avx2_map::reduce_signed(q, out, a))
+    }
+
+    fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+        kernel_or_scalar!(first.len() / 2, avx2_map::split_symmetric(q, first, second, half, quarter))
+    }
+
+    fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]) {
+        kernel!(avx2_fourier::fourier(table, re, im, scratch))
     }
 
     fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {

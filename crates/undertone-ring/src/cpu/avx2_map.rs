@@ -206,3 +206,24 @@ pub(super) fn reduce_signed(q: Modulus, out: &mut [u64], a: &[i64]) {
         }
     }
 }
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn split_symmetric(q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+    const REVERSE: i32 = 0b00_01_10_11;
+    let (m, n) = (Lanes::new(q), first.len());
+    let (half, quarter) = (splat(half as f64), splat(quarter as f64));
+    assert!(whole(n / 2) && second.len() == n);
+    for k in (0..n / 2).step_by(4) {
+        // SAFETY: k + 4 is at most n/2, so both blocks of four lie in both slices.
+        unsafe {
+            let (low, high) = (first.as_mut_ptr().add(k), first.as_mut_ptr().add(n - 4 - k));
+            let (a, b) = (load(low), _mm256_permute4x64_epi64::<REVERSE>(load(high)));
+            let x = m.mul(numbers(m.add(a, b)), half);
+            let y = m.mul(_mm256_sub_pd(raised(a), raised(b)), quarter);
+            store(low, x);
+            store(high, _mm256_permute4x64_epi64::<REVERSE>(x));
+            store(second.as_mut_ptr().add(k), y);
+            store(second.as_mut_ptr().add(n - 4 - k), _mm256_permute4x64_epi64::<REVERSE>(y));
+        }
+    }
+}

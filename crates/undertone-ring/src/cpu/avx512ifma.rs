@@ -7,8 +7,8 @@ use super::avx512ifma_matrix::matrix_product;
 use super::avx512ifma_packed::unpack;
 use super::avx512ifma_sums::{inner_product_pair, inner_product_runs, lift_combine, lift_quotients, tensor};
 use super::scalar::Scalar;
-use super::{avx512_chacha, avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
-use crate::{Backend, LiftTarget, Modulus, NttTable, Packed, Permutation};
+use super::{avx512_chacha, avx512_fourier, avx512ifma_ntt_forward, avx512ifma_ntt_inverse};
+use crate::{Backend, FourierTable, LiftTarget, Modulus, NttTable, Packed, Permutation};
 
 /// Proof that the processor has the instructions: only [`Avx512Ifma::detect`] makes one.
 pub(super) struct Avx512Ifma(());
@@ -236,6 +236,29 @@ fn reduce_signed(q: Modulus, out: &mut [u64], a: &[i64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn split_symmetric(q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+    let (m, n) = (Lanes::new(q), first.len());
+    let (half, half_shoup, quarter, quarter_shoup) =
+        (splat(half), splat(q.shoup(half)), splat(quarter), splat(q.shoup(quarter)));
+    let reverse = _mm512_setr_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+    assert!(whole(n / 2) && second.len() == n);
+    for k in (0..n / 2).step_by(8) {
+        // SAFETY: k + 8 is at most n/2, so both blocks of eight lie in both slices.
+        unsafe {
+            let (low, high) = (first.as_mut_ptr().add(k), first.as_mut_ptr().add(n - 8 - k));
+            let (a, b) = (load(low), _mm512_permutexvar_epi64(reverse, load(high)));
+            let x = m.fold(m.mul_lazy(_mm512_add_epi64(a, b), half, half_shoup), m.q);
+            let difference = _mm512_sub_epi64(_mm512_add_epi64(a, m.q), b);
+            let y = m.fold(m.mul_lazy(difference, quarter, quarter_shoup), m.q);
+            store(low, x);
+            store(high, _mm512_permutexvar_epi64(reverse, x));
+            store(second.as_mut_ptr().add(k), y);
+            store(second.as_mut_ptr().add(n - 8 - k), _mm512_permutexvar_epi64(reverse, y));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn sample_uniform(q: Modulus, out: &mut [u64], words: &[u64]) -> (usize, usize) {
     let m = Lanes::new(q);
     let threshold = splat((1 << 52) % q.value());
@@ -431,6 +454,17 @@ impl Backend for Avx512Ifma {
             return Scalar.reduce_signed(q, out, a);
         }
         kernel!(reduce_signed(q, out, a))
+    }
+
+    fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+        if !whole(first.len() / 2) {
+            return Scalar.split_symmetric(q, first, second, half, quarter);
+        }
+        kernel!(split_symmetric(q, first, second, half, quarter))
+    }
+
+    fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]) {
+        kernel!(avx512_fourier::fourier(table, re, im, scratch))
     }
 
     fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {

@@ -87,7 +87,7 @@ impl Lanes {
         self.fold(self.fold(x, self.two_q), self.q)
     }
 
-    /// 2x + 2q for x below 2^51.
+    /// 2x + 2q, 2x modulo 2^52.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn twice_plus_2q(self, x: V) -> V {
@@ -121,8 +121,22 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     pub(super) fn reduce_lazy(self, x: V) -> V {
+        self.exact(self.reduce_modulo(x))
+    }
+
+    /// [`Lanes::reduce_lazy`] plus a small multiple of 2^52.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn reduce_modulo(self, x: V) -> V {
         let quotient = _mm512_madd52hi_epu64(_mm512_setzero_si512(), x, self.one_shoup);
-        self.exact(_mm512_madd52lo_epu64(x, quotient, self.minus_q))
+        _mm512_madd52lo_epu64(x, quotient, self.minus_q)
+    }
+
+    /// x below 2^52 (higher bits are ignored), fully reduced.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn reduce_52(self, x: V) -> V {
+        self.fold(self.reduce_lazy(x), self.q)
     }
 
     /// high * 2^52 + low, both below 2^52, fully reduced.

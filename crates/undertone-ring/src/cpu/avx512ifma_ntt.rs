@@ -1,11 +1,11 @@
 //! AVX-512 IFMA NTT: radix-16 passes in registers, blocked for the first-level cache, then four stages inside pairs
 //! of vectors.
 //!
-//! The butterflies are those of the scalar file. Forward values stay below 4q, inverse ones below 2q. A value that is
-//! multiplied next may carry stray multiples of 2^52, which no multiplication sees; others are masked.
+//! Values are right in their low 52 bits, which is all that a multiplication reads; what is above is masked at the end.
+//! Forward values are below 2^52 (scalar: 4q): an addend of at least 2^51 loses 2q. Inverse ones are at most 2q.
 //! Primes below 2^45 leave room to do less: forward adds 34q to the first addends, after which at most 17 stages that
 //! add or subtract less than 2q each keep values in 0..69q < 2^52 without any correction; inverse corrects once per
-//! pass (32q < 2^52). Nothing is masked then before the end.
+//! pass (64q < 2^52).
 //!
 //! The last four stages of a run of 16 values keep eight independent butterflies per vector pair. Their lane orders
 //! are chosen so that twiddles need no shuffles: one, two, four or eight factors in order, repeated across lanes.
@@ -13,6 +13,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512ifma_lane::{Lanes, V, load, splat};
+use crate::Modulus;
 
 /// Runs of at most 2^12 values (32 KiB) are finished before the next run is touched.
 pub(super) const LOG_RUN: u32 = 12;
@@ -27,6 +28,8 @@ pub(super) struct Context {
     pub(super) lanes: Lanes,
     pub(super) twiddle: *const u64,
     pub(super) shoup: *const u64,
+    /// 2q (2^k - 1): what inverse transforms of small primes add to values.
+    pub(super) offset: [V; 5],
 }
 
 /// Reads rows of a column block.
@@ -42,6 +45,14 @@ macro_rules! keep_rows {
 pub(super) use {keep_rows, rows};
 
 impl Context {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    pub(super) fn new(modulus: Modulus, (twiddles, quotients): (&[u64], &[u64])) -> Self {
+        let lanes = Lanes::new(modulus);
+        let offset = [0, 1, 3, 7, 15].map(|times| splat(2 * times * modulus.value()));
+        Self { lanes, twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr(), offset }
+    }
+
     /// One twiddle for all lanes.
     ///
     /// # Safety

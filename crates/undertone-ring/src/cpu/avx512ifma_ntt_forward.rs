@@ -2,24 +2,24 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512ifma_lane::{Lanes, V, load, store};
+use super::avx512ifma_lane::{V, load, splat, store};
 use super::avx512ifma_ntt::{Context, LOG_RUN, SMALL, keep_rows, rows};
 use super::scalar_ntt;
 use crate::NttTable;
 
-/// Forward butterflies that share a twiddle; `$next` tells what the next stage does with each.
+/// Forward butterflies that share a twiddle.
 macro_rules! forward {
-    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $next:ident),*) => {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.forward($v[$a], $v[$b], w, $small, Next::$next);)*
+        $(($v[$a], $v[$b]) = $c.forward($v[$a], $v[$b], w, $small);)*
     };
 }
 
 /// As `forward`, for the first stage of a transform.
 macro_rules! first {
-    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $next:ident),*) => {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.first($v[$a], $v[$b], w, $small, Next::$next);)*
+        $(($v[$a], $v[$b]) = $c.first($v[$a], $v[$b], w, $small);)*
     };
 }
 
@@ -32,47 +32,42 @@ fn interleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, low, b), _mm512_permutex2var_epi64(a, high, b))
 }
 
-/// What comes next for both outputs of a butterfly.
-#[derive(Clone, Copy)]
-enum Next {
-    /// A multiplication, which reads their low 52 bits only, or a mask.
-    Multiplied,
-    /// Anything that needs the values themselves.
-    Exact,
-}
-
 impl Context {
-    /// Butterfly of x below 4q and y below 2^52 (higher bits of y are ignored).
+    /// Butterfly of x and y below 2^52 (higher bits are ignored); so are the outputs.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn forward(self, x: V, y: V, twiddle: (V, V), small: bool, next: Next) -> (V, V) {
+    fn forward(self, x: V, y: V, twiddle: (V, V), small: bool) -> (V, V) {
         if small {
             return self.forward_small(x, y, twiddle);
         }
-        self.forward_folded(self.lanes.fold(x, self.lanes.two_q), y, twiddle, next)
+        self.forward_lowered(self.lower(x), y, twiddle)
     }
 
     /// The first butterfly: both inputs are reduced.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn first(self, x: V, y: V, twiddle: (V, V), small: bool, next: Next) -> (V, V) {
+    fn first(self, x: V, y: V, twiddle: (V, V), small: bool) -> (V, V) {
         if small {
             return self.forward_small(self.offset(x), y, twiddle);
         }
-        self.forward_folded(x, y, twiddle, next)
+        self.forward_lowered(x, y, twiddle)
     }
 
-    /// Butterfly of x below 2q: the sum grows out of the multiplication, the difference is (2x + 2q) minus the sum.
+    /// x below 2^52 to below 2^52 - 2q, higher bits ignored: 2q less where x is at least 2^51, which is above 2q.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn forward_folded(self, x: V, y: V, (w, shoup): (V, V), next: Next) -> (V, V) {
-        let m = self.lanes;
-        let sum = m.mul_modulo(x, y, w, shoup);
-        let sum = match next {
-            Next::Multiplied => sum,
-            Next::Exact => m.exact(sum),
-        };
-        (sum, _mm512_sub_epi64(m.twice_plus_2q(x), sum))
+    fn lower(self, x: V) -> V {
+        let large = _mm512_test_epi64_mask(x, splat(1 << 51));
+        _mm512_mask_sub_epi64(x, large, x, self.lanes.two_q)
+    }
+
+    /// Butterfly of x below 2^52 - 2q: the sum grows out of the multiplication, the difference is (2x + 2q) minus the
+    /// sum. The product is below 2q, so that both are in 0..2^52.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn forward_lowered(self, x: V, y: V, (w, shoup): (V, V)) -> (V, V) {
+        let sum = self.lanes.mul_modulo(x, y, w, shoup);
+        (sum, _mm512_sub_epi64(self.lanes.twice_plus_2q(x), sum))
     }
 
     #[inline]
@@ -90,14 +85,6 @@ impl Context {
         _mm512_add_epi64(x, _mm512_add_epi64(sixteen, self.lanes.two_q))
     }
 
-    /// Shuffles raw outputs for the next of the last stages; the addends leave as they are needed there.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn next_pair<const SMALL_Q: bool>(self, (a, b): (V, V)) -> (V, V) {
-        let (a, b) = interleave(a, b);
-        (if SMALL_Q { a } else { self.lanes.exact(a) }, b)
-    }
-
     /// The last four forward stages of `count` runs of 16 values; ends fully reduced.
     ///
     /// # Safety
@@ -111,24 +98,18 @@ impl Context {
             unsafe {
                 let p = data.add(16 * i);
                 self.prefetch(pair);
-                let next = Next::Multiplied;
-                let pairs = self.forward(load(p), load(p.add(8)), self.one(pair), SMALL_Q, next);
-                let (a, b) = self.next_pair::<SMALL_Q>(pairs);
-                let (a, b) = self.next_pair::<SMALL_Q>(self.forward(a, b, self.two(pair), SMALL_Q, next));
-                let (a, b) = self.next_pair::<SMALL_Q>(self.forward(a, b, self.four(pair), SMALL_Q, next));
-                let (a, b) = self.forward(a, b, self.eight(pair), SMALL_Q, Next::Exact);
+                let (a, b) = self.forward(load(p), load(p.add(8)), self.one(pair), SMALL_Q);
                 let (a, b) = interleave(a, b);
-                store(p, self.finish::<SMALL_Q>(a));
-                store(p.add(8), self.finish::<SMALL_Q>(b));
+                let (a, b) = self.forward(a, b, self.two(pair), SMALL_Q);
+                let (a, b) = interleave(a, b);
+                let (a, b) = self.forward(a, b, self.four(pair), SMALL_Q);
+                let (a, b) = interleave(a, b);
+                let (a, b) = self.forward(a, b, self.eight(pair), SMALL_Q);
+                let (a, b) = interleave(a, b);
+                store(p, self.lanes.reduce_52(a));
+                store(p.add(8), self.lanes.reduce_52(b));
             }
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn finish<const SMALL_Q: bool>(self, x: V) -> V {
-        let x = if SMALL_Q { self.lanes.reduce_lazy(x) } else { self.lanes.fold(x, self.lanes.two_q) };
-        self.lanes.fold(x, self.lanes.q)
     }
 
     /// The first forward stage on a block of 2^log_len values.
@@ -144,7 +125,7 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1);
-                first!(self, v, self.one(index), SMALL_Q; 0 1 Exact);
+                first!(self, v, self.one(index), SMALL_Q; 0 1);
                 keep_rows!(p, stride, v; 0, 1);
             }
         }
@@ -163,9 +144,9 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
-                first!(self, v, self.one(index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 1 Exact);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 2 3 Exact);
+                first!(self, v, self.one(index), SMALL_Q; 0 2, 1 3);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 1);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 2 3);
                 keep_rows!(p, stride, v; 0, 1, 2, 3);
             }
         }
@@ -184,13 +165,13 @@ impl Context {
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
-                first!(self, v, self.one(index), SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Multiplied, 3 7 Multiplied);
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 4 6 Exact, 5 7 Multiplied);
-                forward!(self, v, self.one(4 * index), SMALL_Q; 0 1 Exact);
-                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 2 3 Exact);
-                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 4 5 Exact);
-                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 6 7 Exact);
+                first!(self, v, self.one(index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 2, 1 3);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 4 6, 5 7);
+                forward!(self, v, self.one(4 * index), SMALL_Q; 0 1);
+                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 2 3);
+                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 4 5);
+                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 6 7);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7);
             }
         }
@@ -210,24 +191,24 @@ impl Context {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
                 if FIRST {
-                    first!(self, v, self.one(index), SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Multiplied, 5 13 Multiplied, 6 14 Multiplied, 7 15 Multiplied);
+                    first!(self, v, self.one(index), SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                 } else {
-                    forward!(self, v, self.one(index), SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Multiplied, 5 13 Multiplied, 6 14 Multiplied, 7 15 Multiplied);
+                    forward!(self, v, self.one(index), SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                 }
-                forward!(self, v, self.one(2 * index), SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Multiplied, 3 7 Multiplied);
-                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12 Exact, 9 13 Exact, 10 14 Multiplied, 11 15 Multiplied);
-                forward!(self, v, self.one(4 * index), SMALL_Q; 0 2 Exact, 1 3 Multiplied);
-                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6 Exact, 5 7 Multiplied);
-                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10 Exact, 9 11 Multiplied);
-                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14 Exact, 13 15 Multiplied);
-                forward!(self, v, self.one(8 * index), SMALL_Q; 0 1 Exact);
-                forward!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3 Exact);
-                forward!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5 Exact);
-                forward!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7 Exact);
-                forward!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9 Exact);
-                forward!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11 Exact);
-                forward!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13 Exact);
-                forward!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15 Exact);
+                forward!(self, v, self.one(2 * index), SMALL_Q; 0 4, 1 5, 2 6, 3 7);
+                forward!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12, 9 13, 10 14, 11 15);
+                forward!(self, v, self.one(4 * index), SMALL_Q; 0 2, 1 3);
+                forward!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6, 5 7);
+                forward!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10, 9 11);
+                forward!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14, 13 15);
+                forward!(self, v, self.one(8 * index), SMALL_Q; 0 1);
+                forward!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3);
+                forward!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5);
+                forward!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7);
+                forward!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9);
+                forward!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11);
+                forward!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13);
+                forward!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             }
         }
@@ -268,8 +249,7 @@ pub(super) fn forward(table: &NttTable, data: &mut [u64]) {
     if log_n < 5 {
         return scalar_ntt::forward(table, data);
     }
-    let (twiddles, quotients) = table.forward();
-    let context = Context { lanes: Lanes::new(table.modulus), twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr() };
+    let context = Context::new(table.modulus, table.forward());
     // SAFETY: the data has 2^log_n values and the table at least as many twiddles.
     unsafe {
         if table.modulus.value() < SMALL {

@@ -1,38 +1,45 @@
 //! The inverse half of the AVX-512 IFMA NTT; see `avx512ifma_ntt` for the ranges.
+//!
+//! From 2^45 on, the inputs of a butterfly have opposite signs: (x, -y), or (-x, y) where its outputs are to be
+//! negated. So the value to multiply is their sum, which needs no offset, and the other output their difference, whose
+//! sign is a bit. A block is negated when its index (see `NttTable`, without the leading one) has an odd number of
+//! ones, which gives the two blocks that meet opposite signs and the whole a positive one; the first stage, whose
+//! inputs come with their own signs, negates.
+//!
+//! Below 2^45 every first addend exceeds the second, because it carries an offset of 2q (2^k - 1), where k is in how
+//! many stages of the pass running the value is a first addend. Products are born with theirs, the others get them when
+//! a pass begins. With 15, 7, 3 and 1 times 2q on 16 values, all sums stay below 64q < 2^52.
 
 use std::arch::x86_64::*;
 
-use super::avx512ifma_lane::{Lanes, V, load, splat, store};
+use super::avx512ifma_lane::{V, load, splat, store};
 use super::avx512ifma_ntt::{Context, LOG_RUN, PREFETCH_PAIRS, SMALL, keep_rows, rows};
 use super::scalar_ntt;
 use crate::NttTable;
 
-/// Inverse butterflies that share a twiddle; `$kind` tells what their inputs are.
+/// Inverse butterflies that share a twiddle; `$k` says which offset the product carries.
 macro_rules! inverse {
-    ($c:ident, $v:ident, $w:expr, $bound:expr, $small:expr; $($a:literal $b:literal $kind:ident),*) => {
+    ($c:ident, $v:ident, $w:expr, $small:expr; $($a:literal $b:literal $k:literal),*) => {
         let w = $w;
-        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $bound, $small, Inputs::$kind);)*
+        $(($v[$a], $v[$b]) = $c.inverse($v[$a], $v[$b], w, $c.offset[$k], $small);)*
     };
 }
 
-/// What memory takes of the products of a pass.
-macro_rules! exact {
-    ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.exact($v[$i]);)* };
+/// Offsets of the values with which a pass begins, for small primes.
+macro_rules! offset {
+    ($c:ident, $v:ident; $($i:literal $k:literal),*) => { $($v[$i] = _mm512_add_epi64($v[$i], $c.offset[$k]);)* };
 }
 
-/// Brings values below 2^52 to [0, 2q).
+/// Brings values, right in their low 52 bits, to [0, 2q) modulo 2^52.
 macro_rules! lazy {
-    ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.reduce_lazy($v[$i]);)* };
+    ($c:ident, $v:ident; $($i:literal),*) => { $($v[$i] = $c.lanes.reduce_modulo($v[$i]);)* };
 }
 
-/// The final inverse stage: scaled sums and differences, fully reduced.
+/// The final inverse stage, scaled and fully reduced.
 macro_rules! scaled {
-    ($c:ident, $v:ident, $scale:ident, $bound:expr; $($a:literal $b:literal),*) => { $({
-        let sum = _mm512_add_epi64($v[$a], $v[$b]);
-        let difference = _mm512_sub_epi64(_mm512_add_epi64($v[$a], $bound), $v[$b]);
-        $v[$a] = $c.lanes.fold($c.lanes.mul_lazy(sum, $scale[0].0, $scale[0].1), $c.lanes.q);
-        $v[$b] = $c.lanes.fold($c.lanes.mul_lazy(difference, $scale[1].0, $scale[1].1), $c.lanes.q);
-    })* };
+    ($c:ident, $v:ident, $scale:ident, $small:expr; $($a:literal $b:literal),*) => {
+        $(($v[$a], $v[$b]) = $c.scaled($v[$a], $v[$b], $scale, $small);)*
+    };
 }
 
 /// The inverse of the perfect shuffle of two vectors.
@@ -44,49 +51,84 @@ fn deinterleave(a: V, b: V) -> (V, V) {
     (_mm512_permutex2var_epi64(a, even, b), _mm512_permutex2var_epi64(a, odd, b))
 }
 
-/// What both inputs of a butterfly are.
-#[derive(Clone, Copy)]
-enum Inputs {
-    /// The values themselves.
-    Exact,
-    /// Products, right in the low 52 bits: enough for a difference that is multiplied, while a sum is masked.
-    Products,
-}
+/// Which of eight neighbouring butterflies of the first stage give negated outputs: those with an odd number of ones
+/// in their index. Behind a block that is negated itself it is the others.
+const NEGATED: [u8; 2] = [0b1001_0110, 0b0110_1001];
+
+/// The first shuffle: lanes of the addends and of the others, exchanged where the outputs are negated. Behind a negated
+/// block the two change places.
+const FIRST: [[i64; 8]; 2] = [[0, 3, 5, 6, 9, 10, 12, 15], [1, 2, 4, 7, 8, 11, 13, 14]];
+
+/// What the values of the first, second and third stage of a run carry for small primes, in units of 2q: as on the
+/// lines of a pass, with the lane for the index.
+const LANE_OFFSETS: [[i64; 8]; 3] = [[7, 0, 1, 0, 3, 0, 1, 0], [3, 0, 1, 0, 3, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 0]];
 
 impl Context {
-    /// Inputs below `bound`, a multiple of q; the sum is below twice that when `small`, else below 2q, and the product
-    /// below 2q in its low 52 bits.
+    /// Inputs as above, in the low 52 bits as the outputs. The product is below 2q, plus `offset` for small primes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse(self, x: V, y: V, (w, shoup): (V, V), bound: V, small: bool, inputs: Inputs) -> (V, V) {
-        let sum = _mm512_add_epi64(x, y);
-        let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
-        let product = self.lanes.mul_modulo(_mm512_setzero_si512(), difference, w, shoup);
-        let sum = match inputs {
-            _ if small => sum,
-            Inputs::Exact => self.lanes.fold(sum, bound),
-            Inputs::Products => self.lanes.fold(self.lanes.exact(sum), bound),
+    fn inverse(self, x: V, y: V, (w, shoup): (V, V), offset: V, small: bool) -> (V, V) {
+        let m = self.lanes;
+        let (sum, difference) = (_mm512_add_epi64(x, y), _mm512_sub_epi64(x, y));
+        if small {
+            return (sum, m.mul_modulo(offset, difference, w, shoup));
+        }
+        // From -2q to 2q, so that bit 51 is the sign.
+        let negative = _mm512_test_epi64_mask(difference, splat(1 << 51));
+        let addend = _mm512_mask_add_epi64(difference, negative, difference, m.two_q);
+        (addend, m.mul_modulo(_mm512_setzero_si512(), sum, w, shoup))
+    }
+
+    /// As `inverse`, for the last stage of all.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn scaled(self, x: V, y: V, scale: [(V, V); 2], small: bool) -> (V, V) {
+        let (sum, difference) = (_mm512_add_epi64(x, y), _mm512_sub_epi64(x, y));
+        let values = if small { [sum, difference] } else { [_mm512_add_epi64(difference, self.lanes.two_q), sum] };
+        let reduced = |value, (w, shoup)| self.lanes.fold(self.lanes.mul_lazy(value, w, shoup), self.lanes.q);
+        (reduced(values[0], scale[0]), reduced(values[1], scale[1]))
+    }
+
+    /// The first stage of a run of 16 reduced values at `p`, whose outputs are as `inverse` takes them; those of small
+    /// primes carry `offset`.
+    ///
+    /// # Safety
+    /// 16 values are at `p`; the table covers 8 * (pair + 1) twiddles.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn inverse_first<const SMALL_Q: bool>(self, p: *const u64, pair: usize, offset: V) -> (V, V) {
+        // SAFETY: by the contract of this function.
+        let (low, high, (w, shoup)) = unsafe { (load(p), load(p.add(8)), self.eight(pair)) };
+        let m = self.lanes;
+        // The index of a block of 16 values with its leading one has an odd number of ones where the block is positive.
+        let sign = if SMALL_Q { 0 } else { (pair.count_ones() as usize + 1) % 2 };
+        let (x, y) = if SMALL_Q {
+            deinterleave(low, high)
+        } else {
+            // SAFETY: both are eight words.
+            let at = [FIRST[sign], FIRST[1 - sign]].map(|at| unsafe { load(at.as_ptr().cast()) });
+            (_mm512_permutex2var_epi64(low, at[0], high), _mm512_permutex2var_epi64(low, at[1], high))
         };
-        (sum, product)
+        let difference = _mm512_sub_epi64(_mm512_add_epi64(x, m.q), y);
+        let sum = _mm512_add_epi64(x, y);
+        if SMALL_Q {
+            return (_mm512_add_epi64(sum, offset), m.mul_modulo(offset, difference, w, shoup));
+        }
+        let sum = _mm512_mask_sub_epi64(sum, NEGATED[sign], m.two_q, sum);
+        (sum, m.mul_modulo(_mm512_setzero_si512(), difference, w, shoup))
     }
 
-    /// A butterfly between shuffles, where sums and products meet; `first` tells that the inputs are reduced, so that
-    /// their sum is below 2q as it is.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse_pair<const SMALL_Q: bool>(self, (x, y): (V, V), twiddle: (V, V), bound: V, first: bool) -> (V, V) {
-        let (sum, product) = self.inverse(x, y, twiddle, bound, SMALL_Q || first, Inputs::Exact);
-        (sum, if SMALL_Q { product } else { self.lanes.exact(product) })
-    }
-
-    /// The first four inverse stages of `count` runs of 16 reduced values; ends below 2q.
+    /// The first four inverse stages of `count` runs of 16 reduced values; ends at most 2q modulo 2^52, or negated.
     ///
     /// # Safety
     /// As for `forward_pairs`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
     unsafe fn inverse_pairs<const SMALL_Q: bool>(self, data: *mut u64, count: usize, pair: usize) {
-        let bound = self.bounds::<SMALL_Q>();
+        let offset = LANE_OFFSETS.map(|times| {
+            // SAFETY: it is eight words.
+            _mm512_mullo_epi64(self.lanes.two_q, unsafe { load(times.as_ptr().cast()) })
+        });
         for i in 0..count {
             let pair = pair + i;
             // SAFETY: by the contract of this function.
@@ -95,155 +137,95 @@ impl Context {
                 self.prefetch(pair);
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS).cast());
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(16 * PREFETCH_PAIRS + 8).cast());
-                let start = deinterleave(load(p), load(p.add(8)));
-                let (a, b) = self.inverse_pair::<SMALL_Q>(start, self.eight(pair), bound[0], true);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.four(pair), bound[1], false);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.two(pair), bound[2], false);
-                let (a, b) = self.inverse_pair::<SMALL_Q>(deinterleave(a, b), self.one(pair), bound[3], false);
-                store(p, if SMALL_Q { self.lanes.reduce_lazy(a) } else { a });
+                let (a, b) = self.inverse_first::<SMALL_Q>(p, pair, offset[0]);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.four(pair), offset[1], SMALL_Q);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.two(pair), offset[2], SMALL_Q);
+                let (a, b) = deinterleave(a, b);
+                let (a, b) = self.inverse(a, b, self.one(pair), self.offset[0], SMALL_Q);
+                store(p, if SMALL_Q { self.lanes.reduce_modulo(a) } else { a });
                 store(p.add(8), b);
             }
         }
     }
 
-    /// Bounds of the values before each stage of an inverse pass.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn bounds<const SMALL_Q: bool>(self) -> [V; 4] {
-        let b = self.lanes.two_q;
-        if SMALL_Q {
-            [b, _mm512_slli_epi64::<1>(b), _mm512_slli_epi64::<2>(b), _mm512_slli_epi64::<3>(b)]
-        } else {
-            [b; 4]
-        }
-    }
-
-    /// 1 inverse stage on one block of 2^log_len values below 2q, ending below 2q; with `last`
-    /// (twiddle and Shoup quotient for the first and second half of the outputs) the final stage is scaled and reduced.
+    /// The only pass of one stage is the last of all: on 2^log_n values, scaled (twiddle and Shoup quotient for the first
+    /// and second half of the outputs) and reduced.
     ///
     /// # Safety
     /// As for `forward_2`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse_2<const SMALL_Q: bool>(
-        self,
-        data: *mut u64,
-        log_len: u32,
-        index: usize,
-        last: Option<[(V, V); 2]>,
-    ) {
-        let stride = 1usize << (log_len - 1);
-        let bound = self.bounds::<SMALL_Q>();
+    unsafe fn inverse_2<const SMALL_Q: bool>(self, data: *mut u64, log_n: u32, scale: [(V, V); 2]) {
+        let stride = 1usize << (log_n - 1);
         for column in (0..stride).step_by(8) {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1);
-                match last {
-                    None => {
-                        inverse!(self, v, self.one(index), bound[0], SMALL_Q; 0 1 Exact);
-                        if SMALL_Q {
-                            lazy!(self, v; 0);
-                        } else {
-                            exact!(self, v; 1);
-                        }
-                    }
-                    Some(scale) => {
-                        scaled!(self, v, scale, bound[0]; 0 1);
-                    }
+                if SMALL_Q {
+                    offset!(self, v; 0 1);
                 }
+                scaled!(self, v, scale, SMALL_Q; 0 1);
                 keep_rows!(p, stride, v; 0, 1);
             }
         }
     }
 
-    /// 2 inverse stages on one block of 2^log_len values below 2q, ending below 2q; with `last`
-    /// (twiddle and Shoup quotient for the first and second half of the outputs) the final stage is scaled and reduced.
+    /// As `inverse_2`, for 2 stages.
     ///
     /// # Safety
     /// As for `forward_4`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse_4<const SMALL_Q: bool>(
-        self,
-        data: *mut u64,
-        log_len: u32,
-        index: usize,
-        last: Option<[(V, V); 2]>,
-    ) {
-        let stride = 1usize << (log_len - 2);
-        let bound = self.bounds::<SMALL_Q>();
+    unsafe fn inverse_4<const SMALL_Q: bool>(self, data: *mut u64, log_n: u32, scale: [(V, V); 2]) {
+        let stride = 1usize << (log_n - 2);
         for column in (0..stride).step_by(8) {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3);
-                inverse!(self, v, self.one(2 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(2 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
-                match last {
-                    None => {
-                        inverse!(self, v, self.one(index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
-                        if SMALL_Q {
-                            lazy!(self, v; 0, 1);
-                        } else {
-                            exact!(self, v; 2, 3);
-                        }
-                    }
-                    Some(scale) => {
-                        scaled!(self, v, scale, bound[1]; 0 2, 1 3);
-                    }
+                if SMALL_Q {
+                    offset!(self, v; 0 2, 2 1);
                 }
+                inverse!(self, v, self.one(2), SMALL_Q; 0 1 1);
+                inverse!(self, v, self.one(3), SMALL_Q; 2 3 0);
+                scaled!(self, v, scale, SMALL_Q; 0 2, 1 3);
                 keep_rows!(p, stride, v; 0, 1, 2, 3);
             }
         }
     }
 
-    /// 3 inverse stages on one block of 2^log_len values below 2q, ending below 2q; with `last`
-    /// (twiddle and Shoup quotient for the first and second half of the outputs) the final stage is scaled and reduced.
+    /// As `inverse_2`, for 3 stages.
     ///
     /// # Safety
     /// As for `forward_8`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse_8<const SMALL_Q: bool>(
-        self,
-        data: *mut u64,
-        log_len: u32,
-        index: usize,
-        last: Option<[(V, V); 2]>,
-    ) {
-        let stride = 1usize << (log_len - 3);
-        let bound = self.bounds::<SMALL_Q>();
+    unsafe fn inverse_8<const SMALL_Q: bool>(self, data: *mut u64, log_n: u32, scale: [(V, V); 2]) {
+        let stride = 1usize << (log_n - 3);
         for column in (0..stride).step_by(8) {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7);
-                inverse!(self, v, self.one(4 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(4 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
-                inverse!(self, v, self.one(4 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
-                inverse!(self, v, self.one(4 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
-                inverse!(self, v, self.one(2 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
-                inverse!(self, v, self.one(2 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
-                match last {
-                    None => {
-                        inverse!(self, v, self.one(index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
-                        if SMALL_Q {
-                            lazy!(self, v; 0, 1, 2, 3);
-                        } else {
-                            exact!(self, v; 4, 5, 6, 7);
-                        }
-                    }
-                    Some(scale) => {
-                        scaled!(self, v, scale, bound[2]; 0 4, 1 5, 2 6, 3 7);
-                    }
+                if SMALL_Q {
+                    offset!(self, v; 0 3, 2 1, 4 2, 6 1);
                 }
+                inverse!(self, v, self.one(4), SMALL_Q; 0 1 2);
+                inverse!(self, v, self.one(5), SMALL_Q; 2 3 0);
+                inverse!(self, v, self.one(6), SMALL_Q; 4 5 1);
+                inverse!(self, v, self.one(7), SMALL_Q; 6 7 0);
+                inverse!(self, v, self.one(2), SMALL_Q; 0 2 1, 1 3 1);
+                inverse!(self, v, self.one(3), SMALL_Q; 4 6 0, 5 7 0);
+                scaled!(self, v, scale, SMALL_Q; 0 4, 1 5, 2 6, 3 7);
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7);
             }
         }
     }
 
-    /// 4 inverse stages on one block of 2^log_len values below 2q, ending below 2q; with `last`
+    /// 4 inverse stages on one block of 2^log_len values as `lazy!` leaves them, ending likewise; with `last`
     /// (twiddle and Shoup quotient for the first and second half of the outputs) the final stage is scaled and reduced.
     ///
     /// # Safety
@@ -258,37 +240,37 @@ impl Context {
         last: Option<[(V, V); 2]>,
     ) {
         let stride = 1usize << (log_len - 4);
-        let bound = self.bounds::<SMALL_Q>();
         for column in (0..stride).step_by(8) {
             // SAFETY: by the contract of this function.
             unsafe {
                 let p = data.add(column);
                 let mut v = rows!(p, stride; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                inverse!(self, v, self.one(8 * index), bound[0], SMALL_Q; 0 1 Exact);
-                inverse!(self, v, self.one(8 * index + 1), bound[0], SMALL_Q; 2 3 Exact);
-                inverse!(self, v, self.one(8 * index + 2), bound[0], SMALL_Q; 4 5 Exact);
-                inverse!(self, v, self.one(8 * index + 3), bound[0], SMALL_Q; 6 7 Exact);
-                inverse!(self, v, self.one(8 * index + 4), bound[0], SMALL_Q; 8 9 Exact);
-                inverse!(self, v, self.one(8 * index + 5), bound[0], SMALL_Q; 10 11 Exact);
-                inverse!(self, v, self.one(8 * index + 6), bound[0], SMALL_Q; 12 13 Exact);
-                inverse!(self, v, self.one(8 * index + 7), bound[0], SMALL_Q; 14 15 Exact);
-                inverse!(self, v, self.one(4 * index), bound[1], SMALL_Q; 0 2 Exact, 1 3 Products);
-                inverse!(self, v, self.one(4 * index + 1), bound[1], SMALL_Q; 4 6 Exact, 5 7 Products);
-                inverse!(self, v, self.one(4 * index + 2), bound[1], SMALL_Q; 8 10 Exact, 9 11 Products);
-                inverse!(self, v, self.one(4 * index + 3), bound[1], SMALL_Q; 12 14 Exact, 13 15 Products);
-                inverse!(self, v, self.one(2 * index), bound[2], SMALL_Q; 0 4 Exact, 1 5 Exact, 2 6 Products, 3 7 Products);
-                inverse!(self, v, self.one(2 * index + 1), bound[2], SMALL_Q; 8 12 Exact, 9 13 Exact, 10 14 Products, 11 15 Products);
+                if SMALL_Q {
+                    offset!(self, v; 0 4, 2 1, 4 2, 6 1, 8 3, 10 1, 12 2, 14 1);
+                }
+                inverse!(self, v, self.one(8 * index), SMALL_Q; 0 1 3);
+                inverse!(self, v, self.one(8 * index + 1), SMALL_Q; 2 3 0);
+                inverse!(self, v, self.one(8 * index + 2), SMALL_Q; 4 5 1);
+                inverse!(self, v, self.one(8 * index + 3), SMALL_Q; 6 7 0);
+                inverse!(self, v, self.one(8 * index + 4), SMALL_Q; 8 9 2);
+                inverse!(self, v, self.one(8 * index + 5), SMALL_Q; 10 11 0);
+                inverse!(self, v, self.one(8 * index + 6), SMALL_Q; 12 13 1);
+                inverse!(self, v, self.one(8 * index + 7), SMALL_Q; 14 15 0);
+                inverse!(self, v, self.one(4 * index), SMALL_Q; 0 2 2, 1 3 2);
+                inverse!(self, v, self.one(4 * index + 1), SMALL_Q; 4 6 0, 5 7 0);
+                inverse!(self, v, self.one(4 * index + 2), SMALL_Q; 8 10 1, 9 11 1);
+                inverse!(self, v, self.one(4 * index + 3), SMALL_Q; 12 14 0, 13 15 0);
+                inverse!(self, v, self.one(2 * index), SMALL_Q; 0 4 1, 1 5 1, 2 6 1, 3 7 1);
+                inverse!(self, v, self.one(2 * index + 1), SMALL_Q; 8 12 0, 9 13 0, 10 14 0, 11 15 0);
                 match last {
                     None => {
-                        inverse!(self, v, self.one(index), bound[3], SMALL_Q; 0 8 Exact, 1 9 Exact, 2 10 Exact, 3 11 Exact, 4 12 Products, 5 13 Products, 6 14 Products, 7 15 Products);
+                        inverse!(self, v, self.one(index), SMALL_Q; 0 8 0, 1 9 0, 2 10 0, 3 11 0, 4 12 0, 5 13 0, 6 14 0, 7 15 0);
                         if SMALL_Q {
                             lazy!(self, v; 0, 1, 2, 3, 4, 5, 6, 7);
-                        } else {
-                            exact!(self, v; 8, 9, 10, 11, 12, 13, 14, 15);
                         }
                     }
                     Some(scale) => {
-                        scaled!(self, v, scale, bound[3]; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
+                        scaled!(self, v, scale, SMALL_Q; 0 8, 1 9, 2 10, 3 11, 4 12, 5 13, 6 14, 7 15);
                     }
                 }
                 keep_rows!(p, stride, v; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -296,8 +278,8 @@ impl Context {
         }
     }
 
-    /// The inverse of `forward_run`, values reduced before and below 2q after. They come from `from`, run by run, so
-    /// that a copy costs no pass of its own.
+    /// The inverse of `forward_run`, values reduced before and as `lazy!` leaves them after. They come from `from`, run
+    /// by run, so that a copy costs no pass of its own.
     ///
     /// # Safety
     /// As for `forward_16`; `from` is `data` or as much memory apart from it.
@@ -340,11 +322,10 @@ pub(super) fn inverse(table: &NttTable, data: &mut [u64], source: Option<&[u64]>
         return scalar_ntt::inverse(table, data, scale);
     }
     let q = table.modulus;
-    let (twiddles, quotients) = table.inverse();
-    let context = Context { lanes: Lanes::new(q), twiddle: twiddles.as_ptr(), shoup: quotients.as_ptr() };
+    let context = Context::new(q, table.inverse());
     // 1/N and the scale ride on the last stage: one factor for the sums, one for the differences.
     let sum = q.mul(scale, q.inverse(data.len() as u64));
-    let last = [sum, q.mul(sum, twiddles[1])].map(|w| (splat(w), splat(q.shoup(w))));
+    let last = [sum, q.mul(sum, table.inverse().0[1])].map(|w| (splat(w), splat(q.shoup(w))));
     let data = data.as_mut_ptr();
     let from = source.map_or(data.cast_const(), <[u64]>::as_ptr);
     // SAFETY: data and source have 2^log_n values and the table at least as many twiddles.
@@ -376,9 +357,9 @@ unsafe fn inverse_all<const SMALL_Q: bool>(
             context.inverse_run::<SMALL_Q>(data.add(start), from.add(start), log_len, (1 << first) + b);
         }
         match first {
-            1 => context.inverse_2::<SMALL_Q>(data, log_n, 1, Some(last)),
-            2 => context.inverse_4::<SMALL_Q>(data, log_n, 1, Some(last)),
-            3 => context.inverse_8::<SMALL_Q>(data, log_n, 1, Some(last)),
+            1 => context.inverse_2::<SMALL_Q>(data, log_n, last),
+            2 => context.inverse_4::<SMALL_Q>(data, log_n, last),
+            3 => context.inverse_8::<SMALL_Q>(data, log_n, last),
             _ => context.inverse_16::<SMALL_Q>(data, log_n, 1, Some(last)),
         }
     }

@@ -9,6 +9,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_chacha;
 #[cfg(target_arch = "x86_64")]
+mod avx2_fourier;
+#[cfg(target_arch = "x86_64")]
 mod avx2_lane;
 #[cfg(target_arch = "x86_64")]
 mod avx2_map;
@@ -29,6 +31,8 @@ mod avx2_words;
 #[cfg(target_arch = "x86_64")]
 mod avx512_chacha;
 #[cfg(target_arch = "x86_64")]
+mod avx512_fourier;
+#[cfg(target_arch = "x86_64")]
 mod avx512_words;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma;
@@ -46,6 +50,8 @@ mod avx512ifma_ntt_inverse;
 mod avx512ifma_packed;
 #[cfg(target_arch = "x86_64")]
 mod avx512ifma_sums;
+mod fourier;
+mod pages;
 mod scalar;
 mod scalar_ntt;
 mod scalar_words;

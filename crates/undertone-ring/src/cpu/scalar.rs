@@ -1,10 +1,10 @@
-//! The scalar backend: plain Rust, no `unsafe`, the reference for every other backend.
+//! The scalar backend: plain Rust, the reference for every other backend.
 
 use chacha20::ChaCha8;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 
-use super::{MatrixShape, scalar_ntt};
-use crate::{Backend, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation};
+use super::{MatrixShape, fourier, scalar_ntt};
+use crate::{Backend, FourierTable, LiftTarget, MATRIX_LANES, Modulus, NttTable, Packed, Permutation};
 
 /// See [`super::scalar_backend`].
 pub(super) struct Scalar;
@@ -175,6 +175,21 @@ impl Backend for Scalar {
 
     fn reduce_signed(&self, q: Modulus, out: &mut [u64], a: &[i64]) {
         out.iter_mut().zip(a).for_each(|(x, &a)| *x = q.reduce_i64(a));
+    }
+
+    fn split_symmetric(&self, q: Modulus, first: &mut [u64], second: &mut [u64], half: u64, quarter: u64) {
+        let (half_shoup, quarter_shoup, n) = (q.shoup(half), q.shoup(quarter), first.len());
+        for k in 0..n / 2 {
+            let (a, b) = (first[k], first[n - 1 - k]);
+            let x = q.mul_shoup(q.add(a, b), half, half_shoup);
+            let y = q.mul_shoup(q.sub(a, b), quarter, quarter_shoup);
+            (first[k], first[n - 1 - k], second[k], second[n - 1 - k]) = (x, x, y, y);
+        }
+    }
+
+    fn fourier(&self, table: &FourierTable, re: &mut [f64], im: &mut [f64], scratch: &mut [f64]) {
+        // SAFETY: arrays need no instructions of their own.
+        unsafe { fourier::fourier::<fourier::Lanes>(table, re, im, scratch) }
     }
 
     fn chacha8(&self, key: &[u8; 32], nonce: &[u8; 12], first: u32, out: &mut [u64]) {

@@ -16,6 +16,7 @@ mod module_product;
 mod transform;
 
 pub use arithmetic::Halves;
+pub use compact::CompactCoefficients;
 pub use gadget_key::{ComputedHalf, GadgetKey, StoredHalf, UniformHalf};
 pub use hoisted::{Giant, Step};
 pub use key_switch::Digits;

@@ -44,6 +44,8 @@ pub struct DealerAccess {
     pub dial: Dial,
     /// What the dealer knows its provider by.
     pub ticket: Arc<Zeroizing<[u8; 32]>>,
+    /// Hears why the dealer does not know the provider any more, in a sentence.
+    pub notice: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl DealerAccess {

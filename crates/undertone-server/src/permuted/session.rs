@@ -58,7 +58,7 @@ impl Session for ProviderSession {
         let Some(begin) = self.inner.wanted() else { return self.inner.work(progress) };
         let bundles = match &mut self.bundles {
             Some(bundles) => bundles,
-            none => none.insert(Bundles::start(begin.session, Arc::clone(&self.shared))?),
+            none => none.insert(Bundles::start(begin.session, self.limits, Arc::clone(&self.shared))?),
         };
         self.inner.supply(bundles.take(&begin, progress)?)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::BundleStore;
+use super::{BundleStore, FolderLock};
 use crate::error::{Error, Result};
 
 /// Largest bundle that is read, in bytes.
@@ -21,7 +21,7 @@ const FILE_CAP: u64 = 1 << 34;
 pub struct DirectoryStore {
     directory: PathBuf,
     /// Holds the lock while the store is open.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl DirectoryStore {
@@ -31,9 +31,7 @@ impl DirectoryStore {
     /// A directory that another process holds open or that cannot be read and written.
     pub fn open(directory: &Path) -> Result<Self> {
         create_private(directory).map_err(failed("create"))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"));
-        let lock = lock.map_err(failed("lock"))?;
-        lock.try_lock().map_err(|error| failed("lock")(error.into()))?;
+        let lock = FolderLock::hold(directory, "lock")?;
         let store = Self { directory: directory.to_owned(), _lock: lock };
         for step in store.steps("taken").map_err(failed("read"))? {
             remove(&store.path(step, "bundle")).map_err(failed("clean"))?;

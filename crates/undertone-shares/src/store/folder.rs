@@ -4,12 +4,12 @@
 //! process, so what an earlier one left is removed when the folder is opened: folders named like a session, nothing else,
 //! and nothing at all where the marker is missing.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::DirectoryStore;
 use super::directory::{create_private, failed};
+use super::{DirectoryStore, FolderLock};
 use crate::bundle::SessionId;
 use crate::error::{Error, Result};
 
@@ -21,8 +21,8 @@ const CONTENT: &[u8] = b"bundles of running sessions, version 1; removed when a 
 /// The folder of a party's sessions, held by this process.
 pub struct StoreFolder {
     path: PathBuf,
-    /// Holds the lock while the folder is in use.
-    _marker: File,
+    /// Holds the folder while it is in use.
+    _marker: FolderLock,
 }
 
 impl StoreFolder {
@@ -74,7 +74,7 @@ impl StoreFolder {
 }
 
 /// Locks the marker of a folder, which is written where the folder is empty.
-fn hold(path: &Path) -> Result<File> {
+fn hold(path: &Path) -> Result<FolderLock> {
     let foreign = || Error::ForeignFolder { path: path.to_owned() };
     let marker = path.join(MARKER);
     let found = match fs::symlink_metadata(&marker) {
@@ -86,25 +86,17 @@ fn hold(path: &Path) -> Result<File> {
     if !found && fs::read_dir(path).map_err(failed("read"))?.next().is_some() {
         return Err(foreign());
     }
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let opened = options.create(true).truncate(false).read(true).write(true).open(&marker);
-    let mut file = opened.map_err(failed("lock"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::FolderInUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
-    }
+    let lock = FolderLock::hold(path, MARKER)?;
+    let mut file = lock.file();
     let mut content = Vec::with_capacity(CONTENT.len() + 1);
-    (&file).take(CONTENT.len() as u64 + 1).read_to_end(&mut content).map_err(failed("read"))?;
+    file.take(CONTENT.len() as u64 + 1).read_to_end(&mut content).map_err(failed("read"))?;
     // A crash may come between making the marker and writing it.
     if content.is_empty() && fs::read_dir(path).map_err(failed("read"))?.count() == 1 {
         file.write_all(CONTENT).and_then(|()| file.sync_all()).map_err(failed("write"))?;
     } else if content != CONTENT {
         return Err(foreign());
     }
-    Ok(file)
+    Ok(lock)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod directory;
 mod folder;
+mod lock;
 mod memory;
 
 use zeroize::Zeroizing;
@@ -14,6 +15,7 @@ use crate::error::Result;
 
 pub use directory::DirectoryStore;
 pub use folder::StoreFolder;
+pub use lock::FolderLock;
 pub use memory::MemoryStore;
 
 /// Encoded bundles of one session and one party, by number of their step.

@@ -170,7 +170,7 @@ mod tests {
         let input = monomial(slots, exponent);
         let mut coefficients = vec![0.0; 1 << log_n];
         coefficients[exponent] = 1.0;
-        let expected = undertone_he::Encoder::new(log_n).decode(&coefficients);
+        let expected = undertone_he::Encoder::new(log_n, undertone_ring::detect_backend()).decode(&coefficients);
         for (slot, value) in expected.iter().enumerate() {
             assert!((value.re - input.low[slot]).abs() < 1e-12, "cosine of slot {slot}");
             assert!((value.im - input.high[slot]).abs() < 1e-12, "sine of slot {slot}");

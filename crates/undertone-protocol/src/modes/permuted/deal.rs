@@ -7,7 +7,7 @@
 use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
 use crate::exchange::peer_error;
-use crate::message::{MAX_BLOB, MAX_PUBLIC_TOKENS, Message, Mode, Welcome};
+use crate::message::{MAX_BLOB, MAX_NEW_TOKENS, MAX_PUBLIC_TOKENS, Message, Mode, Welcome};
 use crate::session::{Session, Turn};
 use serde::{Deserialize, Serialize};
 use undertone_infer::Progress;
@@ -17,8 +17,8 @@ use zeroize::{Zeroize, Zeroizing};
 /// What a step may make as long as it is, a blob must carry.
 const _: () = assert!(undertone_shares::MAX_BUNDLE_BYTES <= MAX_BLOB as usize);
 
-/// Most pieces of a prompt.
-pub const MAX_PIECES: usize = 1024;
+/// Most pieces of a prompt: the longest one in pieces of 64 tokens.
+pub const MAX_PIECES: usize = MAX_PUBLIC_TOKENS as usize / 64;
 /// Most tokens that one step may draft.
 pub const MAX_DRAFT: u32 = 32;
 /// Most lengths of which a dealer keeps sessions in stock.
@@ -47,10 +47,8 @@ pub enum DealRequest {
     Open {
         /// Digest of the public model and of the name of the masked weights that it has.
         model: [u8; 32],
-        /// Tokens of the prompt.
-        prompt: u32,
-        /// Tokens drafted in every step after it.
-        draft: u32,
+        /// What it is to be for.
+        counts: SessionCounts,
         /// Whether its nonlinear steps are evaluated on shares.
         strict: bool,
     },
@@ -58,6 +56,31 @@ pub enum DealRequest {
     Next,
     /// Anybody asks what is in stock.
     Stock,
+}
+
+/// What a user announces of its session: the dealer sets memory aside for it, and deals no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCounts {
+    /// Tokens of the prompt.
+    pub prompt: u32,
+    /// Most tokens of the answer.
+    pub max_new_tokens: u32,
+    /// Tokens drafted in every step after the prompt.
+    pub draft: u32,
+}
+
+impl SessionCounts {
+    fn check(&self) -> Result<(), Error> {
+        capped("prompt tokens", self.prompt.into(), MAX_PUBLIC_TOKENS.into())?;
+        capped("max_new_tokens", self.max_new_tokens.into(), MAX_NEW_TOKENS.into())?;
+        capped("drafted tokens", self.draft.into(), MAX_DRAFT.into())?;
+        let cause = match (self.prompt, self.max_new_tokens) {
+            (0, _) => "its prompt is empty",
+            (_, 0) => "it asks for no new token",
+            _ => return Ok(()),
+        };
+        Err(Error::Malformed { message: "deal_request", cause })
+    }
 }
 
 /// What a dealer has made and not given away.
@@ -122,12 +145,7 @@ impl DealRequest {
                 let cause = "it announces no public model";
                 if public_len == 0 { Err(Error::Malformed { message: "deal_request", cause }) } else { Ok(()) }
             }
-            Self::Open { prompt, draft, .. } => {
-                capped("prompt tokens", prompt.into(), MAX_PUBLIC_TOKENS.into())?;
-                capped("drafted tokens", draft.into(), MAX_DRAFT.into())?;
-                let cause = "its prompt is empty";
-                if prompt == 0 { Err(Error::Malformed { message: "deal_request", cause }) } else { Ok(()) }
-            }
+            Self::Open { counts, .. } => counts.check(),
             Self::Pull { .. } | Self::Next | Self::Stock => Ok(()),
         }
     }
@@ -156,7 +174,7 @@ impl DealReply {
 /// An encoded bundle and the number of its step.
 pub type DealtBundle = (u64, Zeroizing<Vec<u8>>);
 
-/// What a user hears that asks for its next bundle.
+/// What a party hears that asks for a bundle.
 pub enum Next {
     /// Here it is.
     Bundle(DealtBundle),
@@ -183,17 +201,17 @@ pub trait Dealings: Send {
         public: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, Error>;
 
-    /// The provider's bundle of a step, once; none while it is not dealt.
+    /// The provider's bundle of a step, once. It does not wait for one.
     ///
     /// # Errors
     /// Who is not registered, a session that is over, a bundle that was given away.
-    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error>;
+    fn pull(&mut self, session: &SessionId, step: u64) -> Result<Next, Error>;
 
-    /// A session for a prompt.
+    /// A session for a prompt and its answer.
     ///
     /// # Errors
-    /// Another model or other masks of its weights, a prompt that does not fit.
-    fn open(&mut self, model: &[u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error>;
+    /// Another model or other masks of its weights, a prompt or an answer that does not fit.
+    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts, strict: bool) -> Result<Opened, Error>;
 
     /// The user's next bundle. It does not wait for one.
     ///
@@ -265,6 +283,15 @@ impl DealServer {
         Ok(())
     }
 
+    fn give(&mut self, next: Next) -> Result<(), Error> {
+        match next {
+            Next::Bundle((step, bundle)) => self.bundle(step, bundle)?,
+            Next::NotYet => self.reply(DealReply::NotYet),
+            Next::Exhausted { steps } => self.reply(DealReply::Exhausted { steps }),
+        }
+        Ok(())
+    }
+
     fn answer(&mut self, mut request: DealRequest, public: &[u8]) -> Result<(), Error> {
         match &mut request {
             DealRequest::Register { ticket, fingerprint, .. } => {
@@ -274,19 +301,18 @@ impl DealServer {
                 self.reply(DealReply::Registered);
                 self.outbox.push_secret(Zeroizing::new(seed.to_vec()));
             }
-            DealRequest::Pull { session, step } => match self.dealings.pull(session, *step)? {
-                Some(bundle) => self.bundle(*step, bundle)?,
-                None => self.reply(DealReply::NotYet),
-            },
-            DealRequest::Open { model, prompt, draft, strict } => {
-                let opened = self.dealings.open(model, *prompt as usize, *draft as usize, *strict)?;
+            DealRequest::Pull { session, step } => {
+                let next = self.dealings.pull(session, *step)?;
+                self.give(next)?;
+            }
+            DealRequest::Open { model, counts, strict } => {
+                let opened = self.dealings.open(model, counts, *strict)?;
                 self.reply(DealReply::Opened(opened));
             }
-            DealRequest::Next => match self.dealings.next()? {
-                Next::Bundle((step, bundle)) => self.bundle(step, bundle)?,
-                Next::NotYet => self.reply(DealReply::NotYet),
-                Next::Exhausted { steps } => self.reply(DealReply::Exhausted { steps }),
-            },
+            DealRequest::Next => {
+                let next = self.dealings.next()?;
+                self.give(next)?;
+            }
             DealRequest::Stock => {
                 let stock = self.dealings.stock();
                 self.reply(DealReply::Stock(stock));

@@ -2,7 +2,7 @@
 //!
 //! Both parties use these; opening and timing the stream is theirs.
 
-use super::deal::{DealReply, DealRequest, DealtBundle, Opened, Stock};
+use super::deal::{DealReply, DealRequest, DealtBundle, Next, Opened, SessionCounts, Stock};
 use super::setup::Setup;
 use crate::blob::BlobReceiver;
 use crate::exchange::peer_error;
@@ -83,7 +83,11 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    fn bundle(&mut self, step: u64, len: u32) -> Result<DealtBundle, Error> {
+    /// Takes an announced bundle of at most `most_bytes`; a longer one is refused before any of it is read.
+    fn bundle(&mut self, step: u64, len: u32, most_bytes: u64) -> Result<DealtBundle, Error> {
+        if u64::from(len) > most_bytes {
+            return Err(Error::Cap { field: "bundle length", have: len.into(), need: most_bytes });
+        }
         Ok((step, Zeroizing::new(blob(&mut self.stream, "a bundle", len as usize)?)))
     }
 
@@ -111,39 +115,41 @@ impl<S: Read + Write> DealLink<S> {
         Ok(Zeroizing::new(seed))
     }
 
-    /// The provider's bundle of a step; none while it is not dealt.
+    /// The provider's bundle of a step, which can be of at most `most_bytes`.
     ///
     /// # Errors
-    /// A session that the dealer does not know, a bundle that it gave away before.
-    pub fn pull(&mut self, session: SessionId, step: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    /// `Cap` for a longer one, a session that the dealer does not know, a bundle that it gave away before.
+    pub fn pull(&mut self, session: SessionId, step: u64, most_bytes: u64) -> Result<Next, Error> {
         match self.ask(DealRequest::Pull { session, step })? {
-            DealReply::NotYet => Ok(None),
-            DealReply::Bundle { step: number, len } if number == step => Ok(Some(self.bundle(step, len)?.1)),
+            DealReply::NotYet => Ok(Next::NotYet),
+            DealReply::Exhausted { steps } => Ok(Next::Exhausted { steps }),
+            DealReply::Bundle { step: number, len } if number == step => {
+                self.bundle(step, len, most_bytes).map(Next::Bundle)
+            }
             _ => Err(wrong_reply()),
         }
     }
 
-    /// A session for a prompt, evaluated strictly or not.
+    /// A session for a prompt and its answer, evaluated strictly or not.
     ///
     /// # Errors
-    /// A dealer that deals for another model.
-    pub fn session(&mut self, model: [u8; 32], prompt: usize, draft: usize, strict: bool) -> Result<Opened, Error> {
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        match self.ask(DealRequest::Open { model, prompt: number(prompt), draft: number(draft), strict })? {
+    /// A dealer that deals for another model, or that has no room for such a session.
+    pub fn session(&mut self, model: [u8; 32], counts: SessionCounts, strict: bool) -> Result<Opened, Error> {
+        match self.ask(DealRequest::Open { model, counts, strict })? {
             DealReply::Opened(opened) => Ok(opened),
             _ => Err(wrong_reply()),
         }
     }
 
-    /// The user's next bundle; none while it is not dealt.
+    /// The user's next bundle, which can be of at most `most_bytes`.
     ///
     /// # Errors
-    /// `Exhausted` when the dealer deals no more steps.
-    pub fn next_bundle(&mut self) -> Result<Option<DealtBundle>, Error> {
+    /// `Cap` for a longer one, a session that cannot go on.
+    pub fn next_bundle(&mut self, most_bytes: u64) -> Result<Next, Error> {
         match self.ask(DealRequest::Next)? {
-            DealReply::Bundle { step, len } => self.bundle(step, len).map(Some),
-            DealReply::NotYet => Ok(None),
-            DealReply::Exhausted { steps } => Err(Error::Exhausted { steps }),
+            DealReply::Bundle { step, len } => self.bundle(step, len, most_bytes).map(Next::Bundle),
+            DealReply::NotYet => Ok(Next::NotYet),
+            DealReply::Exhausted { steps } => Ok(Next::Exhausted { steps }),
             _ => Err(wrong_reply()),
         }
     }
