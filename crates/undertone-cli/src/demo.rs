@@ -8,6 +8,7 @@ use crate::key_place::KeyPlaceArguments;
 use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::permuted;
+use crate::route::parameters_for;
 use crate::session::{RunProgress, disagreement, print};
 use clap::Args;
 use std::sync::Arc;
@@ -72,7 +73,8 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     let folder = bundled::unpack(&context.cleanup)?;
     let model = LocalModel::load(folder.path(), true)?;
     let prompt = Prompt::tokenize(&model, bundled::PUBLIC_TEXT, bundled::PRIVATE_TEXT)?;
-    let parameters = Parameters::default_preset();
+    let shape = prompt.shape(arguments.max_new_tokens, &model.config)?;
+    let parameters = parameters_for(&Parameters::presets(), &model, shape, None)?;
 
     // The server half loads its own copy: nothing of the client's but the socket connects the two.
     let served = Arc::new(Llama::load(folder.path())?);

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use std::time::Instant;
-use undertone_he::{Counts, LevelCounts, Parameters};
+use undertone_he::{Counts, Parameters, work};
 use undertone_ring::{Basis, Modulus, NttTable, Ring, Seed, detect_backend, expand_uniform, ntt_primes_near};
 use undertone_server::SystemMemory;
 
@@ -14,31 +14,6 @@ const REST: f64 = 1.2;
 /// Speed-up by threads is their number to this power, because key switching streams keys from memory: 4.92 s for the same
 /// bootstrap on one thread and 2.77 s on two.
 const THREAD_EXPONENT: f64 = 0.83;
-
-/// Times of kernels, in forward transforms of a limb: the profile of a bootstrap on machine A (docs/performance.md).
-mod kernels {
-    /// Inverse transform with the scaling of a conversion.
-    pub const INVERSE: f64 = 1.7;
-    /// Conversion of one digit to one limb.
-    pub const LIFT: f64 = 1.4;
-    /// One digit times both halves of a key, one of them made from its seed.
-    pub const KEY_DIGIT: f64 = 0.84;
-    /// Moving one limb by an automorphism.
-    pub const PERMUTE: f64 = 0.35;
-    /// One pass of multiplying a limb by a constant, with or without a sum.
-    pub const PASS: f64 = 0.5;
-    /// One limb of a tensor product.
-    pub const TENSOR: f64 = 2.1;
-    /// A product with a diagonal of a bootstrap, which is encoded beforehand, in all limbs.
-    pub const ENCODED_PRODUCT: f64 = 8.4;
-    /// One weight of a product between bootstraps with 128 tokens, ring switches and packing included: 2.8 s of one core for
-    /// 4096 × 4096 of them.
-    pub const MATRIX_WEIGHT: f64 = 1.5e-3;
-    /// One slot of a diagonal: making it, and its share of the Fourier transform that encodes two diagonals.
-    pub const ENCODE_SLOT: f64 = 2e-4;
-    /// One slot of a diagonal in one prime: its share of reductions and of a transform for two.
-    pub const ENCODE_RESIDUE: f64 = 0.6;
-}
 
 /// What matters of the machine that plans.
 pub struct Machine {
@@ -95,35 +70,8 @@ impl Machine {
 
 /// Seconds of the counted operations on this machine, keys held as seeds.
 pub fn step_seconds(parameters: &Parameters, machine: &Machine, counts: &Counts) -> f64 {
-    let levels = counts.by_level.iter().enumerate();
-    let encodings: u64 = counts.by_level.iter().map(|level| level.encodings).sum();
-    let beforehand = counts.plaintext_products.saturating_sub(encodings);
-    let transforms = levels.map(|(level, counts)| transforms(parameters, level, counts)).sum::<f64>()
-        + beforehand as f64 * kernels::ENCODED_PRODUCT
-        + counts.matrix_weights as f64 * kernels::MATRIX_WEIGHT;
-    REST * transforms * machine.ntt_ms / 1e3 / (machine.threads as f64).powf(THREAD_EXPONENT)
-}
-
-/// The time of what happened at one level, in transforms of a limb.
-fn transforms(parameters: &Parameters, level: usize, counts: &LevelCounts) -> f64 {
-    use kernels::{ENCODE_RESIDUE, ENCODE_SLOT, INVERSE, KEY_DIGIT, LIFT, PASS, PERMUTE, TENSOR};
-    let (basis, digits) = (parameters.key_basis(level), parameters.digits(level).len() as f64);
-    let (q, p) = (basis.q as f64, basis.p as f64);
-    let (extended, slots) = (q + p, (1u64 << parameters.chain().log_n) as f64 / 2.0);
-    // Every digit is converted to all limbs but its own and transformed there.
-    let decomposition = q * INVERSE + (digits * extended - q) * (1.0 + LIFT);
-    let key_switch = extended * (digits * KEY_DIGIT + 2.0 * PERMUTE) + q * PASS;
-    // The special limbs are one digit more, somewhat larger than the others.
-    let division = p * INVERSE + q * (1.0 + 1.2 * LIFT + PASS);
-    let rescale = 2.0 * (INVERSE + q * (1.0 + PASS));
-    let times = |count: u64, each: f64| count as f64 * each;
-    times(counts.decompositions, decomposition)
-        + times(counts.key_switches, key_switch)
-        + times(counts.divisions, division)
-        + times(counts.products, q * TENSOR)
-        + times(counts.rescales, rescale)
-        + times(counts.encodings, 2.0 * q * PASS)
-        + times(counts.encoded_slots, ENCODE_SLOT + ENCODE_RESIDUE * q / slots)
+    let seconds = work(parameters, counts) * machine.ntt_ms / 1e3;
+    REST * seconds / (machine.threads as f64).powf(THREAD_EXPONENT)
 }
 
 #[cfg(test)]
@@ -147,19 +95,6 @@ mod tests {
         assert_eq!(machine.verdict(8 << 30, 12 << 30, 1e6, 3600.0), "use permuted");
         let unknown = Machine { memory: None, ..machine };
         assert_eq!(unknown.verdict(1 << 50, 1 << 50, 100.0, 3600.0), "fits");
-    }
-
-    #[test]
-    fn more_key_switches_take_longer_and_higher_ones_more_so() {
-        let parameters = Parameters::default_preset();
-        let machine = Machine { ntt_ms: 0.2, threads: 1, memory: None };
-        let seconds = |level, count| {
-            let mut counts = Counts::default();
-            counts.key_switch(level, count);
-            step_seconds(&parameters, &machine, &counts)
-        };
-        assert!(seconds(20, 10) > 9.9 * seconds(20, 1));
-        assert!(seconds(20, 1) > seconds(4, 1));
     }
 
     /// Times of docs/performance.md on machine A, whose transform takes 0.107 ms.

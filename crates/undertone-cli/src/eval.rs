@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::key_place::KeyPlaceArguments;
 use crate::mode::Mode;
 use crate::prompt::{PromptLine, prompt_lines, read_text};
+use crate::route::{RouteArguments, parameters_for};
 use crate::session::{RunProgress, ServerAddress, server_program};
 use crate::version::{COMMIT, VERSION};
 use clap::Args;
@@ -21,6 +22,7 @@ use undertone_client::{Error as ClientError, LocalModel, Prompt, Request, RunRep
 use undertone_he::Parameters;
 use undertone_infer::Error as InferError;
 use undertone_model::Sampler;
+use undertone_protocol::modes::fhe::Route;
 
 /// Flags of `undertone eval`.
 #[derive(Debug, Args)]
@@ -57,6 +59,9 @@ pub struct EvalArguments {
     pub connection: ConnectionArguments,
 
     #[command(flatten)]
+    pub route: RouteArguments,
+
+    #[command(flatten)]
     pub key_place: KeyPlaceArguments,
 
     /// Use only the first prompts of the file
@@ -70,6 +75,7 @@ pub struct EvalArguments {
 /// Whatever the model, a prompt or the server gives rise to; finished prompts stay in the `--out` file.
 pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    arguments.route.check_mode(arguments.mode)?;
     let text = read_text(&arguments.prompts)?;
     let mut lines = prompt_lines(&text)?;
     if lines.is_empty() {
@@ -90,17 +96,19 @@ pub fn run(arguments: &EvalArguments, context: &Context) -> Result<()> {
 /// Runs what is left of `lines` under encryption and gives all results.
 fn run_fhe(arguments: &EvalArguments, lines: &[PromptLine], text: &str, context: &Context) -> Result<Journal> {
     let model = LocalModel::load(&arguments.model, true)?;
-    let parameters = Parameters::default_preset();
+    let (sets, only) = (Parameters::presets(), arguments.route.only());
     let prompts = lines.iter().map(|line| prompt(line, &model)).collect::<Result<Vec<_>>>()?;
     let server_here = arguments.connection.server.is_none().then(server_program).transpose()?;
     let programs = programs_digest(server_here.as_deref())?;
-    let head = Head::new(identity(&model, &parameters, &programs, text), VERSION, COMMIT);
+    let head = Head::new(identity(&model, &sets, only, &programs, text), VERSION, COMMIT);
     let mut journal = Journal::open(arguments.out.as_deref(), head, prompts.len())?;
     if journal.done() < prompts.len() {
         let mut progress = RunProgress::new(context);
         let server = ServerAddress::of(&arguments.connection, &arguments.model, &arguments.key_place, context)?;
         for (index, (prompt, line)) in prompts.iter().zip(lines).enumerate().skip(journal.done()) {
             context.progress.note(&format!("prompt {} of {}", index + 1, prompts.len()));
+            let shape = prompt.shape(line.max_new_tokens, &model.config)?;
+            let parameters = parameters_for(&sets, &model, shape, only)?;
             let request = Request {
                 model: &model,
                 prompt,
@@ -128,11 +136,21 @@ fn prompt(line: &PromptLine, model: &LocalModel) -> Result<Prompt> {
 }
 
 /// What a result depends on; a digest, so that no prompt stands in the results.
-fn identity(model: &LocalModel, parameters: &Parameters, programs: &blake3::Hash, prompts: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 4");
+fn identity(
+    model: &LocalModel,
+    sets: &[Parameters],
+    only: Option<Route>,
+    programs: &blake3::Hash,
+    prompts: &str,
+) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("undertone evaluation, version 5");
     hasher.update(programs.as_bytes());
     hasher.update(&model.fingerprint);
-    hasher.update(&parameters.digest());
+    sets.iter().for_each(|set| {
+        hasher.update(&set.digest());
+    });
+    // What is chosen follows from the sets, the model and the prompts; a flag is one thing more.
+    hasher.update(&[only.map_or(0, |route| route as u8 + 1)]);
     hasher.update(blake3::hash(&model.calibration.to_json()).as_bytes());
     hasher.update(prompts.as_bytes());
     hasher.finalize().to_hex().to_string()

@@ -24,16 +24,16 @@ pub struct KeyArguments {
 }
 
 impl KeyArguments {
-    /// Opens the key, if one is named.
+    /// Opens the key, if one is named, and says which of the sets it serves.
     ///
     /// # Errors
     /// What the key store or the passphrase file refuses.
-    pub fn open(&self, parameters: &Parameters) -> Result<Option<SecretKey>> {
+    pub fn open(&self, sets: &[Parameters]) -> Result<Option<(Parameters, SecretKey)>> {
         match &self.key {
             None => Ok(None),
             Some(name) => {
                 let passphrase = passphrase(self.passphrase_file.as_ref())?;
-                Ok(Some(KeyStore::of_user()?.open(name, parameters, passphrase.as_bytes())?))
+                Ok(Some(KeyStore::of_user()?.open_any(name, sets, passphrase.as_bytes())?))
             }
         }
     }

@@ -4,11 +4,11 @@ use crate::certificate;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key_file::passphrase;
+use crate::route::RouteName;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use undertone_client::{KeyEntry, KeyStore};
-use undertone_he::Parameters;
 
 /// Flags of `undertone keys`.
 #[derive(Debug, Args)]
@@ -17,6 +17,7 @@ key every run makes a fresh one, which is the better choice unless the key itsel
 
 Examples:
   undertone keys new clinic --passphrase-file pass.txt
+  undertone keys new clinic-long --route turns --passphrase-file pass.txt
   undertone keys list --json
   undertone keys revoke clinic
   undertone keys certificate --out tls --name server")]
@@ -34,6 +35,9 @@ enum What {
         /// File with the passphrase, or - for standard input
         #[arg(long, value_name = "FILE|-")]
         passphrase_file: Option<PathBuf>,
+        /// How layers run in sessions under this key: a key serves one parameter set
+        #[arg(long, value_enum, value_name = "ROUTE", default_value_t = RouteName::Slots)]
+        route: RouteName,
     },
     /// List the stored keys
     List,
@@ -86,9 +90,9 @@ pub fn run(arguments: &KeysArguments, context: &Context) -> Result<()> {
 
 fn of_store(what: &What, store: &KeyStore, context: &Context) -> Result<()> {
     match what {
-        What::New { name, passphrase_file } => {
+        What::New { name, passphrase_file, route } => {
             let passphrase = passphrase(passphrase_file.as_ref())?;
-            store.create(name, &Parameters::default_preset(), passphrase.as_bytes())?;
+            store.create(name, &route.preset(), passphrase.as_bytes())?;
             let entry = store.show(name)?;
             context.result(&object(&entry), || line(&entry));
         }

@@ -30,6 +30,7 @@ mod plan;
 mod privacy;
 mod progress;
 mod prompt;
+mod route;
 mod run;
 mod serve;
 mod session;

@@ -11,17 +11,15 @@ use crate::error::Result;
 use crate::estimate::{Machine, step_seconds};
 use crate::mode::Mode;
 use crate::permuted;
+use crate::route::RouteArguments;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use undertone_he::{
-    Ciphertext, CostEvaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model,
-    key_requests,
-};
+use undertone_he::{Ciphertext, KeyMemory, KeySet, Parameters, PlannedKey, SeededCiphertext, planned_keys};
 use undertone_infer::{Calibration, Error as InferError, Plan, Shape};
 use undertone_model::LlamaConfig;
 use undertone_protocol::message::WireShape;
-use undertone_protocol::modes::fhe;
+use undertone_protocol::modes::fhe::{self, Candidate, Choice, Route, choose};
 
 /// Longest job that "fits", in seconds.
 const PATIENCE_SECONDS: f64 = 3600.0;
@@ -45,6 +43,7 @@ Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json
   undertone plan --model llama-2-7b --public 3900 --private 128 --max-new-tokens 2
+  undertone plan --model DIR --route turns
   undertone plan --mode permuted --model llama-2-7b --private 128")]
 pub struct PlanArguments {
     /// Hugging Face model directory, or a configuration file alone; the calibration beside a config.json counts. Also
@@ -68,6 +67,9 @@ pub struct PlanArguments {
     #[arg(long, value_enum, default_value_t = Mode::Fhe, conflicts_with = "compare")]
     pub mode: Mode,
 
+    #[command(flatten)]
+    pub route: RouteArguments,
+
     /// Memory for the first keys of a session whose keys are on disk, in MiB
     #[arg(long, value_name = "MIB", default_value_t = KeyMemory::HELD_MIB)]
     pub key_held_mib: u64,
@@ -87,6 +89,7 @@ pub struct PlanArguments {
 /// Whatever the configuration, the calibration or the lengths give rise to.
 pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
+    arguments.route.check_mode(arguments.mode)?;
     if arguments.mode == Mode::Permuted {
         return permuted::plan(arguments, context);
     }
@@ -96,9 +99,8 @@ pub fn run(arguments: &PlanArguments, context: &Context) -> Result<()> {
         private_tokens: arguments.private,
         max_new_tokens: arguments.max_new_tokens,
     };
-    let planned = Planned::new(&config, calibration.as_ref(), shape)?;
-    let mut object = planned.object(arguments.key_held_mib)?;
-    object["in_turns"] = turns::estimate(&config, calibration.as_ref(), shape, &planned.machine);
+    let planned = Planned::new(&config, calibration.as_ref(), shape, arguments.route.only())?;
+    let object = planned.object(arguments.key_held_mib);
     context.result(&object, || text(&object));
     if arguments.compare {
         permuted::plan(arguments, context)?;
@@ -132,9 +134,8 @@ fn read(path: &Path) -> Result<(LlamaConfig, Option<Calibration>)> {
 
 /// A session's costs in bytes and seconds.
 pub struct Planned {
-    plan: Plan,
-    parameters: Parameters,
-    requests: Vec<KeyRequest>,
+    choice: Choice,
+    keys: Vec<PlannedKey>,
     session_bytes: u64,
     weight_bytes: u64,
     client_bytes: u64,
@@ -142,45 +143,52 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Plans a session on the shipped parameters and this machine.
+    /// Plans a session on this machine, by the route that is least work or by `only`.
     ///
     /// # Errors
     /// What the planner refuses, and lengths that no session may have.
-    pub fn new(config: &LlamaConfig, calibration: Option<&Calibration>, shape: Shape) -> Result<Self> {
+    pub fn new(
+        config: &LlamaConfig,
+        calibration: Option<&Calibration>,
+        shape: Shape,
+        only: Option<Route>,
+    ) -> Result<Self> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let wire = WireShape {
             public_tokens: number(shape.public_tokens),
             private_tokens: number(shape.private_tokens),
             max_new_tokens: number(shape.max_new_tokens),
         };
-        wire.check()?;
-        let parameters = Parameters::default_preset();
-        let ev = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(&parameters));
-        let plan = Plan::new(config, calibration, shape, &ev)?;
-        let requests = key_requests(&parameters, &plan.keys);
-        let session_bytes = fhe::session_bytes(&parameters, config, &plan, &requests, &KeyMemory::Seeded)?;
+        let choice = choose(&Parameters::presets(), config, calibration, wire, only)?;
+        let Candidate { parameters, costs, .. } = &choice.taken;
+        let keys = planned_keys(parameters, &costs.keys)?;
+        let session_bytes = fhe::session_bytes(parameters, config, costs, &keys, &KeyMemory::Seeded);
         let weight_bytes = config.parameter_count().saturating_mul(size_of::<f32>() as u64);
-        let client_bytes = client_bytes(&parameters, config, &plan).saturating_add(weight_bytes);
-        Ok(Self { plan, parameters, requests, session_bytes, weight_bytes, client_bytes, machine: Machine::measure()? })
+        let client_bytes = client_bytes(parameters, config, costs).saturating_add(weight_bytes);
+        Ok(Self { choice, keys, session_bytes, weight_bytes, client_bytes, machine: Machine::measure()? })
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.choice.taken.costs
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.choice.taken.parameters
     }
 
     /// The shape.
     pub fn shape(&self) -> Shape {
-        self.plan.shape
+        self.plan().shape
     }
 
-    /// Every key of the session.
-    pub fn requests(&self) -> &[KeyRequest] {
-        &self.requests
+    /// Every key that the session uses.
+    pub fn key_set(&self) -> &KeySet {
+        &self.plan().keys
     }
 
     /// Bytes of the seeded keys on the wire.
-    ///
-    /// # Errors
-    /// `Decode` when the plan asks for a key that cannot exist, a defect of the planner.
-    pub fn key_bytes(&self) -> Result<usize> {
-        let lengths = self.requests.iter().map(|request| SeededKey::byte_len(&self.parameters, *request));
-        Ok(lengths.sum::<std::result::Result<usize, _>>()?)
+    pub fn key_bytes(&self) -> usize {
+        self.keys.iter().map(|planned| planned.len).sum()
     }
 
     /// Memory of the server with this session: what it reserves, and the weights.
@@ -195,53 +203,54 @@ impl Planned {
 
     /// How often the client waits for an answer: for the welcome, and for the logits of every token.
     pub fn rounds(&self) -> usize {
-        1 + self.plan.steps.len()
+        1 + self.plan().steps.len()
     }
 
     /// Seconds of the prefill and of each later token.
     pub fn seconds(&self) -> Vec<f64> {
-        self.plan.steps.iter().map(|step| step_seconds(&self.parameters, &self.machine, &step.counts)).collect()
+        turns::seconds(&self.choice.taken, &self.machine)
     }
 
     /// Seconds, bootstraps and key switches of one layer of the prefill.
     pub fn prefill_layer(&self, layer: usize) -> (f64, u64, u64) {
-        let stages = self.plan.steps.iter().take(1).flat_map(|step| &step.stages);
+        let stages = self.plan().steps.iter().take(1).flat_map(|step| &step.stages);
         stages.filter(|stage| stage.layer == layer).fold((0.0, 0, 0), |sum, stage| {
-            let seconds = step_seconds(&self.parameters, &self.machine, &stage.counts);
+            let seconds = step_seconds(self.parameters(), &self.machine, &stage.counts);
             (sum.0 + seconds, sum.1 + stage.counts.bootstraps, sum.2 + stage.counts.key_switches)
         })
     }
 
     /// Bootstraps of the whole session.
     pub fn bootstraps(&self) -> u64 {
-        self.plan.steps.iter().map(|step| step.counts.bootstraps).sum()
+        self.plan().steps.iter().map(|step| step.counts.bootstraps).sum()
     }
 
     /// Key switches of the whole session.
     pub fn key_switches(&self) -> u64 {
-        self.plan.steps.iter().map(|step| step.counts.key_switches).sum()
+        self.plan().steps.iter().map(|step| step.counts.key_switches).sum()
     }
 
     /// Bytes of memory that the server reserves, and of disk, when all keys of the session but `held_mib` MiB are on disk.
-    fn on_disk(&self, held_mib: u64) -> Result<[u64; 2]> {
+    fn on_disk(&self, held_mib: u64) -> [u64; 2] {
         let memory = KeyMemory::Spooled { folder: PathBuf::new(), held_bytes: held_mib.saturating_mul(1 << 20) };
-        Ok(fhe::waiting_otherwise(self.session_bytes, &self.parameters, &self.requests, &memory)?)
+        fhe::waiting_otherwise(self.session_bytes, &self.keys, &memory)
     }
 
-    fn object(&self, held_mib: u64) -> Result<Value> {
-        let (parameters, plan) = (&self.parameters, &self.plan);
+    fn object(&self, held_mib: u64) -> Value {
+        let (parameters, plan) = (self.parameters(), self.plan());
         let chain = parameters.chain();
         let seconds = self.seconds();
         let total: f64 = seconds.iter().sum();
-        let key_bytes = self.key_bytes()?;
-        let [on_disk_session_bytes, on_disk_bytes] = self.on_disk(held_mib)?;
+        let key_bytes = self.key_bytes();
+        let [on_disk_session_bytes, on_disk_bytes] = self.on_disk(held_mib);
         let steps = plan.steps.len();
         let input = SeededCiphertext::byte_len(parameters, plan.input_level);
         let output = Ciphertext::byte_len(parameters, plan.output_level);
         let verdict = self.machine.verdict(self.session_bytes, self.weight_bytes, total, PATIENCE_SECONDS);
         let prefill = plan.steps.first();
-        Ok(json!({
+        json!({
             "mode": "fhe",
+            "route": turns::route(&self.choice, &self.machine),
             "parameters": parameters.name(),
             "security_bits": parameters.security_bits(),
             "ring_degree": 1u64 << chain.log_n,
@@ -257,7 +266,7 @@ impl Planned {
             "key_switches": self.key_switches(),
             "prefill_bootstraps": prefill.map(|step| step.counts.bootstraps),
             "prefill_key_switches": prefill.map(|step| step.counts.key_switches),
-            "keys": self.requests.len(),
+            "keys": self.keys.len(),
             "key_bytes": key_bytes,
             "session_bytes": self.session_bytes,
             "keys_on_disk": { "session_bytes": on_disk_session_bytes, "disk_bytes": on_disk_bytes },
@@ -273,7 +282,8 @@ impl Planned {
             "derived_from": { "name": "ntt", "median_ms": self.machine.ntt_ms, "threads": self.machine.threads },
             "expected_precision_bits": EXPECTED_PRECISION_BITS,
             "verdict": verdict,
-        }))
+            "in_turns": turns::estimate(&self.choice, &self.machine),
+        })
     }
 }
 
@@ -304,6 +314,7 @@ fn text(object: &Value) -> String {
             number("log_qp"),
             number("failure_log2")
         ),
+        turns::route_text(&object["route"]),
         format!("levels       {} between bootstraps", object["levels"]),
         format!("bootstraps   {} ({} in the prefill)", object["bootstraps"], object["prefill_bootstraps"]),
         format!("key switches {} ({} in the prefill)", object["key_switches"], object["prefill_key_switches"]),
@@ -352,13 +363,36 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
         let (config, calibration) = read(&folder).unwrap();
         let shape = Shape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
-        let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
         let wire = WireShape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
-        let prepared = prepare(&Parameters::default_preset(), &config, &calibration.unwrap(), wire).unwrap();
-        assert_eq!(planned.session_bytes, prepared.plan.memory_bytes);
-        assert_eq!(planned.key_bytes().unwrap() as u64, prepared.plan.key_bytes());
-        assert_eq!(planned.requests.len(), prepared.plan.keys.len());
-        assert_eq!(planned.plan.steps, prepared.costs.steps);
+        let calibration = calibration.unwrap();
+        for (only, parameters) in
+            [(Route::Slots, Parameters::default_preset()), (Route::Turns, Parameters::product_preset())]
+        {
+            let planned = Planned::new(&config, Some(&calibration), shape, Some(only)).unwrap();
+            let prepared = prepare(&parameters, &config, &calibration, wire).unwrap();
+            assert_eq!(planned.session_bytes, prepared.plan.memory_bytes);
+            assert_eq!(planned.key_bytes() as u64, prepared.plan.key_bytes());
+            assert_eq!(planned.keys, prepared.plan.keys);
+            assert_eq!(planned.plan().steps, prepared.costs.steps);
+        }
+    }
+
+    /// The route of the bundled demo, whose times docs/performance.md has.
+    #[test]
+    fn the_demo_runs_through_slots_and_the_plan_says_why() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+        let (config, calibration) = read(&folder).unwrap();
+        let shape = Shape { public_tokens: 293, private_tokens: 79, max_new_tokens: 8 };
+        let planned = Planned::new(&config, calibration.as_ref(), shape, None).unwrap();
+        let object = planned.object(KeyMemory::HELD_MIB);
+        let route = &object["route"];
+        assert_eq!((&route["taken"], &route["reason"]), (&"slots".into(), &"less work".into()), "{route}");
+        assert!(route["other"]["work"].as_f64().unwrap() > route["work"].as_f64().unwrap());
+        assert!(text(&object).contains("route        through slots"), "{}", text(&object));
+        let forced = Planned::new(&config, calibration.as_ref(), shape, Some(Route::Turns)).unwrap();
+        let object = forced.object(KeyMemory::HELD_MIB);
+        assert_eq!((&object["route"]["taken"], &object["route"]["reason"]), (&"turns".into(), &"asked for".into()));
+        assert_eq!(object["parameters"], Parameters::product_preset().name());
     }
 
     #[test]
@@ -366,12 +400,12 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
         let (config, calibration) = read(&folder).unwrap();
         let shape = Shape { public_tokens: 293, private_tokens: 79, max_new_tokens: 4 };
-        let planned = Planned::new(&config, calibration.as_ref(), shape).unwrap();
+        let planned = Planned::new(&config, calibration.as_ref(), shape, Some(Route::Slots)).unwrap();
         // Hello and welcome, then one round per token.
         assert_eq!(planned.rounds(), 5);
-        let object = planned.object(KeyMemory::HELD_MIB).unwrap();
+        let object = planned.object(KeyMemory::HELD_MIB);
         let on_disk = |name: &str| object["keys_on_disk"][name].as_u64().unwrap();
-        let [keys, _] = fhe::key_bytes(&planned.parameters, &planned.requests, &KeyMemory::Seeded).unwrap();
+        let [keys, _] = KeyMemory::Seeded.planned_bytes(&planned.keys);
         assert_eq!(on_disk("session_bytes") + on_disk("disk_bytes"), planned.session_bytes);
         assert!((keys - (KeyMemory::HELD_MIB << 20)..keys).contains(&on_disk("disk_bytes")));
         let bytes = |name: &str| object[name].as_u64().unwrap();
@@ -380,7 +414,7 @@ mod tests {
         // A client that compares holds the weights as well.
         let mut wider = config.clone();
         wider.vocab_size *= 64;
-        let more = Planned::new(&wider, None, shape).unwrap();
+        let more = Planned::new(&wider, None, shape, Some(Route::Slots)).unwrap();
         assert!(more.client_bytes - planned.client_bytes >= more.weight_bytes - planned.weight_bytes);
     }
 }

@@ -9,6 +9,7 @@ use crate::memory::peak_rss_bytes;
 use crate::mode::Mode;
 use crate::permuted::{self, PermutedArguments};
 use crate::prompt::PromptArguments;
+use crate::route::{RouteArguments, parameters_for};
 use crate::session::{RunProgress, ServerAddress, disagreement, print};
 use clap::Args;
 use std::io::ErrorKind;
@@ -51,6 +52,9 @@ pub struct RunArguments {
     pub pad_private_to: Option<String>,
 
     #[command(flatten)]
+    pub route: RouteArguments,
+
+    #[command(flatten)]
     pub key: KeyArguments,
 
     #[command(flatten)]
@@ -67,6 +71,7 @@ pub struct RunArguments {
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     arguments.key_place.check_mode(arguments.mode)?;
+    arguments.route.check_mode(arguments.mode)?;
     if arguments.mode == Mode::Permuted {
         return permuted::run(arguments, context);
     }
@@ -85,9 +90,12 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         prompt = prompt.pad_private_to(length, &model)?;
     }
     // Lengths are checked before a server is started or a key is made.
-    prompt.shape(arguments.text.max_new_tokens, &model.config)?;
-    let parameters = Parameters::default_preset();
-    let key = arguments.key.open(&parameters)?;
+    let shape = prompt.shape(arguments.text.max_new_tokens, &model.config)?;
+    let sets = Parameters::presets();
+    let key = arguments.key.open(&sets)?;
+    let only = arguments.route.with_key(key.as_ref().map(|(set, _)| set))?;
+    let parameters = parameters_for(&sets, &model, shape, only)?;
+    drop(sets);
     let mut progress = RunProgress::new(context);
     let server = ServerAddress::of(&arguments.connection, &arguments.model, &arguments.key_place, context)?;
     let request = Request {
@@ -96,7 +104,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.text.max_new_tokens,
         sampler: &mut sampler,
         server: &server.endpoint,
-        way: Way::Fhe { parameters: &parameters, key: key.as_ref() },
+        way: Way::Fhe { parameters: &parameters, key: key.as_ref().map(|(_, key)| key) },
     };
     let conversation = context.cleanup.conversing();
     let report = generate(request, &mut progress);

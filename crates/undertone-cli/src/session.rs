@@ -271,6 +271,7 @@ pub mod tests {
         };
         RunReport {
             mode: "fhe",
+            route: Some("slots"),
             security_bits: 128,
             ring_degree: 1 << 16,
             log_qp: 1.0,

@@ -14,7 +14,7 @@ use undertone_he::{KeyId, KeyRequest, Parameters, Slots};
 use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, Mode, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape,
 };
-use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
+use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId, WireProductKey};
 use undertone_protocol::modes::permuted::deal::{DealReply, DealRequest, Opened};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::modes::permuted::setup::Setup;
@@ -127,6 +127,21 @@ fn write_frames_and_messages() {
         stream.extend(encode_frame(kind, 0, sequence as u64, &payload).unwrap());
     }
     write("frames", "stream", &stream);
+    // The other kind of key, at its largest number of tokens and one beyond.
+    for (name, tokens) in [("product", 128), ("product-beyond", 129u8)] {
+        let id = WireKeyId::Product(WireProductKey::Pack(128));
+        let message = Message::KeyBegin(KeyBegin { id, level: 0, len: 9_830_488 });
+        let (kind, mut payload) = (message.message_type(), message.encode().unwrap());
+        // A varint of two bytes after the two numbers of the variants.
+        assert_eq!(payload[2..4], [0x80, 1]);
+        payload[2] = tokens;
+        write("messages", &format!("{}-{name}", kind.name()), &with_first(kind as u8, &payload));
+        write(
+            "frames",
+            &format!("{}-{name}", kind.name()),
+            &with_first(255, &encode_frame(kind, 0, 0, &payload).unwrap()),
+        );
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use undertone_model::tokenizer::DecodeStream;
 use undertone_net::Endpoint;
 use undertone_protocol::Turn;
 use undertone_protocol::message::ProgressReport;
+use undertone_protocol::modes::fhe::Route;
 use zeroize::Zeroizing;
 
 /// Follows a run, and may stop it.
@@ -193,6 +194,7 @@ fn report(
     let ledger = opened.connection.ledger();
     RunReport {
         mode,
+        route: parameters.map(|p| Route::of(p).name()),
         security_bits: parameters.map_or(0, |p| p.security_bits()),
         ring_degree: 1 << log_n,
         log_qp: parameters.map_or(0.0, |p| p.log_qp()),

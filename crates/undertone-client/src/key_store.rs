@@ -85,12 +85,24 @@ impl KeyStore {
     /// # Errors
     /// `KeyName`, `KeyMissing`, or `Secret(Key)` for a wrong passphrase, a damaged file and other parameters alike.
     pub fn open(&self, name: &str, parameters: &Parameters, passphrase: &[u8]) -> Result<SecretKey, Error> {
+        Ok(self.open_any(name, std::slice::from_ref(parameters), passphrase)?.1)
+    }
+
+    /// Opens a key of any of these parameter sets, and says of which.
+    ///
+    /// # Errors
+    /// As [`KeyStore::open`], when it is of none of them.
+    pub fn open_any(
+        &self,
+        name: &str,
+        sets: &[Parameters],
+        passphrase: &[u8],
+    ) -> Result<(Parameters, SecretKey), Error> {
         let path = self.existing(name)?;
         let payload = sealed::open(&sealed::read_file(&path)?, passphrase)?;
-        match payload.split_at_checked(DIGEST_LEN) {
-            Some((digest, secret)) if digest == parameters.digest() => Ok(SecretKey::from_payload(parameters, secret)?),
-            _ => Err(undertone_secret::Error::Key.into()),
-        }
+        let (digest, secret) = payload.split_at_checked(DIGEST_LEN).ok_or(undertone_secret::Error::Key)?;
+        let set = sets.iter().find(|set| set.digest() == digest).ok_or(undertone_secret::Error::Key)?;
+        Ok((set.clone(), SecretKey::from_payload(set, secret)?))
     }
 
     /// All keys, by name.

@@ -16,6 +16,7 @@ pub mod permuted;
 mod prompt;
 mod report;
 mod twin;
+mod upload;
 
 pub use connection::Connection;
 pub use error::Error;

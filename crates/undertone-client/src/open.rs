@@ -1,6 +1,7 @@
 //! Everything before the prompt: plan, connect, agree, and in mode fhe upload the keys.
 
 use crate::codec::{ClearCodec, Codec, FheCodec, Key};
+use crate::upload::{KeyMaker, upload};
 use crate::{Connection, Error, LocalModel, Observer};
 use undertone_he::{Chain, Parameters};
 use undertone_infer::Program;
@@ -8,7 +9,7 @@ use undertone_net::Endpoint;
 use undertone_protocol::message::{Hello, WireShape, calibration_digest};
 use undertone_protocol::modes::{clear, fhe};
 use undertone_protocol::{Leak, Mode, StepSession};
-use undertone_secret::{KeyGenerator, SecretKey, SecretRng};
+use undertone_secret::{SecretKey, SecretRng};
 
 /// How the private part travels.
 #[derive(Clone, Copy)]
@@ -77,7 +78,10 @@ pub(crate) fn open<'a>(
                 Some(key) => Key::Stored(key),
                 None => Key::Ephemeral(Box::new(SecretKey::generate(parameters, &mut rng))),
             };
-            upload(parameters, key.secret(), key_bytes, &mut session, &mut connection, &mut rng, observer)?;
+            let products = &prepared.costs.keys.product_tokens;
+            let mut keys = KeyMaker::new(parameters, key.secret(), products, &mut rng)?;
+            upload(&mut keys, key_bytes, &mut session, &mut connection, observer)?;
+            drop(keys);
             let input_level = prepared.costs.input_level;
             Ok(Opened {
                 connection,
@@ -90,34 +94,4 @@ pub(crate) fn open<'a>(
             })
         }
     }
-}
-
-/// Makes, sends and forgets one key after the other.
-fn upload(
-    parameters: &Parameters,
-    secret: &SecretKey,
-    total_bytes: u64,
-    session: &mut fhe::Client,
-    connection: &mut Connection,
-    rng: &mut SecretRng,
-    observer: &mut dyn Observer,
-) -> Result<(), Error> {
-    let generator = KeyGenerator::new(parameters, secret);
-    let mut sent_bytes = 0;
-    while let Some(request) = session.wanted_key() {
-        let mut bytes = session.key_memory();
-        generator.generate(&request, rng)?.write_bytes(parameters, &mut bytes);
-        sent_bytes += bytes.len() as u64;
-        session.send_key(bytes)?;
-        connection.flush(session)?;
-        let (done, total) = session.key_progress();
-        observer.key(done, total, sent_bytes, total_bytes);
-        if observer.stopped() {
-            session.close();
-            // The server may be gone already; the run ends either way.
-            let _ = connection.flush(session);
-            return Err(Error::Stopped);
-        }
-    }
-    Ok(())
 }

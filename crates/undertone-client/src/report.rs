@@ -28,6 +28,9 @@ pub struct TokenReport {
 pub struct RunReport {
     /// The mode.
     pub mode: &'static str,
+    /// How the layers ran in mode fhe: `slots` or `turns`; absent in other modes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'static str>,
     /// Security of the parameters in bits; 0 where nothing is encrypted or parameters are for tests.
     pub security_bits: u32,
     /// The ring degree N.

@@ -18,6 +18,12 @@ fn keys_are_stored_opened_listed_and_removed() {
     // A wrong passphrase and other parameters read alike.
     assert_eq!(wrong, other.to_string());
 
+    // Of several sets a key finds its own.
+    let sets = [Parameters::insecure_test(11), Parameters::insecure_turn_test(10), parameters.clone()];
+    let (set, opened) = store.open_any("clinic-1", &sets, b"long passphrase").unwrap();
+    assert_eq!((set.digest(), &*opened.to_payload()), (parameters.digest(), &*key.to_payload()));
+    assert!(store.open_any("clinic-1", &sets[..2], b"long passphrase").is_err());
+
     let listed = store.list().unwrap();
     assert_eq!(listed, [store.show("clinic-1").unwrap()]);
     #[cfg(unix)]

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use undertone_client::{Error, LocalModel, Observer, Prompt, Request, RunReport, TokenReport, Way, generate};
-use undertone_he::{EvaluationKeys, KEY_PREFIX_BYTES, KeyId, KeyMemory, KeyRequest, Parameters};
+use undertone_he::circuits::pc_matmul::{ProductKeyId, ProductKeys, ProductParameters};
+use undertone_he::{EvaluationKeys, KEY_PREFIX_BYTES, KeyId, KeyMemory, KeyRequest, Parameters, UploadKey};
 use undertone_infer::{Calibration, Error as InferError, Preparation};
 use undertone_model::sampling::Sampler;
-use undertone_model::{Llama, clear_generate, synthetic};
+use undertone_model::{Llama, LlamaConfig, clear_generate, synthetic};
 use undertone_protocol::message::{ErrorClass, ProgressReport, WireShape};
 use undertone_protocol::modes::fhe::{self, KeySink};
-use undertone_secret::{KeyGenerator, SecretKey, SecretRng};
+use undertone_secret::{KeyGenerator, ProductKeyGenerator, SecretKey, SecretRng};
 use undertone_server::{Handle, ModelHost, Options, Server};
 
 const LOG_N: u32 = 11;
@@ -28,10 +29,24 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let (weights, calibration, window) =
-            support::calibrated(support::config(2, vec![]), &Preparation::default(), LOG_N, 6, 17, NEW);
+        Self::of(support::config(2, vec![]), Parameters::insecure_test(LOG_N))
+    }
+
+    /// Heads that fill whole values, as turns want them.
+    fn in_turns() -> Self {
+        let config = LlamaConfig {
+            hidden_size: 32,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            ..support::config(3, vec![])
+        };
+        Self::of(config, Parameters::insecure_turn_test(LOG_N))
+    }
+
+    fn of(config: LlamaConfig, parameters: Parameters) -> Self {
+        let (weights, calibration, window) = support::calibrated(config, &Preparation::default(), LOG_N, 6, 17, NEW);
         let prompt = Prompt::from_ids(window.public, window.private);
-        Self { parameters: Parameters::insecure_test(LOG_N), weights, calibration, prompt }
+        Self { parameters, weights, calibration, prompt }
     }
 
     fn model(&self) -> LocalModel {
@@ -43,7 +58,9 @@ impl Setting {
     }
 
     fn serve_keeping(&self, keys: KeyMemory, options: Options) -> Running {
-        let host = ModelHost::new(self.weights.clone(), self.calibration.clone(), self.parameters.clone()).unwrap();
+        // Both kinds of sets, of which the client's hello takes one.
+        let [slots, turns] = [Parameters::insecure_test(LOG_N), Parameters::insecure_turn_test(LOG_N)];
+        let host = ModelHost::new(self.weights.clone(), self.calibration.clone(), slots).unwrap().offer(turns);
         let server = Server::bind(options, Box::new(host.offer_clear().keep_keys(keys))).unwrap();
         let (handle, address) = (server.handle(), server.address());
         Running { handle, address, thread: Some(std::thread::spawn(move || server.run().unwrap())) }
@@ -200,6 +217,55 @@ fn the_encrypted_mode_gives_the_answer_of_the_model_to_two_clients() {
 }
 
 #[test]
+fn sessions_in_turns_and_through_slots_share_a_server() {
+    let setting = Setting::in_turns();
+    let server = setting.serve(options());
+    let slots = Parameters::insecure_test(LOG_N);
+    let mut follow = Follow::default();
+    let report = setting.run(setting.fhe(), &setting.model(), &server, &mut follow).unwrap();
+    check(&setting, &report, &follow, 5e-2);
+    assert_eq!(report.route, Some("turns"));
+    assert_eq!((report.bootstraps, report.key_switches), setting.planned_operations());
+    let planned = setting.prepared().plan;
+    assert_eq!((follow.keys, report.key_bytes), (planned.keys.len(), planned.key_bytes()));
+    assert!(matches!(planned.keys.last().unwrap().key, UploadKey::Product { id: ProductKeyId::Up, tokens: 32 }));
+
+    let mut follow = Follow::default();
+    let way = Way::Fhe { parameters: &slots, key: None };
+    let report = setting.run(way, &setting.model(), &server, &mut follow).unwrap();
+    check(&setting, &report, &follow, 5e-2);
+    assert_eq!(report.route, Some("slots"));
+    server.expect_idle();
+
+    // A server that offers one set refuses the other as it did when there was one.
+    let host = ModelHost::new(setting.weights.clone(), setting.calibration.clone(), slots).unwrap();
+    let only = Server::bind(options(), Box::new(host)).unwrap();
+    let (handle, address) = (only.handle(), only.address());
+    let only = Running { handle, address, thread: Some(std::thread::spawn(move || only.run().unwrap())) };
+    let (class, sentence) = refusal(setting.run(setting.fhe(), &setting.model(), &only, &mut ()));
+    assert!(class == ErrorClass::Mismatch && sentence.contains("parameters"), "{sentence}");
+}
+
+#[test]
+fn a_session_in_turns_whose_other_keys_wait_on_disk_gives_the_answer_too() {
+    let setting = Setting::in_turns();
+    let folder = std::env::temp_dir().join(format!("undertone-turn-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let spooled = KeyMemory::Spooled { folder: folder.clone(), held_bytes: 1 << 16 };
+    let plan = setting.prepared().plan;
+    let [held, disk] = plan.waiting_bytes(&spooled);
+    let products = plan.keys.iter().filter(|planned| matches!(planned.key, UploadKey::Product { .. }));
+    let products: u64 = products.map(|planned| planned.held_bytes).sum();
+    assert!(products > 0 && held <= products + (1 << 16) && disk > 0);
+    let options = Options { memory_bytes: Some(plan.memory_bytes_with(&spooled)), ..options() };
+    let server = setting.serve_keeping(spooled, options);
+    let report = setting.run(setting.fhe(), &setting.model(), &server, &mut ()).unwrap();
+    assert!(report.tokens.iter().all(|token| token.top1_agrees == Some(true)));
+    server.expect_idle();
+    std::fs::remove_dir(&folder).unwrap();
+}
+
+#[test]
 fn a_calibration_that_is_too_narrow_is_an_escape_and_no_answer() {
     let mut setting = Setting::new();
     for layer in &mut setting.calibration.layers {
@@ -217,20 +283,36 @@ fn a_calibration_that_is_too_narrow_is_an_escape_and_no_answer() {
 
 #[test]
 fn the_planned_memory_holds_the_keys() {
-    let setting = Setting::new();
-    let prepared = setting.prepared();
-    let mut rng = SecretRng::from_os().unwrap();
-    let secret = SecretKey::generate(&setting.parameters, &mut rng);
-    let generator = KeyGenerator::new(&setting.parameters, &secret);
-    let mut keys = EvaluationKeys::new(&setting.parameters, &KeyMemory::Seeded).unwrap();
-    for key in &prepared.plan.keys {
-        keys.insert(generator.generate(&key.request, &mut rng).unwrap()).unwrap();
+    for setting in [Setting::new(), Setting::in_turns()] {
+        let prepared = setting.prepared();
+        let mut rng = SecretRng::from_os().unwrap();
+        let secret = SecretKey::generate(&setting.parameters, &mut rng);
+        let generator = KeyGenerator::new(&setting.parameters, &secret);
+        let mut keys = EvaluationKeys::new(&setting.parameters, &KeyMemory::Seeded).unwrap();
+        let (mut prefixes, mut products, mut products_len) = (0, 0, 0);
+        for planned in &prepared.plan.keys {
+            match planned.key {
+                UploadKey::Evaluation(request) => {
+                    keys.insert(generator.generate(&request, &mut rng).unwrap()).unwrap();
+                    prefixes += KEY_PREFIX_BYTES as u64;
+                }
+                UploadKey::Product { .. } => products_len += planned.len as u64,
+            }
+        }
+        for &tokens in &prepared.costs.keys.product_tokens {
+            let product = ProductParameters::of_turn(&setting.parameters, tokens).unwrap();
+            let made = ProductKeyGenerator::new(&product, &secret, &mut rng).generate_all(&mut rng).unwrap();
+            products_len -= made.iter().map(|key| key.to_bytes(&product).len() as u64).sum::<u64>();
+            products += ProductKeys::new(&product, made).unwrap().size_bytes() as u64;
+        }
+        assert_eq!(products_len, 0);
+        let [held, disk] = prepared.plan.waiting_bytes(&KeyMemory::Seeded);
+        assert_eq!((held, disk), (keys.size_bytes() as u64 + products, keys.disk_bytes()));
+        let lengths = prepared.plan.keys.iter().filter(|planned| matches!(planned.key, UploadKey::Evaluation(_)));
+        assert_eq!(lengths.map(|planned| planned.len as u64).sum::<u64>(), held - products + prefixes);
+        assert!(prepared.plan.memory_bytes > held);
+        assert_eq!(products > 0, setting.parameters.chain().product_prime.is_some());
     }
-    let [held, disk] = prepared.plan.waiting_bytes(&setting.parameters, &KeyMemory::Seeded).unwrap();
-    assert_eq!((held, disk), (keys.size_bytes() as u64, keys.disk_bytes()));
-    let prefixes = prepared.plan.keys.len() * KEY_PREFIX_BYTES;
-    assert_eq!(prepared.plan.key_bytes(), held + prefixes as u64);
-    assert!(prepared.plan.memory_bytes > held);
 }
 
 #[test]
@@ -240,8 +322,8 @@ fn a_session_whose_keys_wait_on_disk_fits_less_memory_and_leaves_no_file() {
     std::fs::create_dir_all(&folder).unwrap();
     let spooled = KeyMemory::Spooled { folder: folder.clone(), held_bytes: 1 << 16 };
     let plan = setting.prepared().plan;
-    let bytes = plan.memory_bytes_with(&setting.parameters, &spooled).unwrap();
-    let [held, disk] = plan.waiting_bytes(&setting.parameters, &spooled).unwrap();
+    let bytes = plan.memory_bytes_with(&spooled);
+    let [held, disk] = plan.waiting_bytes(&spooled);
     assert!(held <= 1 << 16 && disk > 0 && bytes + disk == plan.memory_bytes);
 
     // As much memory as the plan says for keys on disk, which is too little for keys in memory.
@@ -332,23 +414,63 @@ fn keys_of_other_parameters_ids_and_levels_are_refused_by_the_engine() {
     };
     let request = KeyRequest { id: KeyId::Galois(5), level: 4 };
     let good = key(&setting.parameters, request);
-    setup.insert(request, &good).unwrap();
+    setup.insert(request.into(), &good).unwrap();
 
     let other = Parameters::insecure_test(LOG_N + 1);
-    assert!(setup.insert(request, &key(&other, request)).is_err());
+    assert!(setup.insert(request.into(), &key(&other, request)).is_err());
     for wrong in [
         KeyRequest { level: 5, ..request },
         KeyRequest { id: KeyId::Galois(25), ..request },
         KeyRequest { id: KeyId::Relinearization, ..request },
     ] {
         let bytes = key(&setting.parameters, wrong);
-        let error = setup.insert(request, &bytes).unwrap_err();
+        let error = setup.insert(request.into(), &bytes).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Key, "{error}");
     }
     let mut damaged = good.clone();
     damaged[10] ^= 1;
-    assert!(setup.insert(request, &damaged).is_err());
-    assert!(setup.insert(request, &good[..good.len() - 1]).is_err());
+    assert!(setup.insert(request.into(), &damaged).is_err());
+    assert!(setup.insert(request.into(), &good[..good.len() - 1]).is_err());
+    // No products are planned here.
+    let unplanned = setup.insert(UploadKey::Product { id: ProductKeyId::Down, tokens: 32 }, &good).unwrap_err();
+    assert_eq!(unplanned.class(), ErrorClass::Key, "{unplanned}");
+}
+
+#[test]
+fn product_keys_of_other_kinds_tokens_sets_and_lengths_are_refused_by_the_engine() {
+    let setting = Setting::in_turns();
+    let prepared = setting.prepared();
+    let mut rng = SecretRng::from_os().unwrap();
+    let secret = SecretKey::generate(&setting.parameters, &mut rng);
+    let mut keys = |tokens| {
+        let product = ProductParameters::of_turn(&setting.parameters, tokens).unwrap();
+        let keys = ProductKeyGenerator::new(&product, &secret, &mut rng).generate_all(&mut rng).unwrap();
+        keys.iter().map(|key| key.to_bytes(&product)).collect::<Vec<_>>()
+    };
+    let (good, stranger, other) = (keys(32), keys(32), keys(16));
+    let setup =
+        || fhe::CkksSetup::new(&setting.parameters, setting.weights.clone(), &prepared, &KeyMemory::Seeded).unwrap();
+    let named = |id| UploadKey::Product { id, tokens: 32 };
+    let [down, pack, up] = ProductKeyId::ALL.map(named);
+
+    // Another kind, another number of tokens, one byte less, a damaged header.
+    let error = setup().insert(down, &good[1]).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Key, "{error}");
+    assert!(setup().insert(down, &other[0]).is_err());
+    assert!(setup().insert(UploadKey::Product { id: ProductKeyId::Down, tokens: 16 }, &other[0]).is_err());
+    assert!(setup().insert(down, &good[0][..good[0].len() - 1]).is_err());
+    let mut damaged = good[0].clone();
+    damaged[9] ^= 1;
+    assert!(setup().insert(down, &damaged).is_err());
+    // Keys of two secrets of the small ring do not fit each other; the last one shows it.
+    let mut mixed = setup();
+    mixed.insert(down, &good[0]).unwrap();
+    mixed.insert(pack, &stranger[1]).unwrap();
+    let error = mixed.insert(up, &good[2]).unwrap_err();
+    assert!(error.to_string().contains("another set of keys"), "{error}");
+    let mut whole = setup();
+    [down, pack, up].into_iter().zip(&good).for_each(|(key, bytes)| whole.insert(key, bytes).unwrap());
+    assert!(Box::new(whole).finish().is_ok());
 }
 
 #[test]

@@ -5,8 +5,11 @@
 
 mod live;
 mod product;
+mod work;
 
+pub use product::CostMatrix;
 pub(crate) use product::product_counts;
+pub use work::work;
 
 use crate::circuits::LinearTransform;
 use crate::{Chain, Counts, Error, Evaluator, LevelCounts, MatrixRow, MatrixShape, Slots};
@@ -127,7 +130,8 @@ impl CostEvaluator {
         CostValue::new(level, &self.live)
     }
 
-    /// The most limbs that values and operations took at one time so far, besides keys and matrices of bootstraps.
+    /// The most limbs that values, operations and matrices of turns took at one time so far, besides keys and matrices of
+    /// bootstraps.
     pub fn peak_limbs(&self) -> usize {
         self.live.peak()
     }
@@ -208,18 +212,18 @@ impl CostEvaluator {
     }
 
     fn count_bootstrap(&self, period: usize, pair: bool) -> Result<(), Error> {
-        self.count_halves(period, pair, [1, 1])
+        self.live.working(self.count_halves(period, pair, [1, 1])?);
+        Ok(())
     }
 
-    /// Counts the halves of a bootstrap as often as `times` says, and the keys of both.
-    fn count_halves(&self, period: usize, pair: bool, times: [u64; 2]) -> Result<(), Error> {
+    /// Counts the halves of a bootstrap as often as `times` says, and the keys of both; gives the limbs that one half takes.
+    fn count_halves(&self, period: usize, pair: bool, times: [u64; 2]) -> Result<usize, Error> {
         let cost = (self.bootstrap)(period, pair)?;
-        self.live.working(cost.working_limbs);
         let mut ledger = self.ledger();
         ledger.counts.merge_times(&cost.to_coefficients, times[0]);
         ledger.counts.merge_times(&cost.to_slots, times[1]);
         let keys = &mut ledger.keys;
-        for (by, level) in cost.rotations {
+        for &(by, level) in &cost.rotations {
             let by = self.normalise(by.into());
             if by != 0 {
                 keys.rotate(by as i32, level);
@@ -229,13 +233,13 @@ impl CostEvaluator {
         keys.relinearization_level = keys.relinearization_level.max(used(cost.relinearization_level));
         keys.conjugation_level = keys.conjugation_level.max(used(cost.conjugation_level));
         *keys.bootstrap_periods.entry(period).or_default() |= pair;
-        Ok(())
+        Ok(cost.working_limbs)
     }
 }
 
 impl Evaluator for CostEvaluator {
     type Value = CostValue;
-    type Matrix = MatrixShape;
+    type Matrix = CostMatrix;
 
     fn chain(&self) -> Chain {
         self.chain
@@ -383,13 +387,13 @@ impl Evaluator for CostEvaluator {
         Ok((fresh(), hi.map(|_| fresh())))
     }
 
-    fn encode_matrix(&self, shape: &MatrixShape, _row: &MatrixRow<'_>) -> Result<MatrixShape, Error> {
+    fn encode_matrix(&self, shape: &MatrixShape, _row: &MatrixRow<'_>) -> Result<CostMatrix, Error> {
         shape.product_prime(self.chain)?;
-        Ok(*shape)
+        Ok(CostMatrix::new(shape, self.chain, &self.live))
     }
 
-    fn product_bootstrap(&self, inputs: &[[CostValue; 2]], matrix: &MatrixShape) -> Result<Vec<[CostValue; 2]>, Error> {
-        self.product(inputs, matrix)
+    fn product_bootstrap(&self, inputs: &[[CostValue; 2]], matrix: &CostMatrix) -> Result<Vec<[CostValue; 2]>, Error> {
+        self.product(inputs, matrix.shape())
     }
 }
 

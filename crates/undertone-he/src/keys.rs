@@ -6,12 +6,14 @@
 //! a hoisted input never have to be permuted. The uniform halves a_d are regenerated from a public seed.
 
 mod evaluation_keys;
+mod planned;
 mod positional;
 mod spool;
 
 use crate::{Chain, Error, KeySet, Parameters};
 pub use evaluation_keys::{EvaluationKeys, KeyMemory};
 pub(crate) use evaluation_keys::{GaloisKey, KeySwitchingKey};
+pub use planned::{PlannedKey, UploadKey, planned_keys};
 use undertone_ring::{PackedPoly, Seed};
 
 /// Which evaluation key.
@@ -57,8 +59,8 @@ pub fn conjugation_element(chain: Chain) -> u64 {
     (2u64 << chain.log_n) - 1
 }
 
-/// Every key that a planned circuit needs, in upload order, but those of matrix products: `KeySet::product_tokens` says
-/// for which numbers of tokens it needs these. They are made apart (`SeededProductKey`), and no mode uploads them yet.
+/// Every key of the chain that a planned circuit needs, in upload order. Those of matrix products, which live in rings of
+/// their own, come after them: [`planned_keys`] lists all.
 pub fn key_requests(parameters: &Parameters, set: &KeySet) -> Vec<KeyRequest> {
     let chain = parameters.chain();
     let mut requests = Vec::new();

@@ -27,13 +27,14 @@ pub use chain::Chain;
 pub use ciphertext::{CIPHERTEXT_COUNTER, Ciphertext, SeededCiphertext};
 pub use ckks::{CkksEvaluator, CkksMatrix};
 pub use clear::{ClearEvaluator, ClearMatrix, ClearValue};
-pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostValue, KeySet};
+pub use cost::{BootstrapCost, BootstrapModel, CostEvaluator, CostMatrix, CostValue, KeySet, work};
 pub use counts::{Counts, LevelCounts};
 pub use encoder::Encoder;
 pub use error::Error;
 pub use evaluator::Evaluator;
 pub use keys::{
-    EvaluationKeys, KeyId, KeyMemory, KeyRequest, SeededKey, conjugation_element, key_requests, rotation_element,
+    EvaluationKeys, KeyId, KeyMemory, KeyRequest, PlannedKey, SeededKey, UploadKey, conjugation_element, key_requests,
+    planned_keys, rotation_element,
 };
 pub use matrix::{MatrixRow, MatrixShape};
 pub use parameters::{Parameters, ParametersLiteral, SecretKind, failure_log2, gate, max_log_qp, security_bits};

@@ -154,6 +154,12 @@ pub enum Error {
         /// `parameters`, `model` or `calibration`.
         what: &'static str,
     },
+    /// No parameter set runs layers this way.
+    #[error("no parameter set offers route {route}; leave the route to the planner")]
+    Route {
+        /// The route asked for.
+        route: &'static str,
+    },
     /// The mode is not offered here.
     #[error("mode {mode} is not offered by this server; use mode fhe")]
     ModeRefused {
@@ -289,7 +295,9 @@ impl Error {
     /// The class under which a peer hears of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Mismatch { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => ErrorClass::Mismatch,
+            Self::Mismatch { .. } | Self::Route { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => {
+                ErrorClass::Mismatch
+            }
             Self::Cap { .. } | Self::Memory { .. } | Self::DealMemory { .. } | Self::DealMasks { .. } => {
                 ErrorClass::TooLarge
             }

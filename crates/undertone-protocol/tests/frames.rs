@@ -5,7 +5,7 @@ use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, MAX_OPERATIONS, MAX_STAGE, Operations, Prefill, ProgressReport, StepResult,
     Welcome, WireShape,
 };
-use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId};
+use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId, WireProductKey};
 use undertone_protocol::modes::permuted::deal::{DealReply, DealRequest, Opened};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::modes::permuted::setup::Setup;
@@ -306,6 +306,11 @@ fn fields_out_of_range_are_refused_when_written_and_when_read() {
     assert!(Message::Chunk(Vec::new()).encode().is_err());
     let begin = KeyBegin { id: WireKeyId::ToSparse, level: 65, len: 1 };
     assert!(Message::KeyBegin(begin).encode().is_err());
+    let product = |tokens| {
+        let id = WireKeyId::Product(WireProductKey::Pack(tokens));
+        Message::KeyBegin(KeyBegin { id, level: 0, len: 1 }).encode()
+    };
+    assert!(product(128).is_ok() && product(129).is_err() && product(u32::MAX).is_err());
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use undertone_he::{KeyId, KeyRequest};
+use undertone_he::circuits::pc_matmul::ProductKeyId;
+use undertone_he::{KeyId, KeyRequest, PlannedKey, UploadKey};
 use undertone_infer::Progress;
 use undertone_protocol::frame::CHUNK_LEN;
 use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, Operations, Prefill, StepResult, Welcome, WireShape,
 };
 use undertone_protocol::modes::clear;
-use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd};
-use undertone_protocol::modes::fhe::{self, FhePlan, KeySink, plan::PlannedKey};
+use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId, WireProductKey};
+use undertone_protocol::modes::fhe::{self, FhePlan, KeySink};
 use undertone_protocol::{Engine, Error, Message, Mode, Session, StepLengths, StepSession, Turn, Wire};
 
 const SHAPE: WireShape = WireShape { public_tokens: 3, private_tokens: 2, max_new_tokens: 3 };
@@ -50,15 +51,15 @@ impl Engine for Sums {
     }
 }
 
-/// Requests and lengths of the keys that arrived.
-type SeenKeys = Arc<Mutex<Vec<(KeyRequest, usize)>>>;
+/// Names and lengths of the keys that arrived.
+type SeenKeys = Arc<Mutex<Vec<(UploadKey, usize)>>>;
 
 #[derive(Default)]
 struct Keys(SeenKeys);
 
 impl KeySink for Keys {
-    fn insert(&mut self, request: KeyRequest, bytes: &[u8]) -> Result<(), Error> {
-        self.0.lock().unwrap().push((request, bytes.len()));
+    fn insert(&mut self, key: UploadKey, bytes: &[u8]) -> Result<(), Error> {
+        self.0.lock().unwrap().push((key, bytes.len()));
         Ok(())
     }
 
@@ -68,13 +69,18 @@ impl KeySink for Keys {
 }
 
 fn plan() -> FhePlan {
-    let key = |id, level, len| PlannedKey { request: KeyRequest { id, level }, len };
+    let planned = |key, len| PlannedKey { key, len, held_bytes: len as u64 };
+    let key = |id, level, len| planned(KeyRequest { id, level }.into(), len);
+    let product = |id, len| planned(UploadKey::Product { id, tokens: 64 }, len);
     FhePlan {
         keys: vec![
             key(KeyId::Relinearization, 21, (2 << 20) + 1),
             key(KeyId::Galois(5), 20, 1000),
             key(KeyId::Galois(25), 4, 1 << 20),
             key(KeyId::ToSparse, 0, 10),
+            product(ProductKeyId::Down, 1 << 17),
+            product(ProductKeyId::Pack, (1 << 20) + 7),
+            product(ProductKeyId::Up, 3),
         ],
         lengths: lengths(),
         memory_bytes: 1 << 24,
@@ -178,14 +184,14 @@ fn a_whole_fhe_session_runs() {
     let (mut pair, seen) = fhe_pair();
     pair.settle().unwrap();
     assert_eq!(pair.client.welcome(), Some(&welcome()));
-    while let Some(request) = pair.client.wanted_key() {
-        let len = plan().keys.iter().find(|key| key.request == request).unwrap().len;
+    while let Some(wanted) = pair.client.wanted_key() {
+        let len = plan().keys.iter().find(|planned| planned.key == wanted).unwrap().len;
         assert!(matches!(pair.client.prefill(vec![1, 2, 3], 2, vec![]), Err(Error::OutOfTurn { .. })));
         assert!(matches!(pair.client.send_key(vec![0; len + 1]), Err(Error::Unexpected { .. })));
         pair.client.send_key(vec![5; len]).unwrap();
         pair.settle().unwrap();
     }
-    let planned: Vec<_> = plan().keys.iter().map(|key| (key.request, key.len)).collect();
+    let planned: Vec<_> = plan().keys.iter().map(|planned| (planned.key, planned.len)).collect();
     assert_eq!(*seen.lock().unwrap(), planned);
     run_steps(&mut pair);
     let (client, server) = (pair.client_wire.ledger(), pair.server_wire.ledger());
@@ -211,8 +217,8 @@ fn fhe_server() -> fhe::Server {
 }
 
 fn begin(index: usize) -> KeyBegin {
-    let key = &plan().keys[index];
-    KeyBegin::new(&key.request, key.len).unwrap()
+    let planned = &plan().keys[index];
+    KeyBegin::new(&planned.key, planned.len).unwrap()
 }
 
 #[test]
@@ -233,6 +239,26 @@ fn keys_out_of_order_at_other_levels_or_twice_are_refused() {
         assert_eq!(server.turn(), Turn::Closed);
         // A closed session takes nothing more.
         assert!(server.receive(Message::KeyBegin(begin)).is_err());
+    }
+    // A key of products where one of the chain is due, and the other way round.
+    assert!(matches!(fhe_server().receive(Message::KeyBegin(begin(4))), Err(Error::UnexpectedKey { .. })));
+    let wrong = [
+        begin(0),
+        begin(5),
+        begin(6),
+        KeyBegin { id: WireKeyId::Product(WireProductKey::Down(32)), ..begin(4) },
+        KeyBegin { id: WireKeyId::Product(WireProductKey::Up(64)), ..begin(4) },
+        KeyBegin { level: 0, ..begin(4) },
+        KeyBegin { level: 2, ..begin(4) },
+        KeyBegin { len: begin(4).len - 1, ..begin(4) },
+        KeyBegin { len: begin(4).len + 1, ..begin(4) },
+    ];
+    for begin in wrong {
+        let mut server = fhe_server();
+        (0..4).for_each(|index| send_key(&mut server, index).unwrap());
+        let error = server.receive(Message::KeyBegin(begin)).unwrap_err();
+        assert!(matches!(error, Error::UnexpectedKey { .. }), "{error}");
+        assert!(error.to_string().contains("down for products of 64 tokens at level 1"), "{error}");
     }
     // The first key a second time.
     let mut server = fhe_server();
@@ -267,11 +293,23 @@ fn incomplete_damaged_and_surplus_keys_are_refused() {
     let mut server = fhe_server();
     send_key(&mut server, 0).unwrap();
     let missing = server.receive(Message::KeysDone);
-    assert_eq!(missing.unwrap_err(), Error::Unexpected { field: "number of keys", have: 1, need: 4 });
+    assert_eq!(missing.unwrap_err(), Error::Unexpected { field: "number of keys", have: 1, need: 7 });
 
     let mut server = fhe_server();
-    (0..4).for_each(|index| send_key(&mut server, index).unwrap());
-    assert!(matches!(send_key(&mut server, 3), Err(Error::UnexpectedKey { .. })));
+    (0..5).for_each(|index| send_key(&mut server, index).unwrap());
+    server.receive(Message::KeyBegin(begin(5))).unwrap();
+    let mut bytes = vec![5u8; plan().keys[5].len];
+    let digest = *blake3::hash(&bytes).as_bytes();
+    bytes[77] ^= 1;
+    for chunk in bytes.chunks(CHUNK_LEN) {
+        server.receive(Message::Chunk(chunk.to_vec())).unwrap();
+    }
+    let damaged = server.receive(Message::KeyEnd(KeyEnd { digest }));
+    assert_eq!(damaged.unwrap_err(), Error::Digest { what: "a key of matrix products" });
+
+    let mut server = fhe_server();
+    (0..7).for_each(|index| send_key(&mut server, index).unwrap());
+    assert!(matches!(send_key(&mut server, 6), Err(Error::UnexpectedKey { .. })));
 
     let mut server = fhe_server();
     let prompt = Message::Prefill(Prefill { public_tokens: vec![1], private_tokens: 1, blobs: vec![1] });
@@ -280,7 +318,7 @@ fn incomplete_damaged_and_surplus_keys_are_refused() {
 
 fn ready_server() -> fhe::Server {
     let mut server = fhe_server();
-    (0..4).for_each(|index| send_key(&mut server, index).unwrap());
+    (0..plan().keys.len()).for_each(|index| send_key(&mut server, index).unwrap());
     server.receive(Message::KeysDone).unwrap();
     server
 }

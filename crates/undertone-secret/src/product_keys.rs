@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// Makes one set of product keys.
 pub struct ProductKeyGenerator<'a> {
-    parameters: &'a ProductParameters,
+    parameters: ProductParameters,
     secret: &'a SecretKey,
     /// Coefficients of s', the secret of the small ring.
     small: Zeroizing<Vec<i64>>,
@@ -21,11 +21,11 @@ pub struct ProductKeyGenerator<'a> {
 impl<'a> ProductKeyGenerator<'a> {
     /// A generator for `secret` with a fresh secret of the small ring; keys of two generators do not fit each
     /// other, and carry different set ids so that whoever receives them can tell.
-    pub fn new(parameters: &'a ProductParameters, secret: &'a SecretKey, rng: &mut SecretRng) -> Self {
+    pub fn new(parameters: &ProductParameters, secret: &'a SecretKey, rng: &mut SecretRng) -> Self {
         let small = Zeroizing::new(rng.ternary(parameters.small_ring().degree()));
         let mut set = [0; 16];
         set.copy_from_slice(&rng.public_seed().0[..16]);
-        Self { parameters, secret, small, set }
+        Self { parameters: parameters.clone(), secret, small, set }
     }
 
     /// Generates one key.
@@ -54,6 +54,11 @@ impl<'a> ProductKeyGenerator<'a> {
             }
         };
         Ok(SeededProductKey::from_parts(id, self.set, b, seed))
+    }
+
+    /// The rings of the keys.
+    pub fn parameters(&self) -> &ProductParameters {
+        &self.parameters
     }
 
     /// All keys.

@@ -96,6 +96,69 @@ fn turns_are_as_precise_as_bootstraps_and_cost_what_is_predicted() {
     }
 }
 
+/// Integers of the spiked channel in each row of the matrix below: nearly the largest there is, one that takes a spike of 1000,
+/// and none.
+const SPIKED: [f64; 3] = [16_000.0, 512.0, 0.0];
+
+/// One turn with `spike` in one input slot: what comes out of that token in each row, what should, and the largest error of all
+/// other slots.
+fn spiked_turn(client: &Client, ev: &CkksEvaluator, shape: &MatrixShape, spike: f64) -> ([(f64, f64); 3], f64) {
+    let chain = client.parameters.chain();
+    let prime = chain.product_prime.unwrap() as f64;
+    let row = |o: usize, out: &mut [f32]| {
+        out.fill(if o == 0 { 0.0 } else { 0.01 });
+        out[0] = (SPIKED[o] / prime) as f32;
+    };
+    let mut pairs = inputs(&client.parameters, shape);
+    // Token 3 of channel 0.
+    let mut values = pairs[0][0].period().to_vec();
+    values[3] = spike;
+    pairs[0][0] = Slots::new(values, chain.slot_count()).unwrap();
+    let clear = ClearEvaluator::new(chain).without_range_check();
+    let plain: Vec<_> =
+        pairs.iter().map(|pair| pair.each_ref().map(|slots| clear.encrypt(slots, chain.boot_level))).collect();
+    let expected = clear.product_bootstrap(&plain, &clear.encode_matrix(shape, &row).unwrap()).unwrap();
+    let matrix = ev.encode_matrix(shape, &row).unwrap();
+    assert_eq!(matrix.gain_log2(), 0);
+    let found = ev.product_bootstrap(&encrypted(client, &pairs, chain.boot_level), &matrix).unwrap();
+    let (found, other) = (found[0].each_ref().map(|value| client.decrypt(value)), &expected[0]);
+    let place = |o: usize| 3 + shape.tokens / 2 * o;
+    let rows = [0, 1, 2].map(|o| (found[0][place(o)], other[0].slots()[place(o)]));
+    let mut first = found[0].clone();
+    [0, 1, 2].iter().for_each(|&o| first[place(o)] = other[0].slots()[place(o)]);
+    (rows, worst(&first, other[0].slots()).max(worst(&found[1], other[1].slots())))
+}
+
+/// Nothing guards what enters a turn; this is why nothing need. In units of q0 over its ratio to messages, R = 2^7, an input
+/// wraps from q_w·R/2 on, where its smallest weight alone makes an output of R/2 of it, and an output wraps from R/2 = 64 on.
+#[test]
+fn a_spike_in_an_input_only_scales_until_an_output_is_too_large() {
+    let client = Client::new(Parameters::insecure_turn_test(LOG_N));
+    let prime = client.parameters.chain().product_prime.unwrap() as f64;
+    let wraps = client.parameters.literal().message_ratio_bits.exp2() / 2.0;
+    assert_eq!(wraps, 64.0);
+    let shape = MatrixShape { outputs: 3, inputs: 3, tokens: 16 };
+    let ev = client.evaluator(&plan(&client.parameters, &shape).key_set());
+    for spike in [1.0, 2.0, 4.0, 16.0, 1000.0] {
+        let (rows, others) = spiked_turn(&client, &ev, &shape, spike);
+        println!("{spike}: {rows:?}, others 2^{:.1}", others.log2());
+        for (found, expected) in rows {
+            if expected.abs() <= 1.0 {
+                assert!((found - expected).abs() < 2f64.powi(-19), "{spike}: {found} for {expected}");
+            } else {
+                // 1000 under the largest weight: not what it should be, and far enough beyond 1 for the guard.
+                assert!(spike == 1000.0 && (1.6..expected).contains(&found), "{spike}: {found} for {expected}");
+            }
+        }
+        assert!(rows[1].1.abs() <= 1.0 && rows[2].1.abs() <= 1.0 && others < 2f64.powi(-16), "{spike}");
+    }
+    // From an output of R/2 on the result looks honest: the spike that takes nearly the largest weight there is 3146.
+    let (rows, _) = spiked_turn(&client, &ev, &shape, wraps * prime / SPIKED[0]);
+    let (found, expected) = rows[0];
+    println!("wrapped: {found} for {expected}");
+    assert!((expected - wraps).abs() < 1e-3 && found.abs() < 1.0, "{found} for {expected}");
+}
+
 #[test]
 fn turns_without_their_keys_are_refused() {
     let client = Client::new(Parameters::insecure_turn_test(LOG_N));

@@ -134,9 +134,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     options.check()?;
     let key_memory = key_memory(arguments)?;
     let parameters = Parameters::default_preset();
-    let security_bits = parameters.security_bits();
+    let mut security_bits = parameters.security_bits();
     let host: Box<dyn Host> = match arguments.mode {
-        Offer::Fhe => Box::new(ModelHost::load(&arguments.model, parameters)?.keep_keys(key_memory)),
+        Offer::Fhe => {
+            let product = Parameters::product_preset();
+            security_bits = security_bits.min(product.security_bits());
+            Box::new(ModelHost::load(&arguments.model, parameters)?.offer(product).keep_keys(key_memory))
+        }
         Offer::Permuted => {
             let store = arguments.store.clone();
             let host = PermutedHost::load(&arguments.model, dealer(arguments)?, store)?;

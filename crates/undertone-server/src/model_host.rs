@@ -1,4 +1,4 @@
-//! The host of a real server: one model, its calibration, one parameter set.
+//! The host of a real server: one model, its calibration, and the parameter sets that it offers.
 
 use crate::Error;
 use crate::host::{Host, Opening};
@@ -16,7 +16,8 @@ const CLEAR_MEMORY: u64 = 256 << 20;
 
 /// A model that is served.
 pub struct ModelHost {
-    parameters: Parameters,
+    /// At least one.
+    sets: Vec<Parameters>,
     model: Arc<Llama>,
     calibration: Calibration,
     fingerprint: [u8; 32],
@@ -48,7 +49,14 @@ impl ModelHost {
         let model = calibration.preparation.weights(model);
         // Half the memory of both halves for about an eighth of a bootstrap's time (docs/performance.md).
         let key_memory = KeyMemory::Seeded;
-        Ok(Self { parameters, model, calibration, fingerprint, calibration_digest, offer_clear: false, key_memory })
+        let sets = vec![parameters];
+        Ok(Self { sets, model, calibration, fingerprint, calibration_digest, offer_clear: false, key_memory })
+    }
+
+    /// Also offers sessions under another parameter set: the client says which it takes.
+    pub fn offer(mut self, parameters: Parameters) -> Self {
+        self.sets.push(parameters);
+        self
     }
 
     /// Keeps the keys of sessions as `memory` says instead of in memory as seeds and computed halves.
@@ -67,18 +75,24 @@ impl ModelHost {
         u32::try_from(self.model.config.vocab_size).unwrap_or(u32::MAX)
     }
 
+    /// The offered set with this digest; without one the first, whose digest then is what the hello does not match.
+    fn set(&self, digest: [u8; 32], digest_of: impl Fn(&Parameters) -> [u8; 32]) -> &Parameters {
+        self.sets.iter().find(|set| digest_of(set) == digest).unwrap_or(&self.sets[0])
+    }
+
     fn open_fhe(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
-        hello.expect(self.parameters.digest(), self.fingerprint, self.calibration_digest)?;
-        let prepared = fhe::prepare(&self.parameters, &self.model.config, &self.calibration, hello.shape)?;
-        let setup = fhe::CkksSetup::new(&self.parameters, self.model.clone(), &prepared, &self.key_memory)?;
-        let memory_bytes = prepared.plan.memory_bytes_with(&self.parameters, &self.key_memory)?;
+        let parameters = self.set(hello.parameters, Parameters::digest);
+        hello.expect(parameters.digest(), self.fingerprint, self.calibration_digest)?;
+        let prepared = fhe::prepare(parameters, &self.model.config, &self.calibration, hello.shape)?;
+        let setup = fhe::CkksSetup::new(parameters, self.model.clone(), &prepared, &self.key_memory)?;
+        let memory_bytes = prepared.plan.memory_bytes_with(&self.key_memory);
         let setup_bytes = prepared.plan.key_bytes();
         let session = fhe::Server::new(hello.shape, self.vocab_size(), prepared.plan, welcome, Box::new(setup));
         Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes })
     }
 
     fn open_clear(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
-        let chain = self.parameters.chain();
+        let chain = self.set(hello.parameters, |set| clear::chain_digest(set.chain())).chain();
         hello.expect(clear::chain_digest(chain), self.fingerprint, self.calibration_digest)?;
         let prepared = clear::prepare(chain, &self.model.config, &self.calibration, hello.shape)?;
         let engine = clear::engine(chain, self.model.clone(), prepared.program);

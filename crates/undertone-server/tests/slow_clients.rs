@@ -5,10 +5,10 @@ mod support;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 use support::{Running, hello, options, pump};
-use undertone_he::{KeyId, KeyRequest};
+use undertone_he::{KeyId, KeyRequest, PlannedKey, UploadKey};
 use undertone_infer::Progress;
 use undertone_protocol::message::{ErrorClass, Hello, Prefill, Welcome};
-use undertone_protocol::modes::fhe::{self, FhePlan, KeySink, plan::PlannedKey};
+use undertone_protocol::modes::fhe::{self, FhePlan, KeySink};
 use undertone_protocol::{Engine, Error, Message, Mode, Session, StepLengths, StepSession, Wire};
 use undertone_server::{Host, Opening, Options};
 
@@ -18,8 +18,10 @@ const RESULT: usize = 64 << 20;
 const SOON: Duration = Duration::from_secs(20);
 
 fn plan(keys: usize) -> FhePlan {
-    let key =
-        |index| PlannedKey { request: KeyRequest { id: KeyId::Galois(2 * index as u64 + 1), level: 1 }, len: 100 };
+    let key = |index| {
+        let request = KeyRequest { id: KeyId::Galois(2 * index as u64 + 1), level: 1 };
+        PlannedKey { key: request.into(), len: 100, held_bytes: 100 }
+    };
     let lengths = StepLengths { prefill: vec![9], decode: vec![9], result: vec![RESULT] };
     FhePlan { keys: (0..keys).map(key).collect(), lengths, memory_bytes: 1000 }
 }
@@ -28,7 +30,7 @@ fn plan(keys: usize) -> FhePlan {
 struct Zeros;
 
 impl KeySink for Zeros {
-    fn insert(&mut self, _: KeyRequest, _: &[u8]) -> Result<(), Error> {
+    fn insert(&mut self, _: UploadKey, _: &[u8]) -> Result<(), Error> {
         Ok(())
     }
 

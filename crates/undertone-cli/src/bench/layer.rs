@@ -20,6 +20,7 @@ use undertone_infer::calibrate::{CalibrationOptions, Prompt, calibrate};
 use undertone_infer::{Calibration, Layout, Program, Progress, PublicCache, Shape};
 use undertone_model::reference::forward_last;
 use undertone_model::{KvCache, Llama, LlamaConfig, synthetic};
+use undertone_protocol::modes::fhe::Route;
 
 /// Vocabulary of the benchmark: the head is not part of a layer.
 const VOCABULARY: usize = 256;
@@ -59,9 +60,9 @@ pub fn run(arguments: &LayerArguments, context: &Context) -> Result<()> {
     let model = synthetic(config, 1);
     let prompts: Vec<Prompt> = (0..CALIBRATION_PROMPTS).map(|seed| random_prompt(shape, VOCABULARY, seed)).collect();
     let calibration = calibrate(&model, &prompts, CalibrationOptions::default(), &mut |_| {})?;
-    let planned = Planned::new(&model.config, Some(&calibration), shape)?;
-    let setup =
-        Setup::new(context, arguments.measuring.parameters()?, arguments.measuring.key_memory(), planned.requests())?;
+    let planned = Planned::new(&model.config, Some(&calibration), shape, Some(Route::Slots))?;
+    let (parameters, memory) = (arguments.measuring.parameters()?, arguments.measuring.key_memory());
+    let setup = Setup::for_key_set(context, parameters, memory, planned.key_set())?;
     measure(context, setup, &model, &calibration, &prompts[0], &planned)
 }
 
@@ -279,7 +280,7 @@ mod tests {
     fn the_reported_layer_works_on_all_rows_and_is_counted_alone() {
         let config = layers_like("../../models/tiny", 40).unwrap();
         let shape = Shape { public_tokens: 8, private_tokens: 16, max_new_tokens: 1 };
-        let planned = Planned::new(&config, None, shape).unwrap();
+        let planned = Planned::new(&config, None, shape, Some(Route::Slots)).unwrap();
         let (reported, last) = (planned.prefill_layer(REPORTED), planned.prefill_layer(LAYERS - 1));
         assert!(reported.0 > last.0 && reported.2 > last.2, "{reported:?} {last:?}");
         assert!(reported.1 + last.1 <= planned.bootstraps() && reported.2 + last.2 < planned.key_switches());

@@ -347,6 +347,7 @@ impl<'a> Generation<'a> {
         let passes = self.steps.iter().filter(|step| step.tokens > 0).count();
         let run = RunReport {
             mode: "permuted",
+            route: None,
             security_bits: 0,
             ring_degree: 0,
             log_qp: 0.0,

@@ -6,7 +6,7 @@
 mod arithmetic;
 pub(crate) mod key_switch;
 mod linear;
-mod product;
+pub(crate) mod product;
 
 use crate::bootstrap::{BootstrapCircuit, MIN_PERIOD};
 use crate::circuits::LinearTransform;

@@ -128,9 +128,14 @@ impl CkksEvaluator {
     }
 }
 
+/// Halves of bootstraps of one turn that run at a time.
+pub(crate) fn bootstraps_at_a_time() -> usize {
+    (rayon::current_num_threads() / THREADS_PER_BOOTSTRAP).clamp(1, MOST_AT_A_TIME)
+}
+
 /// Maps in order, several items at a time where there are threads for them.
 fn at_a_time<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
-    let width = (rayon::current_num_threads() / THREADS_PER_BOOTSTRAP).clamp(1, MOST_AT_A_TIME);
+    let width = bootstraps_at_a_time();
     let mut mapped = Vec::with_capacity(items.len());
     for batch in items.chunks(width) {
         match batch {

@@ -62,7 +62,7 @@ impl ClearEvaluator {
     ) -> Result<Vec<[ClearValue; 2]>, Error> {
         let (op, shape) = ("product_bootstrap", &matrix.shape);
         let levels: Vec<_> = inputs.iter().map(|pair| pair.each_ref().map(|value| value.cost.clone())).collect();
-        let costs = self.cost.product_bootstrap(&levels, shape)?;
+        let costs = self.cost.product(&levels, shape)?;
         for value in inputs.iter().flatten() {
             self.in_range(op, &value.slots)?;
         }

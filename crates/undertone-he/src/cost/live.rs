@@ -29,9 +29,13 @@ impl Live {
         self.peak.load(Ordering::Relaxed)
     }
 
-    fn add(&self, limbs: usize) {
+    pub(super) fn add(&self, limbs: usize) {
         self.now.fetch_add(limbs, Ordering::Relaxed);
         self.working(0);
+    }
+
+    pub(super) fn remove(&self, limbs: usize) {
+        self.now.fetch_sub(limbs, Ordering::Relaxed);
     }
 }
 
@@ -60,7 +64,7 @@ impl Clone for CostValue {
 
 impl Drop for CostValue {
     fn drop(&mut self) {
-        self.live.now.fetch_sub(limbs(self.level), Ordering::Relaxed);
+        self.live.remove(limbs(self.level));
     }
 }
 

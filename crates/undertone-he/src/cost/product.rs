@@ -1,8 +1,19 @@
 //! What a matrix product between bootstraps costs: the first half of a bootstrap for each pair that goes in, the second
-//! for each that comes out, and the key switches of the product itself.
+//! for each that comes out, and the key switches of the product itself; and the memory of all of them.
 
+use super::live::{Live, limbs};
 use super::{CostEvaluator, CostValue};
-use crate::{Counts, Error, MatrixShape};
+use crate::circuits::pc_matmul::PARTS_LOG2;
+use crate::ckks::product::bootstraps_at_a_time;
+use crate::{Chain, Counts, Error, MatrixShape};
+use std::sync::Arc;
+
+/// Limbs that an input takes once it is switched down and prepared: in two primes the body, and the mask at 4/3 as many
+/// points and those of one block more.
+const OPERAND_LIMBS: usize = 6;
+/// Sets of r rows that a thread holds in a product: four in one prime that wait for packing, and one in two primes with its
+/// rescaled copy.
+const ROW_SETS: usize = 7;
 
 /// Counters of the product itself, without both halves of the bootstrap: a switch down at level 1 for each ciphertext that
 /// goes in; for each that comes out, packing (the same digits as in one switch of the large ring, N/N' times shorter and
@@ -16,8 +27,38 @@ pub(crate) fn product_counts(input_pairs: usize, output_pairs: usize, components
     counts
 }
 
+/// A matrix reduced to its shape; while it exists, its integers count as limbs.
+#[derive(Debug)]
+pub struct CostMatrix {
+    shape: MatrixShape,
+    limbs: usize,
+    live: Arc<Live>,
+}
+
+impl CostMatrix {
+    pub(super) fn new(shape: &MatrixShape, chain: Chain, live: &Arc<Live>) -> Self {
+        let pairs = shape.input_pairs(chain).saturating_mul(shape.output_pairs(chain));
+        let entries = pairs.saturating_mul(shape.components(chain).pow(2));
+        let words = entries.saturating_mul(size_of::<i16>()).div_ceil(size_of::<u64>());
+        let limbs = words.div_ceil(1 << chain.log_n);
+        live.add(limbs);
+        Self { shape: *shape, limbs, live: live.clone() }
+    }
+
+    /// The channels that it joins.
+    pub fn shape(&self) -> &MatrixShape {
+        &self.shape
+    }
+}
+
+impl Drop for CostMatrix {
+    fn drop(&mut self) {
+        self.live.remove(self.limbs);
+    }
+}
+
 impl CostEvaluator {
-    pub(super) fn product(
+    pub(crate) fn product(
         &self,
         inputs: &[[CostValue; 2]],
         matrix: &MatrixShape,
@@ -28,11 +69,26 @@ impl CostEvaluator {
             return Err(Error::LevelTooLow { op: "product_bootstrap", have, need: chain.boot_level });
         }
         let (ins, outs) = (inputs.len(), matrix.output_pairs(chain));
-        self.count_halves(chain.slot_count(), true, [ins as u64, outs as u64])?;
+        let half = self.count_halves(chain.slot_count(), true, [ins as u64, outs as u64])?;
         let mut ledger = self.ledger();
         ledger.counts.merge(&product_counts(ins, outs, matrix.components(chain)));
         ledger.keys.product_tokens.insert(matrix.tokens);
         drop(ledger);
-        Ok((0..outs).map(|_| [(); 2].map(|()| self.value(chain.top_level))).collect())
+        let working = half.saturating_mul(bootstraps_at_a_time());
+        let (coefficients, operand, products) = (ins * limbs(1), ins * OPERAND_LIMBS, outs * limbs(0));
+        self.live.working(working.saturating_add(coefficients));
+        self.live.working(coefficients + operand);
+        self.live.working(operand + products + row_limbs(chain, matrix));
+        let fresh = (0..outs).map(|_| [(); 2].map(|()| self.value(chain.top_level))).collect();
+        // The last one comes beside all others.
+        self.live.working(working.saturating_add(products));
+        Ok(fresh)
     }
+}
+
+/// Limbs of rows that wait for packing, of all threads: a set is r rows of N' residues.
+fn row_limbs(chain: Chain, matrix: &MatrixShape) -> usize {
+    let small = 1usize << chain.log_n.saturating_sub(PARTS_LOG2);
+    let set = (small / matrix.tokens).saturating_mul(small) >> chain.log_n;
+    rayon::current_num_threads() * ROW_SETS * (set + 1)
 }

@@ -173,6 +173,27 @@ fn products_count_the_first_half_by_input_and_the_second_by_output() {
 }
 
 #[test]
+fn a_turn_counts_its_matrix_and_its_results_as_memory() {
+    let chain = Chain { product_prime: Some(786_433), ..CHAIN };
+    let cost = BootstrapCost { working_limbs: 1000, ..BootstrapCost::default() };
+    let ev = CostEvaluator::new(chain).with_bootstrap_model(Arc::new(move |_, _| Ok(cost.clone())));
+    // Two pairs come in and three go out: as many integers of two bytes as fit six times as many components squared.
+    let components = 2 * chain.slot_count() / 8;
+    let shape = MatrixShape { outputs: 3 * components, inputs: 2 * components, tokens: 8 };
+    let matrix = ev.encode_matrix(&shape, &|_, _| {}).unwrap();
+    let integers = (2 * 6 * components * components).div_ceil(8 << chain.log_n);
+    assert_eq!(ev.peak_limbs(), integers);
+    let inputs = vec![[(); 2].map(|()| ev.value(4)); 2];
+    let before = ev.peak_limbs();
+    let outputs = ev.product_bootstrap(&inputs, &matrix).unwrap();
+    let results = 3 * 2 * 2 * (chain.top_level + 1);
+    assert!(ev.peak_limbs() >= before + results + 1000, "{}", ev.peak_limbs());
+    drop((matrix, inputs, outputs));
+    ev.half_bootstrap(&ev.value(4), None, 16).unwrap();
+    assert!(ev.peak_limbs() < before + results + 2000);
+}
+
+#[test]
 fn memory_is_that_of_the_values_that_live_at_one_time() {
     let ev = CostEvaluator::new(CHAIN);
     let a = ev.value(9);

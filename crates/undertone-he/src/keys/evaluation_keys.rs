@@ -1,7 +1,7 @@
 //! Evaluation keys as an evaluator uses them: in memory, both halves or one, or waiting on disk.
 
 use super::spool::{SpoolWriter, SpooledHalf, check_key_folder};
-use super::{KeyId, KeyRequest, KeyShape, SeededKey};
+use super::{KeyId, KeyRequest, KeyShape, PlannedKey, SeededKey, UploadKey};
 use crate::{Error, Parameters, SecretKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,15 @@ impl KeyMemory {
             }
         }
         bytes
+    }
+
+    /// Bytes of memory and of disk that the keys of an upload take. Those of products are small and always in memory.
+    pub fn planned_bytes(&self, keys: &[PlannedKey]) -> [u64; 2] {
+        let (products, evaluation): (Vec<&PlannedKey>, Vec<&PlannedKey>) =
+            keys.iter().partition(|planned| matches!(planned.key, UploadKey::Product { .. }));
+        let [held, disk] = self.bytes(evaluation.iter().map(|planned| planned.held_bytes));
+        let products = products.iter().map(|planned| planned.held_bytes);
+        [products.fold(held, u64::saturating_add), disk]
     }
 }
 

@@ -51,6 +51,11 @@ impl Parameters {
         Self::new(ParametersLiteral::n16_l15_d36_w20()).expect("the shipped preset passes its own gate")
     }
 
+    /// All shipped presets, [`Parameters::default_preset`] first.
+    pub fn presets() -> Vec<Self> {
+        vec![Self::default_preset(), Self::product_preset()]
+    }
+
     /// Finds a shipped preset by name.
     ///
     /// # Errors

@@ -24,6 +24,11 @@ pub enum ProductKeyId {
 impl ProductKeyId {
     /// All keys, in the order in which they are used and sent.
     pub const ALL: [Self; 3] = [Self::Down, Self::Pack, Self::Up];
+
+    /// The level at which it is used.
+    pub fn level(self) -> usize {
+        usize::from(self == Self::Down)
+    }
 }
 
 /// A key as it travels.
@@ -102,6 +107,16 @@ impl ProductKeys {
         let (down, pack, up) = (need(down, "down", 1)?, need(pack, "pack", 0)?, need(up, "up", 0)?);
         let pack = parameters.small_ring().pack_key(&pack.b, &pack.seed);
         Ok(Self { down: down.expand(parameters), pack, up: up.expand(parameters) })
+    }
+
+    /// Memory that one of the keys takes: both halves, packed but for those of the pack key.
+    pub fn held_bytes(parameters: &ProductParameters, id: ProductKeyId) -> u64 {
+        let (ring, basis) = (parameters.key_ring(id), parameters.key_basis(id));
+        let half = match id {
+            ProductKeyId::Pack => size_of::<u64>() * ring.degree() * basis.limb_count(),
+            ProductKeyId::Down | ProductKeyId::Up => ring.packed_bytes(basis),
+        };
+        2 * (parameters.key_digits(id) * half) as u64
     }
 
     /// Memory the keys take.

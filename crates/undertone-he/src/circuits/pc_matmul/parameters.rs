@@ -147,7 +147,7 @@ impl ProductParameters {
 
     /// The basis of a key; its q limbs are one gadget digit.
     pub fn key_basis(&self, id: ProductKeyId) -> Basis {
-        Basis { q: if id == ProductKeyId::Down { 2 } else { 1 }, p: SPECIAL_COUNT }
+        Basis { q: id.level() + 1, p: SPECIAL_COUNT }
     }
 
     /// Gadget ciphertexts of a key.

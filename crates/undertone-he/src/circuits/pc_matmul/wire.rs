@@ -43,14 +43,21 @@ impl SeededProductKey {
 
     /// The canonical encoding.
     pub fn to_bytes(&self, parameters: &ProductParameters) -> Vec<u8> {
-        let mut out = Vec::with_capacity(Self::byte_len(parameters, self.id));
+        let mut out = Vec::new();
+        self.write_bytes(parameters, &mut out);
+        out
+    }
+
+    /// The canonical encoding in place of what `out` held.
+    pub fn write_bytes(&self, parameters: &ProductParameters, out: &mut Vec<u8>) {
+        out.clear();
+        out.reserve_exact(Self::byte_len(parameters, self.id));
         out.extend_from_slice(&KEY_MAGIC);
         out.extend_from_slice(&[VERSION, self.id.code(), 0, 0]);
         out.extend_from_slice(&parameters.digest());
         out.extend_from_slice(&self.set);
         out.extend_from_slice(&self.seed.0);
         self.b.iter().for_each(|b| out.extend_from_slice(b.bytes()));
-        out
     }
 
     /// Decodes and validates.
@@ -186,7 +193,8 @@ mod tests {
     fn a_key_set_holds_each_kind_once_and_in_its_shape() {
         let parameters = product(4);
         let all = || ProductKeyId::ALL.map(|id| key(&parameters, id));
-        assert!(ProductKeys::new(&parameters, all()).is_ok());
+        let held: u64 = ProductKeyId::ALL.map(|id| ProductKeys::held_bytes(&parameters, id)).iter().sum();
+        assert_eq!(ProductKeys::new(&parameters, all()).unwrap().size_bytes() as u64, held);
         assert!(matches!(ProductKeys::new(&parameters, all().into_iter().skip(1)), Err(Error::MissingKey { .. })));
         let twice = all().into_iter().chain([key(&parameters, ProductKeyId::Up)]);
         assert!(matches!(ProductKeys::new(&parameters, twice), Err(Error::Decode { .. })));

@@ -6,7 +6,7 @@ use crate::Error;
 use crate::exchange::ClientExchange;
 use crate::message::{Hello, Message, Mode, Operations, ProgressReport, Welcome};
 use crate::session::{Session, StepSession, Turn};
-use undertone_he::KeyRequest;
+use undertone_he::UploadKey;
 use undertone_infer::Progress;
 
 /// The client session.
@@ -29,9 +29,9 @@ impl Client {
     }
 
     /// The key that the server waits for; none before the welcome and none after the last.
-    pub fn wanted_key(&self) -> Option<KeyRequest> {
+    pub fn wanted_key(&self) -> Option<UploadKey> {
         self.exchange.welcome()?;
-        self.plan.keys.get(self.keys_sent).map(|key| key.request)
+        self.plan.keys.get(self.keys_sent).map(|planned| planned.key)
     }
 
     /// Keys sent and keys in all.
@@ -49,13 +49,13 @@ impl Client {
     /// # Errors
     /// `OutOfTurn` when no key is wanted, `Unexpected` when the length is not the planned one.
     pub fn send_key(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        let Some(key) = self.plan.keys.get(self.keys_sent).filter(|_| self.exchange.welcome().is_some()) else {
+        let Some(planned) = self.plan.keys.get(self.keys_sent).filter(|_| self.exchange.welcome().is_some()) else {
             return Err(Error::OutOfTurn { message: "key_begin", state: "no key is due" });
         };
-        if bytes.len() != key.len {
-            return Err(Error::Unexpected { field: "key length", have: bytes.len() as u64, need: key.len as u64 });
+        if bytes.len() != planned.len {
+            return Err(Error::Unexpected { field: "key length", have: bytes.len() as u64, need: planned.len as u64 });
         }
-        let begin = KeyBegin::new(&key.request, key.len)?;
+        let begin = KeyBegin::new(&planned.key, planned.len)?;
         let digest = *blake3::hash(&bytes).as_bytes();
         let outbox = self.exchange.outbox();
         outbox.push(Message::KeyBegin(begin));

@@ -1,5 +1,7 @@
 //! Mode `fhe`: the server computes on CKKS ciphertexts and holds no key that opens them.
 //!
+//! The parameter set says how the layers run: through slots, or in turns where its chain has a product prime; the client
+//! takes the one that costs less ([`choose`]) from those that the server offers.
 //! The client uploads evaluation keys in the order of the plan, then the encrypted private part of the prompt; each
 //! further token is one encrypted embedding up and one set of encrypted logits down.
 
@@ -8,6 +10,7 @@ mod engine;
 mod memory;
 pub mod message;
 pub mod plan;
+pub mod route;
 pub mod server;
 
 use crate::message::WireShape;
@@ -15,8 +18,9 @@ use crate::session::Leak;
 
 pub use client::Client;
 pub use engine::CkksSetup;
-pub use memory::{key_bytes, session_bytes, waiting_otherwise};
+pub use memory::{session_bytes, waiting_otherwise};
 pub use plan::{FhePlan, Prepared, prepare};
+pub use route::{Candidate, Choice, Route, choose};
 pub use server::{KeySink, Server};
 
 /// Whether this build knows the parameter sets for tests, which protect nothing; it speaks to builds of its kind only.

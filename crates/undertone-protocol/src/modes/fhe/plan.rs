@@ -6,20 +6,10 @@ use crate::Error;
 use crate::exchange::StepLengths;
 use crate::message::WireShape;
 use undertone_he::{
-    Ciphertext, CostEvaluator, KeyMemory, KeyRequest, Parameters, SeededCiphertext, SeededKey, bootstrap_model,
-    key_requests,
+    Ciphertext, CostEvaluator, KeyMemory, Parameters, PlannedKey, SeededCiphertext, bootstrap_model, planned_keys,
 };
 use undertone_infer::{Calibration, Plan, Program};
 use undertone_model::LlamaConfig;
-
-/// One key of the upload.
-#[derive(Debug, Clone, Copy)]
-pub struct PlannedKey {
-    /// Which key, and up to which level.
-    pub request: KeyRequest,
-    /// Its length in bytes on the wire.
-    pub len: usize,
-}
 
 /// Everything that travels in a session, beforehand.
 #[derive(Debug, Clone)]
@@ -50,23 +40,13 @@ impl FhePlan {
     }
 
     /// Bytes of memory and of disk that the keys take at the server when they wait as `memory` says.
-    ///
-    /// # Errors
-    /// Keys that do not exist under these parameters; none for the parameters of the plan.
-    pub fn waiting_bytes(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<[u64; 2], Error> {
-        memory::key_bytes(parameters, &self.requests(), memory)
-    }
-
-    fn requests(&self) -> Vec<KeyRequest> {
-        self.keys.iter().map(|key| key.request).collect()
+    pub fn waiting_bytes(&self, memory: &KeyMemory) -> [u64; 2] {
+        memory.planned_bytes(&self.keys)
     }
 
     /// Bytes of memory that the server needs for this session at most when its keys wait as `memory` says.
-    ///
-    /// # Errors
-    /// As [`FhePlan::waiting_bytes`].
-    pub fn memory_bytes_with(&self, parameters: &Parameters, memory: &KeyMemory) -> Result<u64, Error> {
-        Ok(memory::waiting_otherwise(self.memory_bytes, parameters, &self.requests(), memory)?[0])
+    pub fn memory_bytes_with(&self, memory: &KeyMemory) -> u64 {
+        memory::waiting_otherwise(self.memory_bytes, &self.keys, memory)[0]
     }
 }
 
@@ -84,17 +64,13 @@ pub fn prepare(
     let evaluator = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
     let costs = Plan::new(config, Some(calibration), shape.into(), &evaluator)?;
     let program = Program::new(config, calibration, shape.into(), parameters.chain())?;
-    let requests = key_requests(parameters, &costs.keys);
-    let keys = requests
-        .iter()
-        .map(|&request| Ok(PlannedKey { request, len: SeededKey::byte_len(parameters, request)? }))
-        .collect::<Result<Vec<_>, Error>>()?;
+    let keys = planned_keys(parameters, &costs.keys)?;
     let input = SeededCiphertext::byte_len(parameters, costs.input_level);
     let lengths = StepLengths {
         prefill: vec![input; costs.prompt_ciphertexts],
         decode: vec![input; program.token_axis().count],
         result: vec![Ciphertext::byte_len(parameters, costs.output_level); costs.logit_ciphertexts + 1],
     };
-    let memory_bytes = memory::session_bytes(parameters, config, &costs, &requests, &KeyMemory::Seeded)?;
+    let memory_bytes = memory::session_bytes(parameters, config, &costs, &keys, &KeyMemory::Seeded);
     Ok(Prepared { program, costs, plan: FhePlan { keys, lengths, memory_bytes } })
 }

@@ -5,22 +5,22 @@
 //! wire form.
 
 use super::message::{KeyBegin, KeyEnd, WireKeyId};
-use super::plan::{FhePlan, PlannedKey};
+use super::plan::FhePlan;
 use crate::Error;
 use crate::blob::BlobReceiver;
 use crate::exchange::{Engine, ServerExchange};
 use crate::message::{Message, Mode, Welcome, WireShape};
 use crate::session::{Session, Turn};
-use undertone_he::KeyRequest;
+use undertone_he::{PlannedKey, UploadKey};
 use undertone_infer::Progress;
 
 /// Collects the keys of one session and becomes its engine.
 pub trait KeySink: Send {
-    /// Takes the key for `request` in its wire form.
+    /// Takes `key` in its wire form.
     ///
     /// # Errors
     /// When the bytes are not that key.
-    fn insert(&mut self, request: KeyRequest, bytes: &[u8]) -> Result<(), Error>;
+    fn insert(&mut self, key: UploadKey, bytes: &[u8]) -> Result<(), Error>;
 
     /// The engine, once every key is in.
     ///
@@ -79,7 +79,7 @@ impl Server {
             }
             (Setup::Receiving { mut sink, next, begin, blob }, Message::KeyEnd(end)) => {
                 let bytes = complete_key(&begin, blob, &end)?;
-                sink.insert(self.keys[next].request, &bytes)?;
+                sink.insert(self.keys[next].key, &bytes)?;
                 self.key_memory = bytes;
                 Ok(Setup::Keys { sink, next: next + 1 })
             }
@@ -109,7 +109,7 @@ impl Server {
         let Some(due) = self.keys.get(next) else {
             return Err(Error::UnexpectedKey { have: begin.describe(), need: "none".to_owned() });
         };
-        let need = KeyBegin::new(&due.request, due.len)?;
+        let need = KeyBegin::new(&due.key, due.len)?;
         if *begin != need {
             return Err(Error::UnexpectedKey { have: begin.describe(), need: need.describe() });
         }
@@ -133,6 +133,7 @@ fn key_kind(id: WireKeyId) -> &'static str {
         WireKeyId::Relinearization => "the relinearization key",
         WireKeyId::Galois(_) => "a Galois key",
         WireKeyId::ToSparse | WireKeyId::FromSparse => "a sparse-switching key",
+        WireKeyId::Product(_) => "a key of matrix products",
     }
 }
 

@@ -1,0 +1,110 @@
+//! Through slots or in turns: which of several parameter sets serves a session with the least work.
+//!
+//! The set decides how layers run, because a chain either has a product prime or not. Work is counted in transforms of a
+//! limb, as the time estimate counts it, so the choice is the same on every machine.
+
+use crate::Error;
+use crate::message::WireShape;
+use undertone_he::{CostEvaluator, Parameters, bootstrap_model, work};
+use undertone_infer::{Calibration, Plan};
+use undertone_model::LlamaConfig;
+
+/// How the layers of a prompt run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Every projection is a linear transform of slots.
+    Slots,
+    /// Every projection of all layers but the last is a product on coefficients, between the halves of a bootstrap.
+    Turns,
+}
+
+impl Route {
+    /// The route of sessions under these parameters.
+    pub fn of(parameters: &Parameters) -> Self {
+        if parameters.chain().product_prime.is_some() { Self::Turns } else { Self::Slots }
+    }
+
+    /// Its name in outputs and flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slots => "slots",
+            Self::Turns => "turns",
+        }
+    }
+}
+
+/// A parameter set, and what a session costs under it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The set.
+    pub parameters: Parameters,
+    /// Counts per step and levels.
+    pub costs: Plan,
+    /// All steps, in forward transforms of a limb.
+    pub work: f64,
+}
+
+impl Candidate {
+    /// Plans a session, with assumed ranges where there is no calibration.
+    ///
+    /// # Errors
+    /// As `Plan::new`.
+    pub fn new(
+        parameters: &Parameters,
+        config: &LlamaConfig,
+        calibration: Option<&Calibration>,
+        shape: WireShape,
+    ) -> Result<Self, Error> {
+        let evaluator = CostEvaluator::new(parameters.chain()).with_bootstrap_model(bootstrap_model(parameters));
+        let costs = Plan::new(config, calibration, shape.into(), &evaluator)?;
+        let work = costs.steps.iter().map(|step| work(parameters, &step.counts)).sum();
+        Ok(Self { parameters: parameters.clone(), costs, work })
+    }
+
+    /// How the layers run.
+    pub fn route(&self) -> Route {
+        Route::of(&self.parameters)
+    }
+}
+
+/// What a session takes, and what else there was.
+#[derive(Debug)]
+pub struct Choice {
+    /// The set to use.
+    pub taken: Candidate,
+    /// The other sets, in the order of the offer, or why a session cannot run under them; none when the route was given.
+    pub others: Vec<(Route, Result<Candidate, Error>)>,
+}
+
+/// Takes the set under which a session of `shape` is least work; of equal ones the first. With `only`, the first set of
+/// that route.
+///
+/// # Errors
+/// The reason of the first set when a session can run under none; `Cap` for lengths that no session may have; `Route` when
+/// no set is of the route that was asked for.
+pub fn choose(
+    sets: &[Parameters],
+    config: &LlamaConfig,
+    calibration: Option<&Calibration>,
+    shape: WireShape,
+    only: Option<Route>,
+) -> Result<Choice, Error> {
+    shape.check()?;
+    let candidate = |parameters| Candidate::new(parameters, config, calibration, shape);
+    if let Some(route) = only {
+        let set = sets.iter().find(|set| Route::of(set) == route).ok_or(Error::Route { route: route.name() })?;
+        return Ok(Choice { taken: candidate(set)?, others: Vec::new() });
+    }
+    let mut candidates: Vec<_> = sets.iter().map(|set| (Route::of(set), candidate(set))).collect();
+    let least = candidates
+        .iter()
+        .enumerate()
+        .filter_map(|(index, (_, candidate))| Some((index, candidate.as_ref().ok()?.work)))
+        .min_by(|a, b| a.1.total_cmp(&b.1));
+    if candidates.is_empty() {
+        return Err(Error::Route { route: "any" });
+    }
+    // Without a candidate the first error is the one to tell.
+    let (_, taken) = candidates.remove(least.map_or(0, |(index, _)| index));
+    Ok(Choice { taken: taken?, others: candidates })
+}
