@@ -361,14 +361,18 @@ mod tests {
     #[test]
     fn the_plan_is_what_both_sides_prepare() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
-        let (config, calibration) = read(&folder).unwrap();
-        let shape = Shape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
-        let wire = WireShape { public_tokens: 12, private_tokens: 5, max_new_tokens: 2 };
+        let (narrow, calibration) = read(&folder).unwrap();
         let calibration = calibration.unwrap();
-        for (only, parameters) in
-            [(Route::Slots, Parameters::default_preset()), (Route::Turns, Parameters::product_preset())]
-        {
+        // Turns want heads that fill a value; ranges know nothing of their width.
+        let wide = LlamaConfig { head_dim: 64, ..narrow.clone() };
+        let shape = |private_tokens| Shape { public_tokens: 12, private_tokens, max_new_tokens: 2 };
+        for (only, config, shape, parameters) in [
+            (Route::Slots, narrow, shape(5), Parameters::default_preset()),
+            (Route::Turns, wide, shape(100), Parameters::product_preset()),
+        ] {
             let planned = Planned::new(&config, Some(&calibration), shape, Some(only)).unwrap();
+            let private_tokens = shape.private_tokens as u32;
+            let wire = WireShape { public_tokens: 12, private_tokens, max_new_tokens: 2 };
             let prepared = prepare(&parameters, &config, &calibration, wire).unwrap();
             assert_eq!(planned.session_bytes, prepared.plan.memory_bytes);
             assert_eq!(planned.key_bytes() as u64, prepared.plan.key_bytes());
@@ -385,14 +389,24 @@ mod tests {
         let shape = Shape { public_tokens: 293, private_tokens: 79, max_new_tokens: 8 };
         let planned = Planned::new(&config, calibration.as_ref(), shape, None).unwrap();
         let object = planned.object(KeyMemory::HELD_MIB);
-        let route = &object["route"];
-        assert_eq!((&route["taken"], &route["reason"]), (&"slots".into(), &"less work".into()), "{route}");
-        assert!(route["other"]["work"].as_f64().unwrap() > route["work"].as_f64().unwrap());
-        assert!(text(&object).contains("route        through slots"), "{}", text(&object));
-        let forced = Planned::new(&config, calibration.as_ref(), shape, Some(Route::Turns)).unwrap();
-        let object = forced.object(KeyMemory::HELD_MIB);
-        assert_eq!((&object["route"]["taken"], &object["route"]["reason"]), (&"turns".into(), &"asked for".into()));
-        assert_eq!(object["parameters"], Parameters::product_preset().name());
+        assert_eq!((&object["route"]["taken"], &object["route"]["reason"]), (&"slots".into(), &"the only one".into()));
+        let said = text(&object);
+        assert!(
+            said.contains("route        through slots, as it cannot run in turns: ") && said.contains("heads"),
+            "{said}"
+        );
+        // Asked for, the reason is the answer.
+        let refused = Planned::new(&config, calibration.as_ref(), shape, Some(Route::Turns)).err().unwrap();
+        assert!(refused.to_string().contains("the padded width of all heads, in turns is 64"), "{refused}");
+        // With heads as wide as turns want them, slots are still less work.
+        let wide = LlamaConfig { head_dim: 64, ..config };
+        let planned = Planned::new(&wide, calibration.as_ref(), shape, None).unwrap();
+        let route = turns::route(&planned.choice, &planned.machine);
+        assert_eq!(route["reason"], "less work", "{route}");
+        let work = |object: &Value| object["work"].as_f64().unwrap();
+        assert!(work(&route) < work(&route["other"]), "{route}");
+        let line = turns::route_text(&route);
+        assert!(line.contains(" s in all, against "), "{line}");
     }
 
     #[test]

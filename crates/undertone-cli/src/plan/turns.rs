@@ -152,6 +152,9 @@ mod tests {
             estimate(&chosen(&config, shape), &machine)
         };
         let (two, three) = (layers(2), layers(3));
+        let choice = chosen(&LlamaConfig { num_hidden_layers: 2, ..config_like("llama-2-7b").unwrap() }, shape);
+        let said = route_text(&route(&choice, &machine));
+        assert!(said.starts_with("route        in turns, ") && said.ends_with(" s through slots"), "{said}");
         let bootstraps = |object: &Value| object["prefill_bootstraps"].as_u64().unwrap();
         // 24 for queries, keys and values, 8 for the output, 44 and 8 for the feed-forward network, and sums.
         let layer = bootstraps(&three) - bootstraps(&two);
