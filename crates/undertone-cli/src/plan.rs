@@ -39,6 +39,9 @@ const CLIENT_FIXED_BYTES: u64 = 630_000_000;
 #[command(after_help = "peak_rss_bytes is what `run` would report of both parties on one machine: session_bytes and
 weight_bytes at the server, and client_bytes, which holds the weights once more to compare with.
 
+Mode permuted shows what --strict of `run` and `demo` takes beside what the default does, in lines that begin with
+--strict and in the field strict; it has no flag for it.
+
 Examples:
   undertone plan --model DIR --public 256 --private 64 --max-new-tokens 8
   undertone plan --model DIR/config.json --compare --json

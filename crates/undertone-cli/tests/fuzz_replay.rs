@@ -5,12 +5,18 @@ mod fuzz_targets;
 
 use std::path::PathBuf;
 
-fn corpus(name: &str) -> Vec<Vec<u8>> {
+/// Names and bytes of the inputs of a target.
+fn files(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("no corpus for {name}: {error}"));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    let file = |path: PathBuf| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(path).unwrap());
+    paths.into_iter().map(file).collect()
+}
+
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    files(name).into_iter().map(|(_, bytes)| bytes).collect()
 }
 
 #[test]
@@ -33,6 +39,36 @@ fn corpora_are_replayed() {
             }
         }
     }
+}
+
+#[test]
+fn seeds_of_mode_permuted_are_accepted_for_both_evaluations() {
+    let both = [
+        ("bundles", &["seed-user-0", "seed-strict-user", "seed-strict-provider"][..]),
+        ("flights", &["seed-token"]),
+        ("messages", &["seed-deal_request-open", "seed-hello-strict", "seed-flight_begin-turn"]),
+        ("strict_flights", &["seed-prompt", "seed-token", "seed-drafted"]),
+    ];
+    for (target, names) in both {
+        let (_, body) = fuzz_targets::TARGETS.iter().find(|(name, _)| *name == target).unwrap();
+        let seeds: Vec<_> = files(target).into_iter().filter(|(name, _)| name.starts_with("seed-")).collect();
+        for name in names {
+            assert!(seeds.iter().any(|(seed, _)| seed == name), "{target} has no {name}; write the seeds again");
+        }
+        for (name, bytes) in seeds {
+            assert!(body(&bytes), "{target}/{name} is refused; write the seeds again");
+        }
+    }
+    // A byte of the header says for which evaluation a bundle is.
+    let header = |bytes: &[u8]| bytes[1 + 6];
+    let evaluation = |name: &str| {
+        let all = files("bundles");
+        header(&all.iter().find(|(file, _)| file == name).unwrap().1)
+    };
+    assert_eq!(
+        [evaluation("seed-user-0"), evaluation("seed-strict-user"), evaluation("seed-strict-provider")],
+        [0, 1, 1]
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Writes the seeds of the fuzz corpora of ciphertexts, keys, frames and messages; run it after a change of a format:
+//! Writes the seeds of the fuzz corpora of ciphertexts, keys, frames, messages, bundles and flights; run it after a change
+//! of a format:
 //!
 //! `cargo test --release -p undertone-cli --test fuzz_seeds -- --ignored`
 //!
@@ -15,7 +16,7 @@ use undertone_protocol::message::{
     Blobs, ErrorClass, ErrorReport, Hello, Mode, Operations, Prefill, ProgressReport, StepResult, Welcome, WireShape,
 };
 use undertone_protocol::modes::fhe::message::{KeyBegin, KeyEnd, WireKeyId, WireProductKey};
-use undertone_protocol::modes::permuted::deal::{DealReply, DealRequest, Opened};
+use undertone_protocol::modes::permuted::deal::{DealReply, DealRequest, Opened, SessionCounts};
 use undertone_protocol::modes::permuted::message::{FlightBegin, StepBegin};
 use undertone_protocol::modes::permuted::setup::Setup;
 use undertone_protocol::modes::permuted::{Client, Digests, Server};
@@ -142,6 +143,19 @@ fn write_frames_and_messages() {
             &with_first(255, &encode_frame(kind, 0, 0, &payload).unwrap()),
         );
     }
+    // Other forms of messages above.
+    let counts = SessionCounts { prompt: 300, max_new_tokens: 64, draft: 4 };
+    let others = [
+        ("open", Message::DealRequest(DealRequest::Open { model: [8; 32], counts, strict: true })),
+        ("strict", Message::Hello(Hello::new(Mode::Strict, [1; 32], [2; 32], [3; 32], shape))),
+        // The fifth turn of the second layer.
+        ("turn", Message::FlightBegin(FlightBegin { kind: 4, layer: 1 | 5 << 16, step: 3, len: 90_000 })),
+    ];
+    for (form, message) in others {
+        let kind = message.message_type();
+        let payload = message.encode().unwrap();
+        write("messages", &format!("{}-{form}", kind.name()), &with_first(kind as u8, &payload));
+    }
 }
 
 #[test]
@@ -163,12 +177,31 @@ fn write_bundles_flights_and_public_models() {
         write("bundles", &format!("provider-{number}"), &with_first(1, &provider.encode(&shape)));
     }
     for (name, steps) in [("prompt", vec![(2, 0), (1, 1)]), ("token", vec![(3, 1)]), ("drafted", vec![(2, 2)])] {
-        write("flights", name, &conversation(&provider, &dealer, &steps));
+        write("flights", name, &conversation(&provider, &dealer, &steps, false));
     }
 }
 
-/// A user's messages of some steps, as the target reads them.
-fn conversation(provider: &Arc<ProviderModel>, dealer: &Arc<Dealer>, steps: &[(usize, usize)]) -> Vec<u8> {
+/// Of one token where keys are in it, because they are long.
+#[test]
+#[ignore = "it rewrites files of the repository"]
+fn write_strict_bundles_and_flights() {
+    let (provider, dealer) = parties();
+    let shape = dealer.shape();
+    let (user, at_provider) = dealer.session_with_seed(Seed::from_bytes([7; 32])).with_strict(true).deal(1, 0).unwrap();
+    write("bundles", "strict-user", &with_first(0, &user.encode(&shape)));
+    write("bundles", "strict-provider", &with_first(1, &at_provider.encode(&shape)));
+    for (name, steps) in [("prompt", vec![(1, 0), (1, 1)]), ("token", vec![(1, 1)]), ("drafted", vec![(2, 2)])] {
+        write("strict_flights", name, &conversation(&provider, &dealer, &steps, true));
+    }
+}
+
+/// A user's messages of some steps under either evaluation, as the targets read them.
+fn conversation(
+    provider: &Arc<ProviderModel>,
+    dealer: &Arc<Dealer>,
+    steps: &[(usize, usize)],
+    strict: bool,
+) -> Vec<u8> {
     let shape = dealer.shape();
     let public = provider.public().clone();
     let masked = provider.masked(&dealer.weight_seed());
@@ -176,10 +209,10 @@ fn conversation(provider: &Arc<ProviderModel>, dealer: &Arc<Dealer>, steps: &[(u
     let model = Arc::new(model);
     let digests = Digests::new(provider.public(), &[0; 32], provider.rotary(), None);
     let lengths = WireShape { public_tokens: 0, private_tokens: 3, max_new_tokens: 2 };
-    let mut client = Client::new(digests.hello(lengths, false), shape, User::new(model.clone()));
+    let mut client = Client::new(digests.hello(lengths, strict), shape, User::new(model.clone()).with_strict(strict));
     let welcome = Welcome { session: 1, idle_timeout_seconds: 1, max_sessions: 1 };
-    let mut server = Server::new(welcome, shape, Provider::new(provider.clone()));
-    let mut session = dealer.session_with_seed(Seed::from_bytes([7; 32]));
+    let mut server = Server::new(welcome, shape, Provider::new(provider.clone()).with_strict(strict));
+    let mut session = dealer.session_with_seed(Seed::from_bytes([7; 32])).with_strict(strict);
     let mut out = Vec::new();
     client.next_message().unwrap();
     client.receive(server.next_message().unwrap()).unwrap();

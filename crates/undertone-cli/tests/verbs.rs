@@ -186,6 +186,40 @@ fn privacy_states_what_the_server_sees() {
 }
 
 #[test]
+fn privacy_states_what_strict_evaluation_changes() {
+    let said = |more: &[&str]| {
+        let object = object(&[&["privacy", "--mode", "permuted", "--json"], more].concat());
+        assert_eq!((&object["mode"], &object["strict"]), (&"permuted".into(), &(!more.is_empty()).into()));
+        object["leakage"].to_string()
+    };
+    let (permuted, strict) = (said(&[]), said(&["--strict"]));
+    assert!(permuted.contains("obfuscation") && !permuted.contains("weights leak only through the answers"));
+    assert!(strict.contains("weights leak only through the answers") && !strict.contains("obfuscation"), "{strict}");
+    // What the provider sees is the same.
+    assert!([permuted, strict].iter().all(|text| text.contains("cannot read the text")));
+    let help = String::from_utf8(undertone(&["privacy", "--help"]).stdout).unwrap();
+    assert!(help.contains("undertone privacy --mode permuted --strict"), "{help}");
+    for arguments in [&["privacy", "--strict"][..], &["privacy", "--mode", "fhe", "--strict"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_undertone")).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{arguments:?}: {said}");
+        assert!(said.lines().count() == 1 && said.contains("--strict") && said.contains("--mode permuted"), "{said}");
+    }
+}
+
+#[test]
+fn plan_of_mode_permuted_shows_strict_evaluation_beside_the_default() {
+    let planned = object(&["plan", "--mode", "permuted", "--model", model().to_str().unwrap(), "--json"]);
+    let strict = &planned["strict"];
+    assert_eq!(strict["offered"], true);
+    for field in ["rounds_per_pass", "bytes_per_pass", "offline_bytes_per_pass", "prefill_rounds", "prefill_bytes"] {
+        assert!(strict[field].as_u64() > planned[field].as_u64(), "{field}: {planned}");
+    }
+    let help = String::from_utf8(undertone(&["plan", "--help"]).stdout).unwrap();
+    assert!(help.contains("--strict"), "{help}");
+}
+
+#[test]
 fn bench_ntt_prints_its_figures() {
     let object = object(&["bench", "ntt", "--runs", "5", "--json"]);
     has_fields(&object, &["name", "log_n", "limbs", "log_qp", "threads", "runs", "median_ms", "min_ms"]);

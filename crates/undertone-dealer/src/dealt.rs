@@ -107,7 +107,9 @@ impl Dealt {
         if answer > 1 && !dealt.is_full(&dealt.step(after)) {
             prompt.push(dealt.step(after));
         }
-        prompt.iter().try_for_each(|step| step.check(&dealt.shape, dealt.positions))?;
+        let last = dealt.last(limit);
+        let checked = prompt.iter().chain(strict.then_some(&last));
+        checked.into_iter().try_for_each(|step| step.check(&dealt.shape, dealt.positions))?;
         let rows = (dealt.room() + answer).saturating_sub(1);
         let caps = [
             ("prompt with its continuation", rows as u64, dealt.positions as u64),
@@ -116,7 +118,7 @@ impl Dealt {
         if let Some((field, have, need)) = caps.into_iter().find(|&(_, have, need)| have > need) {
             return Err(Error::Cap { field, have, need });
         }
-        dealt.window = window(&dealt.shape, &prompt, &dealt.last(limit), limit - after, limits)?;
+        dealt.window = window(&dealt.shape, &prompt, &last, limit - after, limits)?;
         Ok(dealt)
     }
 

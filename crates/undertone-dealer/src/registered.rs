@@ -8,6 +8,10 @@ use undertone_protocol::modes::permuted::deal::{MAX_LENGTHS, MAX_PIECES};
 use undertone_server::Budget;
 use undertone_shares::{Dealer, MAX_BUNDLE_BYTES, pieces};
 
+/// The remedies where a session may not hold the keys of one token.
+const MORE_MEMORY: &str =
+    "leave out --strict, use a shorter prompt, or raise --session-mib of the dealer, of which a bundle has a quarter";
+
 /// The model of the provider.
 pub(crate) struct Registered {
     pub(crate) digest: [u8; 32],
@@ -21,6 +25,9 @@ pub(crate) struct Registered {
 
 impl Registered {
     /// The pieces of a prompt of `tokens` tokens, of at most `most` each, evaluated strictly or not.
+    ///
+    /// # Errors
+    /// A prompt that the model cannot take, too many pieces; `StrictKeys`, where a single token has too many.
     pub(crate) fn pieces(&self, tokens: usize, most: usize, strict: bool) -> Result<Vec<usize>, Error> {
         // Half of a session's memory for one step, so that the next can be dealt while it waits. Strictly both halves have
         // its keys; else the user's is next to nothing.
@@ -28,7 +35,14 @@ impl Registered {
         let bytes = self.limits.session_bytes / (2 * halves);
         let largest = usize::try_from(bytes).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
         let dealer = &self.dealer;
-        Ok(pieces(&dealer.shape(), dealer.positions(), tokens, (most, strict), largest, MAX_PIECES)?)
+        let pieces = pieces(&dealer.shape(), dealer.positions(), tokens, (most, strict), largest, MAX_PIECES);
+        pieces.map_err(|error| match Error::from(error) {
+            // More memory helps up to what a bundle may have anywhere.
+            Error::StrictKeys { have, need, .. } if need <= MAX_BUNDLE_BYTES as u64 => {
+                Error::StrictKeys { have, need, remedy: MORE_MEMORY }
+            }
+            error => error,
+        })
     }
 
     /// What to have in stock. A prompt that the model cannot take is left out; whoever asks for it hears the reason.

@@ -57,14 +57,15 @@ pub(crate) fn mask_bytes(shape: &Shape, rows: usize) -> u64 {
 }
 
 /// What to set aside for a session: the steps of its prompt, and of the `steps` after it, of which `last` is the last, as
-/// many as may wait.
+/// many as may wait. Strict keys grow with positions, so that the last step must fit as well.
 ///
 /// # Errors
 /// `DealMemory` for a session of which a single step exceeds the limit.
 pub(crate) fn window(shape: &Shape, prompt: &[Step], last: &Step, steps: u64, limits: &Limits) -> Result<u64, Error> {
     let end = |step: &Step| step.position.saturating_add(step.tokens);
     let alone = |step: &Step| mask_bytes(shape, end(step)).saturating_add(step_bytes(shape, step));
-    let (have, need) = (limits.session_bytes, prompt.iter().map(alone).max().unwrap_or(0));
+    let steps_alone = prompt.iter().chain(last.strict.then_some(last));
+    let (have, need) = (limits.session_bytes, steps_alone.map(alone).max().unwrap_or(0));
     if need > have {
         return Err(Error::DealMemory { have, need });
     }

@@ -226,6 +226,16 @@ pub enum Error {
         /// Bytes that it needs.
         need: u64,
     },
+    /// Strict evaluation takes more keys than one bundle may have.
+    #[error("strict evaluation needs {need} bytes of keys per token at this length and may have {have}; {remedy}")]
+    StrictKeys {
+        /// Bytes that a bundle may have for each of its tokens.
+        have: u64,
+        /// Bytes due for each.
+        need: u64,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A dealer has not the memory for the masks of a model.
     #[error(
         "the dealer has {have} bytes of memory where the masks of this model take {need}; start it with --draw-masks"
@@ -285,6 +295,9 @@ impl From<undertone_shares::Error> for Error {
             }
             Shares::OutOfTurn { have, need } => Self::OutOfTurn { message: have, state: need },
             Shares::Malformed { what, cause } => Self::Malformed { message: what, cause },
+            Shares::StrictKeys { have, need } => {
+                Self::StrictKeys { have, need, remedy: "leave out --strict, or use a shorter prompt" }
+            }
             // These sentences name counts, steps and causes, nothing of a client or a weight.
             error => Self::Compute { cause: error.to_string() },
         }
@@ -298,9 +311,11 @@ impl Error {
             Self::Mismatch { .. } | Self::Route { .. } | Self::ModeRefused { .. } | Self::DealRefused { .. } => {
                 ErrorClass::Mismatch
             }
-            Self::Cap { .. } | Self::Memory { .. } | Self::DealMemory { .. } | Self::DealMasks { .. } => {
-                ErrorClass::TooLarge
-            }
+            Self::Cap { .. }
+            | Self::Memory { .. }
+            | Self::DealMemory { .. }
+            | Self::DealMasks { .. }
+            | Self::StrictKeys { .. } => ErrorClass::TooLarge,
             Self::Busy { .. } | Self::ClientBusy { .. } => ErrorClass::Busy,
             Self::ShuttingDown => ErrorClass::ShuttingDown,
             Self::Peer { class, .. } => *class,

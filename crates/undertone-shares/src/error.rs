@@ -29,6 +29,17 @@ pub enum Error {
         /// The range.
         need: String,
     },
+    /// Strict evaluation takes more keys than one bundle may have.
+    #[error(
+        "strict evaluation needs {need} bytes of keys per token at this length and may have {have}; leave out --strict, or \
+         use a shorter prompt"
+    )]
+    StrictKeys {
+        /// Bytes that a bundle may have for each of its tokens.
+        have: u64,
+        /// Bytes due for each.
+        need: u64,
+    },
     /// A token that the model does not have; which one is not said.
     #[error("a token is outside the vocabulary of {vocab}; use the tokenizer of this model")]
     OutsideVocabulary {

@@ -173,11 +173,21 @@ impl Step {
         }
         // The user's bundle is a part of it: its seed, and under strict evaluation the keys.
         let bundle = ProviderBundle::size_bytes(shape, self);
-        if bundle > MAX_BUNDLE_BYTES {
-            let need = format!("at most {MAX_BUNDLE_BYTES}; use shorter chunks");
-            return refuse("the number of bytes of a bundle", bundle, need);
+        self.expect_bundle(bundle, MAX_BUNDLE_BYTES)
+    }
+
+    /// Checks the length of its bundle.
+    fn expect_bundle(&self, have: usize, most: usize) -> Result<()> {
+        if have <= most {
+            return Ok(());
         }
-        Ok(())
+        if self.strict {
+            let (need, have) = (have.div_ceil(self.tokens) as u64, (most / self.tokens) as u64);
+            return Err(Error::StrictKeys { have, need });
+        }
+        let remedy = if self.tokens == 1 { "for one token" } else { "in all; use shorter chunks" };
+        let what = "the number of bytes of a bundle";
+        Err(Error::OutOfRange { what, have: have as u64, need: format!("at most {most} {remedy}") })
     }
 
     /// Positions that token `i` of the step sees, itself included.
@@ -242,10 +252,7 @@ pub fn pieces(
         let check = |tokens: usize| {
             let step = step(tokens);
             step.check(shape, max_positions)?;
-            let have = ProviderBundle::size_bytes(shape, &step);
-            let need = || format!("at most {most_bytes} for one token");
-            let what = "the number of bytes of a bundle";
-            if have > most_bytes { Err(Error::OutOfRange { what, have: have as u64, need: need() }) } else { Ok(()) }
+            step.expect_bundle(ProviderBundle::size_bytes(shape, &step), most_bytes)
         };
         check(1)?;
         // Whatever is checked grows with the tokens.
@@ -324,12 +331,32 @@ mod tests {
                 && pieces(&small, 100, 0, (64, false), 1 << 30, 4).is_err()
         );
         let error = pieces(&shape, 8192, 8, (64, false), 1 << 20, 4).unwrap_err().to_string();
-        assert!(error.contains("of a bundle") && error.contains("1048576"), "{error}");
+        assert!(error.contains("of a bundle") && error.contains("1048576 for one token"), "{error}");
         // Too many pieces are refused when it is certain: at once, or when bundles have made the pieces short.
         let error = pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES, 3).unwrap_err().to_string();
         assert!(error.contains("pieces of a prompt is 4 and must be at most 3"), "{error}");
         let error = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len() - 1).unwrap_err().to_string();
         assert!(error.contains("pieces of a prompt"), "{error}");
         assert_eq!(pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len()).unwrap(), all);
+    }
+
+    #[test]
+    fn a_prompt_whose_strict_keys_of_a_single_token_are_too_long_is_refused_with_the_reason() {
+        let shape = Shape { hidden: 64, intermediate: 64, layers: 2, heads: 4, key_heads: 2, head_dim: 16, vocab: 64 };
+        // The last token has the most keys, being the last and of an output.
+        let last = Step { number: 0, position: 99, tokens: 1, outputs: 1, strict: true };
+        let keys = ProviderBundle::size_bytes(&shape, &last);
+        let open = |prompt, most_bytes, strict| pieces(&shape, 256, prompt, (64, strict), most_bytes, 256);
+        assert_eq!(open(100, keys, true).unwrap().iter().sum::<usize>(), 100);
+        let refused = open(100, keys - 1, true).unwrap_err();
+        assert!(
+            matches!(refused, Error::StrictKeys { have, need } if (have, need) == (keys as u64 - 1, keys as u64)),
+            "{refused}"
+        );
+        let said = refused.to_string();
+        assert!(said.contains("strict") && said.contains(&format!("{keys} bytes of keys per token")), "{said}");
+        assert!(said.contains("leave out --strict") && said.contains("shorter prompt"), "{said}");
+        // Both remedies help.
+        assert!(open(99, keys - 1, true).is_ok() && open(100, keys - 1, false).is_ok());
     }
 }

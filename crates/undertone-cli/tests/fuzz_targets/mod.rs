@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("safetensors", model::safetensors),
     ("sealed", he::sealed),
     ("shard_index", model::shard_index),
+    ("strict_flights", permuted::strict_flights),
     ("tokenizer", model::tokenizer),
 ];
 

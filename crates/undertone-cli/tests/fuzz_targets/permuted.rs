@@ -29,7 +29,7 @@ pub fn parties() -> (Arc<ProviderModel>, Arc<Dealer>) {
 
 static PARTIES: LazyLock<(Arc<ProviderModel>, Arc<Dealer>)> = LazyLock::new(parties);
 
-/// A bundle of either party: the first byte says which.
+/// A bundle of either party, for either evaluation: the first byte says which party.
 pub fn bundles(data: &[u8]) -> bool {
     let Some((&party, bytes)) = data.split_first() else { return false };
     let shape = PARTIES.1.shape();
@@ -55,11 +55,20 @@ pub fn public_models(data: &[u8]) -> bool {
 ///
 /// Accepted is what leads to an answer.
 pub fn flights(data: &[u8]) -> bool {
+    is_answered(data, false)
+}
+
+/// The same to a provider that evaluates nonlinear steps on shares.
+pub fn strict_flights(data: &[u8]) -> bool {
+    is_answered(data, true)
+}
+
+fn is_answered(data: &[u8], strict: bool) -> bool {
     let (model, dealer) = &*PARTIES;
     let shape = dealer.shape();
-    let mut session = dealer.session_with_seed(Seed::from_bytes([7; 32]));
+    let mut session = dealer.session_with_seed(Seed::from_bytes([7; 32])).with_strict(strict);
     let welcome = Welcome { session: 1, idle_timeout_seconds: 1, max_sessions: 1 };
-    let mut server = Server::new(welcome, shape, Provider::new(model.clone()));
+    let mut server = Server::new(welcome, shape, Provider::new(model.clone()).with_strict(strict));
     let (mut rest, mut answers) = (data, 0);
     while let Some(([kind, low, high], after)) = rest.split_first_chunk::<3>() {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(after.len());

@@ -1,12 +1,13 @@
 //! What a dealer does for many: turns, memory, stock and its eviction.
 
 use super::*;
-use crate::window::step_bytes;
+use crate::window::{mask_bytes, step_bytes};
 use undertone_model::LlamaConfig;
 use undertone_model::synthetic::{small_config, synthetic};
+use undertone_protocol::message::ErrorClass;
 use undertone_protocol::modes::permuted::deal::Next;
 use undertone_ring::scalar_word_kernels;
-use undertone_shares::{QuantizedModel, Step};
+use undertone_shares::{Bundle, ProviderBundle, QuantizedModel, Step};
 
 /// A book that nobody fills, whose provider has come, and the digest that users show.
 fn book(settings: Settings) -> (Book, [u8; 32]) {
@@ -184,4 +185,48 @@ fn strict_sessions_are_dealt_for_on_the_spot_and_are_held_to_the_same_memory() {
         taken += 1;
     }
     assert_eq!(taken, dealt.pieces.len() + 5);
+}
+
+#[test]
+fn a_strict_session_whose_keys_no_session_may_hold_is_refused_before_anything_is_dealt() {
+    let roomy = Settings { memory_bytes: Some(1 << 40), session_bytes: Some(1 << 30), ..Settings::default() };
+    let (book, _) = book(roomy.clone());
+    let shape = book.lock().registered.as_ref().unwrap().dealer.shape();
+    let step = |position| Step { number: 0, position, tokens: 1, outputs: 1, strict: true };
+    // A bundle of the hundredth token alone is a byte beyond a quarter of what a session may hold.
+    let keys = ProviderBundle::size_bytes(&shape, &step(99)) as u64;
+    let limited = |session_bytes| self::book(Settings { session_bytes: Some(session_bytes), ..roomy.clone() });
+    let (book, digest) = limited(4 * keys - 1);
+    let refused = book.open_session(&digest, &counts(100, 1, 0), true).err().unwrap();
+    let is_due =
+        |error: &Error| matches!(error, Error::StrictKeys { have, need, .. } if (*have, *need) == (keys - 1, keys));
+    assert!(is_due(&refused) && refused.class() == ErrorClass::TooLarge, "{refused}");
+    let said = refused.to_string();
+    assert!(said.contains(&format!("strict evaluation needs {keys} bytes of keys per token")), "{said}");
+    for remedy in ["leave out --strict", "shorter prompt", "raise --session-mib"] {
+        assert!(said.contains(remedy), "{said}");
+    }
+    assert!(deal(&book).is_none() && book.stock().dealt == 0 && book.stock().sessions == 0);
+    // Every remedy helps.
+    assert!(book.open_session(&digest, &counts(100, 1, 0), false).is_ok());
+    assert!(book.open_session(&digest, &counts(99, 1, 0), true).is_ok());
+    let (larger, digest) = limited(4 * keys);
+    assert!(larger.open_session(&digest, &counts(100, 1, 0), true).is_ok());
+}
+
+#[test]
+fn a_strict_answer_that_grows_beyond_its_session_is_refused_when_it_opens() {
+    let roomy = Settings { memory_bytes: Some(1 << 40), session_bytes: Some(1 << 30), ..Settings::default() };
+    let (book, _) = book(roomy.clone());
+    let shape = book.lock().registered.as_ref().unwrap().dealer.shape();
+    let last = Step { number: 0, position: 99, tokens: 1, outputs: 1, strict: true };
+    let need = mask_bytes(&shape, 100) + step_bytes(&shape, &last);
+    let (book, digest) = self::book(Settings { session_bytes: Some(need - 1), ..roomy.clone() });
+    let open = |book: &Book, digest, answer| book.open_session(digest, &counts(1, answer, 0), true).map(drop);
+    let refused = open(&book, &digest, 100).unwrap_err();
+    assert!(matches!(refused, Error::DealMemory { have, need: n } if (have, n) == (need - 1, need)), "{refused}");
+    assert_eq!(book.stock().sessions, 0);
+    open(&book, &digest, 99).unwrap();
+    let (larger, digest) = self::book(Settings { session_bytes: Some(need), ..roomy });
+    open(&larger, &digest, 100).unwrap();
 }

@@ -7,6 +7,7 @@
 //! packed; then the last correction. Both parties get the same key and roots of their own.
 
 use rayon::prelude::*;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::blocks::{Blocks, LANES, Seeds};
 use super::{chosen, signed_sum};
@@ -66,69 +67,58 @@ impl Comparison {
 
     /// The keys of at most [`LANES`] gates.
     fn chunk_keys(&self, roots: [&[u64]; 2], thresholds: &Thresholds<'_>, first: u64, out: &mut [u64]) {
-        let (words, k, count) = (self.words(), self.payload, thresholds.at.len());
+        let words = self.words();
         let gates = std::array::from_fn(|lane| first + lane as u64);
-        let mut seeds = roots.map(super::seeds);
-        let mut bits = [[0u64; LANES], [1; LANES]];
-        // The sum along the path of the threshold so far, less what it is to be beyond.
-        let mut sums = [[0u64; MAX_PAYLOAD]; LANES];
-        for (sums, above) in sums.iter_mut().zip(thresholds.above.chunks_exact(k)) {
-            sums.iter_mut().zip(above).for_each(|(sum, above)| *sum = above.wrapping_neg());
-        }
+        let mut paths = Paths::new(roots, thresholds, self.payload);
         for level in 0..self.levels as usize {
-            let sides = [0, 1].map(|side| seeds.map(|seeds| seeds.expand(&gates, [side; LANES])));
-            for lane in 0..count {
-                let step = thresholds.at[lane] >> (self.levels as usize - 1 - level) & 1;
-                let (keep, lose) = (step, step ^ 1);
-                let seed = |side: u64, party: usize| {
-                    let [left, right] = [0, 1].map(|side: usize| sides[side][party].seeds(0).lane(lane));
-                    [chosen(side, left[0], right[0]), chosen(side, left[1], right[1])]
-                };
-                let bit = |side: u64, party: usize| {
-                    chosen(side, sides[0][party].bit(4)[lane].into(), sides[1][party].bit(4)[lane].into())
-                };
-                let value = |side: u64, party: usize, j: usize| {
-                    let [left, right] = [0, 1].map(|side: usize| sides[side][party].word(6 + 2 * j, lane));
-                    chosen(side, left, right)
-                };
-                let key = &mut out[lane * words..(lane + 1) * words];
-                let negative = bits[1][lane];
-                let correction: [u64; 2] = std::array::from_fn(|i| seed(lose, 0)[i] ^ seed(lose, 1)[i]);
-                key[level * (2 + k)..][..2].copy_from_slice(&correction);
-                for j in 0..k {
-                    let beta = thresholds.below[lane * k + j].wrapping_sub(thresholds.above[lane * k + j]);
-                    // Whoever leaves the path to the left is below the threshold.
-                    let gain = chosen(lose, beta, 0);
-                    let due = value(lose, 1, j)
-                        .wrapping_sub(value(lose, 0, j))
-                        .wrapping_sub(sums[lane][j])
-                        .wrapping_add(gain);
-                    let word = signed_sum(negative, 0, due);
-                    key[level * (2 + k) + 2 + j] = word;
-                    let kept = value(keep, 0, j).wrapping_sub(value(keep, 1, j));
-                    sums[lane][j] = signed_sum(negative, sums[lane][j].wrapping_add(kept), word);
-                }
-                let sides_bits = [0, 1].map(|side| bit(side, 0) ^ bit(side, 1) ^ step ^ (side ^ 1));
-                let packed = &mut key[self.bits_at() + level / 32];
-                *packed |= (sides_bits[0] | sides_bits[1] << 1) << (2 * (level % 32));
-                let kept_bit = chosen(keep, sides_bits[0], sides_bits[1]);
-                for party in 0..2 {
-                    let (mut next, on) = (seed(keep, party), bits[party][lane].wrapping_neg());
-                    next.iter_mut().zip(correction).for_each(|(word, correction)| *word ^= on & correction);
-                    bits[party][lane] = bit(keep, party) ^ (bits[party][lane] & kept_bit);
-                    seeds[party].set(lane, next);
-                }
+            let sides = [0, 1].map(|side| paths.seeds.map(|seeds| seeds.expand(&gates, [side; LANES])));
+            for (lane, key) in out.chunks_exact_mut(words).enumerate() {
+                self.correct_level(level, thresholds, &Children { sides: &sides, lane }, &mut paths, key);
             }
         }
-        let last = seeds.map(|seeds| seeds.expand(&gates, [2; LANES]));
-        for lane in 0..count {
-            for j in 0..k {
-                let [first, second] = [0, 1].map(|party: usize| last[party].word(6 + 2 * j, lane));
-                let due = second.wrapping_sub(first).wrapping_sub(sums[lane][j]);
-                out[(lane + 1) * words - k + j] = signed_sum(bits[1][lane], 0, due);
-            }
+        let last = paths.seeds.map(|seeds| seeds.expand(&gates, [2; LANES]));
+        for (lane, key) in out.chunks_exact_mut(words).enumerate() {
+            self.correct_last(&last, &paths, lane, &mut key[words - self.payload..]);
         }
-        zeroize::Zeroize::zeroize(&mut seeds);
+    }
+
+    /// The corrections of a level in a lane's key, and the step of its path to the next.
+    fn correct_level(
+        &self,
+        level: usize,
+        thresholds: &Thresholds<'_>,
+        children: &Children<'_>,
+        paths: &mut Paths,
+        key: &mut [u64],
+    ) {
+        let (k, lane) = (self.payload, children.lane);
+        let step = thresholds.at[lane] >> (self.levels as usize - 1 - level) & 1;
+        let (keep, lose) = (step, step ^ 1);
+        let (negative, sums) = (paths.bits[1][lane], &mut paths.sums[lane]);
+        let lost = [0, 1].map(|party| children.seed(lose, party));
+        let correction: [u64; 2] = std::array::from_fn(|i| lost[0][i] ^ lost[1][i]);
+        let (seed_words, values) = key[level * (2 + k)..][..2 + k].split_at_mut(2);
+        seed_words.copy_from_slice(&correction);
+        for (j, (word, sum)) in values.iter_mut().zip(sums).enumerate() {
+            let beta = thresholds.below[lane * k + j].wrapping_sub(thresholds.above[lane * k + j]);
+            // Whoever leaves the path to the left is below the threshold.
+            let gain = chosen(lose, beta, 0);
+            let [first, second] = [0, 1].map(|party| children.value(lose, party, j));
+            *word = signed_sum(negative, 0, second.wrapping_sub(first).wrapping_sub(*sum).wrapping_add(gain));
+            let [first, second] = [0, 1].map(|party| children.value(keep, party, j));
+            *sum = signed_sum(negative, sum.wrapping_add(first).wrapping_sub(second), *word);
+        }
+        let bits = [0, 1].map(|side| children.bit(side, 0) ^ children.bit(side, 1) ^ step ^ (side ^ 1));
+        key[self.bits_at() + level / 32] |= (bits[0] | bits[1] << 1) << (2 * (level % 32));
+        paths.follow(children, keep, correction, chosen(keep, bits[0], bits[1]));
+    }
+
+    /// The last correction of a lane's key, from both parties' blocks below the last level.
+    fn correct_last(&self, last: &[Blocks; 2], paths: &Paths, lane: usize, key: &mut [u64]) {
+        for (j, (word, sum)) in key.iter_mut().zip(&paths.sums[lane]).enumerate() {
+            let [first, second] = [0, 1].map(|party: usize| last[party].word(6 + 2 * j, lane));
+            *word = signed_sum(paths.bits[1][lane], 0, second.wrapping_sub(first).wrapping_sub(*sum));
+        }
     }
 
     /// A party's results at points, `payload` words each: point `i` belongs to the gate `i / points_per_gate`.
@@ -195,7 +185,60 @@ impl Comparison {
         for (lane, bit) in bits.into_iter().enumerate().take(points.len()) {
             add(lane, bit, &last, &key(lane)[words - k..]);
         }
-        zeroize::Zeroize::zeroize(&mut seeds);
+        seeds.zeroize();
+    }
+}
+
+/// Where both parties are on the paths of the thresholds.
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Paths {
+    seeds: [Seeds; 2],
+    bits: [[u64; LANES]; 2],
+    /// The sums along the paths so far, less what they are to be beyond.
+    sums: [[u64; MAX_PAYLOAD]; LANES],
+}
+
+impl Paths {
+    fn new(roots: [&[u64]; 2], thresholds: &Thresholds<'_>, payload: usize) -> Self {
+        let mut sums = [[0u64; MAX_PAYLOAD]; LANES];
+        for (sums, above) in sums.iter_mut().zip(thresholds.above.chunks_exact(payload)) {
+            sums.iter_mut().zip(above).for_each(|(sum, above)| *sum = above.wrapping_neg());
+        }
+        Self { seeds: roots.map(super::seeds), bits: [[0; LANES], [1; LANES]], sums }
+    }
+
+    /// Takes a lane to the children that are kept, under the corrections of their seeds and of their bits.
+    fn follow(&mut self, children: &Children<'_>, keep: u64, correction: [u64; 2], bit_correction: u64) {
+        let lane = children.lane;
+        for (party, (seeds, bits)) in self.seeds.iter_mut().zip(&mut self.bits).enumerate() {
+            let (mut next, on) = (children.seed(keep, party), bits[lane].wrapping_neg());
+            next.iter_mut().zip(correction).for_each(|(word, correction)| *word ^= on & correction);
+            bits[lane] = children.bit(keep, party) ^ (bits[lane] & bit_correction);
+            seeds.set(lane, next);
+        }
+    }
+}
+
+/// What both parties find in a lane on either side of a level; the side is secret, the party is not.
+struct Children<'a> {
+    sides: &'a [[Blocks; 2]; 2],
+    lane: usize,
+}
+
+impl Children<'_> {
+    fn seed(&self, side: u64, party: usize) -> [u64; 2] {
+        let [left, right] = [0, 1].map(|side: usize| self.sides[side][party].seeds(0).lane(self.lane));
+        [chosen(side, left[0], right[0]), chosen(side, left[1], right[1])]
+    }
+
+    fn bit(&self, side: u64, party: usize) -> u64 {
+        let [left, right] = [0, 1].map(|side: usize| self.sides[side][party].bit(4)[self.lane].into());
+        chosen(side, left, right)
+    }
+
+    fn value(&self, side: u64, party: usize, j: usize) -> u64 {
+        let [left, right] = [0, 1].map(|side: usize| self.sides[side][party].word(6 + 2 * j, self.lane));
+        chosen(side, left, right)
     }
 }
 
