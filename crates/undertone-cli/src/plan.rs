@@ -349,7 +349,10 @@ fn text(object: &Value) -> String {
         format!("precision    about {:.1} bits at the worst slot of a bootstrap", number("expected_precision_bits")),
         format!("verdict      {}", object["verdict"].as_str().unwrap_or("")),
     ];
-    lines.extend(turns::text(&object["in_turns"]));
+    // The line of the route has said already why not.
+    if object["route"]["other"]["refused"].is_null() {
+        lines.extend(turns::text(&object["in_turns"]));
+    }
     if object["estimate"] == true {
         lines.push("This is an estimate: the model has no calibration, so typical ranges were assumed.".into());
     }
