@@ -28,7 +28,8 @@ Examples:
   undertone demo
   undertone demo --json
   undertone demo --mode permuted --network metro
-  undertone demo --mode permuted --draft 4")]
+  undertone demo --mode permuted --draft 4
+  undertone demo --mode permuted --strict")]
 pub struct DemoArguments {
     /// How the private part is protected
     #[arg(long, value_enum, default_value_t = Mode::Fhe)]
@@ -44,6 +45,10 @@ pub struct DemoArguments {
     /// Tokens guessed in every step and checked in one pass (mode permuted)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub draft: usize,
+
+    /// Evaluate nonlinear steps on shares, so that nothing permuted is opened (mode permuted)
+    #[arg(long)]
+    pub strict: bool,
 
     /// Make the connections as slow as a network: lan (0.2 ms there and back, 10 Gbit/s), metro (10 ms, 1 Gbit/s),
     /// metro-100 (10 ms, 100 Mbit/s) or wan (80 ms, 100 Mbit/s) (mode permuted)
@@ -61,7 +66,8 @@ pub fn run(arguments: &DemoArguments, context: &Context) -> Result<()> {
     if arguments.mode == Mode::Permuted {
         return permuted::demo(arguments, context);
     }
-    permuted::refuse_flags(arguments.draft, arguments.network.is_some(), "demo --mode fhe")?;
+    let of_permuted = arguments.network.is_some() || arguments.strict;
+    permuted::refuse_flags(arguments.draft, of_permuted, "demo --mode fhe")?;
     let key_memory = arguments.key_place.memory(KeyMemory::Seeded)?;
     let mut progress = RunProgress::new(context);
     let folder = bundled::unpack(&context.cleanup)?;

@@ -24,7 +24,7 @@ pub struct PrivacyArguments {
 pub fn run(arguments: &PrivacyArguments, context: &Context) -> Result<()> {
     arguments.mode.require_offered()?;
     let leaks = match arguments.mode {
-        Mode::Permuted => permuted::leakage(),
+        Mode::Permuted => permuted::leakage(false),
         _ => fhe::leakage(None, None),
     };
     let sentences: Vec<String> = leaks.into_iter().map(|leak| leak.sentence).collect();

@@ -31,7 +31,7 @@ Examples:
   undertone run --model DIR --private-file note.txt --server 192.0.2.7:7411 --tls-certificate client.crt \
       --tls-key client.key --server-pin server.crt
   undertone run --mode permuted --model DIR --private-file note.txt --server 127.0.0.1:7411 \
-      --dealer 127.0.0.1:7412 --store user")]
+      --dealer 127.0.0.1:7412 --store user --strict")]
 pub struct RunArguments {
     /// Hugging Face model directory, with its calibration; the weights may be absent with --server
     #[arg(long, value_name = "DIR")]
@@ -75,7 +75,8 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     if arguments.mode == Mode::Permuted {
         return permuted::run(arguments, context);
     }
-    permuted::refuse_flags(arguments.permuted.draft, arguments.permuted.dealer.is_some(), "run --mode fhe")?;
+    let of_permuted = arguments.permuted.dealer.is_some() || arguments.permuted.strict;
+    permuted::refuse_flags(arguments.permuted.draft, of_permuted, "run --mode fhe")?;
     one_standard_input(&[
         ("--public-file", arguments.text.public_file.as_deref()),
         ("--private-file", arguments.text.private_file.as_deref()),

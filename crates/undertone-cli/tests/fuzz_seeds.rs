@@ -176,7 +176,7 @@ fn conversation(provider: &Arc<ProviderModel>, dealer: &Arc<Dealer>, steps: &[(u
     let model = Arc::new(model);
     let digests = Digests::new(provider.public(), &[0; 32], provider.rotary(), None);
     let lengths = WireShape { public_tokens: 0, private_tokens: 3, max_new_tokens: 2 };
-    let mut client = Client::new(digests.hello(lengths), shape, User::new(model.clone()));
+    let mut client = Client::new(digests.hello(lengths, false), shape, User::new(model.clone()));
     let welcome = Welcome { session: 1, idle_timeout_seconds: 1, max_sessions: 1 };
     let mut server = Server::new(welcome, shape, Provider::new(provider.clone()));
     let mut session = dealer.session_with_seed(Seed::from_bytes([7; 32]));

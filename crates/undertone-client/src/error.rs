@@ -87,6 +87,11 @@ pub enum Error {
     /// Drafted tokens can be checked against a choice without draws only.
     #[error("drafted tokens need the greedy choice; leave out the temperature, or leave out the draft")]
     DraftNeedsGreedy,
+    /// Under strict evaluation nobody sees logits.
+    #[error(
+        "strict evaluation has the greedy choice only, because nobody sees logits; leave out the temperature, or --strict"
+    )]
+    StrictNeedsGreedy,
     /// The user stopped the run.
     #[error("the run was stopped; start it again")]
     Stopped,

@@ -125,8 +125,13 @@ impl Book {
         Ok(seed)
     }
 
-    /// A session for a prompt: the smallest in stock that has room for it, or a new one.
-    pub(crate) fn open_session(&self, model: &[u8; 32], counts: &SessionCounts) -> Result<Arc<Dealt>, Error> {
+    /// A session for a prompt: the smallest in stock that has room for it, or a new one, always if it is strict.
+    pub(crate) fn open_session(
+        &self,
+        model: &[u8; 32],
+        counts: &SessionCounts,
+        strict: bool,
+    ) -> Result<Arc<Dealt>, Error> {
         let [prompt, answer, draft] = [counts.prompt, counts.max_new_tokens, counts.draft].map(|count| count as usize);
         let mut state = self.lock();
         let refused = Error::DealRefused { cause: "no provider has come yet; start it, then try again" };
@@ -135,7 +140,8 @@ impl Book {
             return Err(Error::Mismatch { what: "public model and masked weights" });
         }
         self.expect_place(&state)?;
-        let fits = |dealt: &Arc<Dealt>| draft == 0 && dealt.serves(prompt, answer) && dealt.is_ahead(0);
+        let stocked = draft == 0 && !strict;
+        let fits = |dealt: &Arc<Dealt>| stocked && dealt.serves(prompt, answer) && dealt.is_ahead(0);
         let found = state.waiting.iter().enumerate().filter(|(_, dealt)| fits(dealt)).min_by_key(|(_, d)| d.room());
         if let Some(index) = found.map(|(index, _)| index) {
             let dealt = state.waiting.swap_remove(index);
@@ -146,8 +152,8 @@ impl Book {
         }
         drop(state);
         // Outside the lock, because a long prompt takes a while to divide.
-        let pieces = registered.pieces(prompt, self.settings.piece)?;
-        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (answer, draft), &registered.limits)?);
+        let pieces = registered.pieces(prompt, self.settings.piece, strict)?;
+        let dealt = Arc::new(Dealt::new(&registered.dealer, pieces, (answer, draft, strict), &registered.limits)?);
         let evicted = self.reserve(&registered.budget, &dealt)?;
         // What is wiped here is gone before the session that gets its memory is dealt for.
         evicted.stocked.iter().for_each(|stocked| stocked.close());
@@ -272,7 +278,7 @@ impl Book {
         for (pieces, answer) in &registered.stock {
             let have = state.waiting.iter().filter(|dealt| dealt.pieces == *pieces).count();
             if have < self.settings.stock_sessions {
-                let made = Dealt::new(&registered.dealer, pieces.clone(), (*answer, 0), &registered.limits)
+                let made = Dealt::new(&registered.dealer, pieces.clone(), (*answer, 0, false), &registered.limits)
                     .and_then(|dealt| dealt.reserve(&registered.budget).map(|()| dealt));
                 // Memory may be free later, and whoever asks for a session that is beyond the limits hears the reason.
                 let Ok(dealt) = made.map(Arc::new) else { continue };

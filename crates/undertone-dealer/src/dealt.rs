@@ -50,6 +50,7 @@ pub(crate) struct Dealt {
     /// Tokens that may follow the prompt, where nothing is drafted.
     answer: usize,
     draft: usize,
+    strict: bool,
     shape: Shape,
     positions: usize,
     /// Bytes that it may hold.
@@ -70,10 +71,10 @@ impl Dealt {
     pub(crate) fn new(
         dealer: &Arc<Dealer>,
         pieces: Vec<usize>,
-        (answer, draft): (usize, usize),
+        (answer, draft, strict): (usize, usize, bool),
         limits: &Limits,
     ) -> Result<Self, Error> {
-        let session = dealer.session()?;
+        let session = dealer.session()?.with_strict(strict);
         // The prompt's last step has the first token.
         let limit = (pieces.len() as u64).saturating_add(answer as u64).saturating_sub(1);
         let queues = Queues {
@@ -93,6 +94,7 @@ impl Dealt {
             pieces,
             answer,
             draft,
+            strict,
             shape: dealer.shape(),
             positions: dealer.positions(),
             window: 0,
@@ -146,7 +148,13 @@ impl Dealt {
         let rows = self.draft + 1;
         let steps = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.pieces.len());
         let end = self.room().saturating_add(steps.saturating_mul(rows)).min(self.positions);
-        Step { number: limit, position: end.saturating_sub(rows), tokens: rows.min(end), outputs: rows.min(end) }
+        Step {
+            number: limit,
+            position: end.saturating_sub(rows),
+            tokens: rows.min(end),
+            outputs: rows.min(end),
+            strict: self.strict,
+        }
     }
 
     /// The step of a number, whether or not there is room for it.
@@ -156,11 +164,11 @@ impl Dealt {
         match self.pieces.get(index) {
             Some(&tokens) => {
                 let position = self.pieces[..index].iter().sum();
-                Step { number, position, tokens, outputs: usize::from(index + 1 == pieces) }
+                Step { number, position, tokens, outputs: usize::from(index + 1 == pieces), strict: self.strict }
             }
             None => {
                 let position = self.room().saturating_add((index - pieces).saturating_mul(rows));
-                Step { number, position, tokens: rows, outputs: rows }
+                Step { number, position, tokens: rows, outputs: rows, strict: self.strict }
             }
         }
     }

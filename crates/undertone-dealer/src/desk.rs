@@ -118,7 +118,7 @@ impl Dealings for Desk {
         Ok(pulled)
     }
 
-    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts) -> Result<Opened, Error> {
+    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts, strict: bool) -> Result<Opened, Error> {
         if self.role == Role::Provider {
             return Err(Error::DealRefused {
                 cause: "this certificate is its provider's; a user needs one of its own",
@@ -127,7 +127,7 @@ impl Dealings for Desk {
         if self.registered || self.session.is_some() {
             return Err(Error::DealRefused { cause: "a connection has one session; connect again for another" });
         }
-        let dealt = self.book.open_session(model, counts)?;
+        let dealt = self.book.open_session(model, counts, strict)?;
         let pieces = dealt.pieces.iter().map(|&piece| piece as u32).collect();
         let session = dealt.id;
         self.session = Some(dealt);
@@ -186,7 +186,7 @@ mod tests {
         let register = DealRequest::Register { ticket: [0; 32], fingerprint: [0; 32], public_len: 1 };
         let pull = DealRequest::Pull { session: [0; 16], step: 0 };
         let counts = SessionCounts { prompt: 1, max_new_tokens: 1, draft: 0 };
-        let open = DealRequest::Open { model: [0; 32], counts };
+        let open = DealRequest::Open { model: [0; 32], counts, strict: false };
         for user in [Some(pin(2)), None] {
             assert!(heard(&host, user, register).contains("another certificate"));
             assert!(heard(&host, user, pull).contains("only its provider"));

@@ -20,18 +20,21 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// The pieces of a prompt of `tokens` tokens, of at most `most` each.
-    pub(crate) fn pieces(&self, tokens: usize, most: usize) -> Result<Vec<usize>, Error> {
-        // Half of a session's memory for one bundle, so that the next can be dealt while it waits.
-        let largest = usize::try_from(self.limits.session_bytes / 2).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
+    /// The pieces of a prompt of `tokens` tokens, of at most `most` each, evaluated strictly or not.
+    pub(crate) fn pieces(&self, tokens: usize, most: usize, strict: bool) -> Result<Vec<usize>, Error> {
+        // Half of a session's memory for one step, so that the next can be dealt while it waits. Strictly both halves have
+        // its keys; else the user's is next to nothing.
+        let halves = if strict { 2 } else { 1 };
+        let bytes = self.limits.session_bytes / (2 * halves);
+        let largest = usize::try_from(bytes).unwrap_or(usize::MAX).min(MAX_BUNDLE_BYTES);
         let dealer = &self.dealer;
-        Ok(pieces(&dealer.shape(), dealer.positions(), tokens, most, largest, MAX_PIECES)?)
+        Ok(pieces(&dealer.shape(), dealer.positions(), tokens, (most, strict), largest, MAX_PIECES)?)
     }
 
     /// What to have in stock. A prompt that the model cannot take is left out; whoever asks for it hears the reason.
     pub(crate) fn stocked(&self, settings: &Settings) -> Vec<(Vec<usize>, usize)> {
         let stocked = |&prompt: &usize| {
-            let pieces = self.pieces(prompt, settings.piece).ok()?;
+            let pieces = self.pieces(prompt, settings.piece, false).ok()?;
             let steps = usize::try_from(settings.most_steps).unwrap_or(usize::MAX);
             let left = (self.dealer.positions() + 1 - prompt).min(steps.saturating_add(1).checked_sub(pieces.len())?);
             Some((pieces, settings.stock_new_tokens.min(left)))

@@ -35,6 +35,24 @@ fn drafted_tokens_change_nothing_and_save_rounds() {
 }
 
 #[test]
+fn strict_sessions_over_sockets_give_the_twins_tokens() {
+    let settings = Settings { stock_prompts: vec![12], piece: 5, ..Settings::default() };
+    let parties = Parties::synthetic(settings);
+    for draft in [0, 2] {
+        let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft, strict: true };
+        let strict = parties.run(&prompted).unwrap();
+        assert!(strict.strict && strict.run.tokens.iter().all(|token| token.top1_agrees == Some(true)));
+        // A session of its own, in pieces as long as the prompt, while one for the other evaluation is in stock.
+        assert_eq!(strict.steps[..2].iter().map(|step| step.rows).collect::<Vec<_>>(), [5, 2]);
+        let plain = parties.run(&Prompted { strict: false, ..prompted }).unwrap();
+        assert!(strict.run.rounds > 2 * plain.run.rounds && strict.offline_bytes > 10 * plain.offline_bytes);
+        assert!(!strict.bytes_by_message.contains_key("selected") && plain.bytes_by_message.contains_key("selected"));
+        assert_ne!(strict.run.leakage, plain.run.leakage);
+    }
+    parties.assert_no_reuse();
+}
+
+#[test]
 fn a_session_in_stock_takes_a_shorter_prompt_and_gives_the_same_tokens() {
     let settings = Settings { stock_prompts: vec![12], piece: 5, ..Settings::default() };
     let parties = Parties::synthetic(settings);
@@ -42,7 +60,7 @@ fn a_session_in_stock_takes_a_shorter_prompt_and_gives_the_same_tokens() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     // Seven tokens in room for twelve: a piece of filler alone, then some filler before the prompt.
-    let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft: 0 };
+    let prompted = Prompted { prompt: vec![3, 1, 4, 1, 5, 9, 2], new: 5, draft: 0, strict: false };
     let report = parties.run(&prompted).unwrap();
     assert_eq!(report.steps.iter().map(|step| step.rows).collect::<Vec<_>>()[..3], [5, 5, 2]);
     assert!(report.run.tokens.iter().all(|token| token.top1_agrees == Some(true)));
@@ -122,16 +140,20 @@ fn a_provider_that_ends_at_any_token_leaves_a_clear_error_and_the_next_one_serve
 fn answers_beyond_the_steps_are_refused_and_an_exhausted_stock_is_named_with_its_remedy() {
     let parties = Parties::synthetic(Settings { most_steps: 3, ..Settings::default() });
     // What is announced is refused before anything is dealt; the dealer's sentence reaches the user.
-    let said = parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0 }).err().unwrap().to_string();
+    let said =
+        parties.run(&Prompted { prompt: vec![1, 2], new: 6, draft: 0, strict: false }).err().unwrap().to_string();
     assert!(said.contains("steps of a session is 6 where at most 3") && said.contains("ask for less"), "{said}");
     // Drafted tokens may use up the context before the answer is complete.
-    let long = Prompted { prompt: vec![1; 124], new: 2, draft: 5 };
+    let long = Prompted { prompt: vec![1; 124], new: 2, draft: 5, strict: false };
     let error = parties.run(&long).err().unwrap();
     assert!(matches!(error, ClientError::Protocol(ProtocolError::Exhausted { .. })), "{error}");
     let said = error.to_string();
     assert!(said.contains("exhausted after") && said.contains("begin a new session"), "{said}");
     // The next session has its own steps.
-    assert_eq!(parties.run(&Prompted { prompt: vec![1, 2], new: 3, draft: 0 }).unwrap().run.tokens.len(), 3);
+    assert_eq!(
+        parties.run(&Prompted { prompt: vec![1, 2], new: 3, draft: 0, strict: false }).unwrap().run.tokens.len(),
+        3
+    );
     parties.assert_no_reuse();
     parties.assert_idle();
 }
@@ -154,7 +176,7 @@ fn users_at_once_get_their_own_tokens() {
         let runs: Vec<_> = prompts
             .iter()
             .map(|prompt| {
-                let prompted = Prompted { prompt: prompt.clone(), new: 12, draft: 0 };
+                let prompted = Prompted { prompt: prompt.clone(), new: 12, draft: 0, strict: false };
                 scope.spawn(move || parties.run(&prompted).unwrap())
             })
             .collect();

@@ -29,6 +29,11 @@ pub(crate) struct Projections<'a> {
     pub value: HeadRows<'a>,
 }
 
+/// Entries of a projection by (token, head, coordinate, channel).
+pub(crate) type BlockEntry<'a> = dyn Fn(usize, usize, usize, usize) -> f64 + Sync + 'a;
+/// Entries of a projection by (head, coordinate, channel).
+pub(crate) type DenseEntry<'a> = dyn Fn(usize, usize, usize) -> f64 + Sync + 'a;
+
 impl<'a, E: Evaluator> Pass<'a, E> {
     pub(crate) fn weights(&self, layer: usize) -> Option<&'a LayerWeights> {
         self.model.map(|m| &m.layers[layer])
@@ -66,33 +71,30 @@ impl<'a, E: Evaluator> Pass<'a, E> {
         Ok(normed)
     }
 
-    /// A per-head tensor in the block frame from normed activations in the block frame.
-    pub(crate) fn block_rows(
-        &self,
-        normed: &[E::Value],
-        entry: impl Fn(usize, usize, usize, usize) -> f64 + Sync,
-    ) -> Result<Vec<E::Value>, Error> {
+    /// Per-head tensors in the block frame from normed activations in the block frame, whose rotations they share; one
+    /// for every entry of (token, head, coordinate, channel), and the results follow each other.
+    pub(crate) fn block_rows(&self, normed: &[E::Value], entries: &[&BlockEntry<'_>]) -> Result<Vec<E::Value>, Error> {
         let layout = &self.program.layout;
-        let input = layout.block_axis(layout.hidden);
+        let (input, output) = (layout.block_axis(layout.hidden), layout.head_axis());
         let full = |token: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
-            layout.head_channel(o, p).map_or(0.0, |(head, j)| entry(token, head, j, i * input.len + b))
+            let entry = entries[o / output.count];
+            let at = layout.head_channel(o % output.count, p);
+            at.map_or(0.0, |(head, j)| entry(token, head, j, i * input.len + b))
         };
-        Ok(AxisProduct::new(layout.slot_count, input, layout.head_axis(), &full).apply(self.ev, normed)?)
+        let all = output.times(entries.len());
+        Ok(AxisProduct::new(layout.slot_count, input, all, &full).apply(self.ev, normed)?)
     }
 
-    /// A per-head tensor of one token in the dense frame from normed activations in the dense frame.
-    pub(crate) fn dense_rows(
-        &self,
-        normed: &[E::Value],
-        entry: impl Fn(usize, usize, usize) -> f64 + Sync,
-    ) -> Result<Vec<E::Value>, Error> {
+    /// Per-head tensors of one token in the dense frame from normed activations in the dense frame, whose rotations they
+    /// share; one for every entry of (head, coordinate, channel), and the results follow each other.
+    pub(crate) fn dense_rows(&self, normed: &[E::Value], entries: &[&DenseEntry<'_>]) -> Result<Vec<E::Value>, Error> {
         let layout = &self.program.layout;
-        let full = |_: usize, (_, p): (usize, usize), (_, c): (usize, usize)| {
+        let full = |_: usize, (o, p): (usize, usize), (_, c): (usize, usize)| {
             dense_channel(p, layout.heads_padded, layout.heads, layout.head_dim)
-                .map_or(0.0, |(head, j)| entry(head, j, c))
+                .map_or(0.0, |(head, j)| entries[o](head, j, c))
         };
-        let input = layout.dense_axis(layout.hidden);
-        Ok(AxisProduct::new(layout.slot_count, input, layout.dense_head_axis(), &full).apply(self.ev, normed)?)
+        let (input, all) = (layout.dense_axis(layout.hidden), layout.dense_head_axis().times(entries.len()));
+        Ok(AxisProduct::new(layout.slot_count, input, all, &full).apply(self.ev, normed)?)
     }
 
     /// A per-head tensor of the last row of the block, in the dense frame, from normed activations of the block.

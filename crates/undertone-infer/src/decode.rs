@@ -53,23 +53,25 @@ fn append_token<E: Evaluator>(
     let normed = pass.attention_norm(layer, x, Frame::Dense)?;
     let p = pass.projections(layer);
     let low = drop_to(ev, &normed, chain.boot_level + 1)?;
-    let mut dense = pass.dense_rows(&low, |head, j, c| p.query.rotated(head, j, c, angles))?;
-    dense.extend(pass.dense_rows(&low, |head, j, c| p.key.rotated(head, j, c, angles))?);
+    let query = |head, j, c| p.query.rotated(head, j, c, angles);
+    let key = |head, j, c| p.key.rotated(head, j, c, angles);
+    let plain = |head, j, c| p.value.plain(head, j, c);
     let position = state.cached - 1;
     let row = |t| t == position % layout.block;
     let levels = &plan.softmax.token;
-    let plain = |head, j, c| p.value.plain(head, j, c);
-    // Bootstrapped, dense with levels left, or straight to its row.
+    // The value is bootstrapped, dense with levels left, or straight at its row.
     let mut value = None;
-    if plan.refresh_values {
-        dense.extend(pass.dense_rows(&low, plain)?);
+    let dense = if plan.refresh_values {
+        pass.dense_rows(&low, &[&query, &key, &plain])?
     } else if plan.dense_values {
         let source = drop_to(ev, &normed, levels.last_square + SPREAD + 1)?;
-        value = Some(pass.spread_rows(&pass.dense_rows(&source, plain)?, SPREAD, row, 1.0)?);
+        value = Some(pass.spread_rows(&pass.dense_rows(&source, &[&plain])?, SPREAD, row, 1.0)?);
+        pass.dense_rows(&low, &[&query, &key])?
     } else {
         let source = drop_to(ev, &normed, levels.last_square + 1)?;
         value = Some(pass.to_rows(&source, layout.dense_axis(layout.hidden), row, plain)?);
-    }
+        pass.dense_rows(&low, &[&query, &key])?
+    };
     let fresh = pass.refresh(&dense, layout.dense_head_axis().period())?;
     let value = match value {
         Some(value) => value,

@@ -27,22 +27,23 @@ impl<E: Evaluator> Pass<'_, E> {
         }
     }
 
-    /// scale · matrix · diag(gain) on channels, `frame` to `frame`.
+    /// scale · matrix · diag(gain) on channels, `frame` to `frame`, for every `(matrix, scale)`; they share the rotations
+    /// of `x`.
     ///
     /// # Shapes
-    /// `matrix` is `[rows, cols]`; absent when only costs are counted.
+    /// Each matrix is `[rows, cols]`; absent when only costs are counted. The results follow each other.
     pub(crate) fn project(
         &self,
         x: &[E::Value],
         frame: Frame,
         (rows, cols): (usize, usize),
-        matrix: Option<&Matrix>,
+        matrices: &[(Option<&Matrix>, f64)],
         gain: Option<&[f32]>,
-        scale: f64,
     ) -> Result<Vec<E::Value>, Error> {
         let (input, output) = (self.channels(frame, cols), self.channels(frame, rows));
         let entry = |_: usize, (o, p): (usize, usize), (i, b): (usize, usize)| {
-            let (row, col) = (o * output.len + p, i * input.len + b);
+            let (matrix, scale) = matrices[o / output.count];
+            let (row, col) = (o % output.count * output.len + p, i * input.len + b);
             match matrix {
                 Some(matrix) if row < rows && col < cols => {
                     let gain = gain.map_or(1.0, |gain| f64::from(gain[col]));
@@ -51,7 +52,8 @@ impl<E: Evaluator> Pass<'_, E> {
                 _ => 0.0,
             }
         };
-        Ok(AxisProduct::new(self.program.layout.slot_count, input, output, &entry).apply(self.ev, x)?)
+        let all = output.times(matrices.len());
+        Ok(AxisProduct::new(self.program.layout.slot_count, input, all, &entry).apply(self.ev, x)?)
     }
 
     /// (x · old bound + change · new bound) / new bound, at the level of `change`.
@@ -87,10 +89,10 @@ impl<E: Evaluator> Pass<'_, E> {
         let weights = self.model.map(|m| &m.layers[layer]);
         let gain = weights.map(|w| &w.mlp_norm[..]);
         let shape = (ffn, hidden);
-        let gate = self.project(&normed, frame, shape, weights.map(|w| &w.gate), gain, 1.0 / plan.gate_bound)?;
-        let up = self.project(&normed, frame, shape, weights.map(|w| &w.up), gain, 1.0 / plan.up_bound)?;
-        let count = gate.len();
-        let mut both: Vec<E::Value> = gate.into_iter().chain(up).collect();
+        let gate_up =
+            [(weights.map(|w| &w.gate), 1.0 / plan.gate_bound), (weights.map(|w| &w.up), 1.0 / plan.up_bound)];
+        let mut both = self.project(&normed, frame, shape, &gate_up, gain)?;
+        let count = both.len() / 2;
         if plan.mlp.refresh {
             both = self.refresh(&both, self.channels(frame, ffn).period())?;
             both = drop_to(ev, &both, plan.mlp.gate_level)?;
@@ -104,7 +106,8 @@ impl<E: Evaluator> Pass<'_, E> {
         }
         let products = drop_to(ev, &products, program.chain.boot_level + 1)?;
         let scale = plan.product_bound / plan.residual[2];
-        let change = self.project(&products, frame, (hidden, ffn), weights.map(|w| &w.down), None, scale)?;
+        let down = (weights.map(|w| &w.down), scale);
+        let change = self.project(&products, frame, (hidden, ffn), &[down], None)?;
         let x = self.add_residual(x, &change, plan.residual[1] / plan.residual[2])?;
         let fresh = self.refresh_residual(&x, frame)?;
         self.steps.done("mlp", layer)?;

@@ -44,6 +44,11 @@ impl Axis {
     pub fn period(&self) -> usize {
         self.stride * self.len
     }
+
+    /// The ciphertexts of `parts` tensors on this axis, one after the other.
+    pub(crate) fn times(self, parts: usize) -> Self {
+        Self { count: parts * self.count, ..self }
+    }
 }
 
 /// All dimensions of the layouts of one model and shape.
@@ -333,7 +338,11 @@ pub(crate) fn check(what: &'static str, have: usize, least: usize, most: usize) 
     if (least..=most).contains(&have) {
         return Ok(());
     }
-    let need = if least == most { format!("{most}") } else { format!("from {least} to {most}") };
+    let need = match most {
+        _ if least == most => format!("{most}"),
+        usize::MAX => format!("at least {least}"),
+        _ => format!("from {least} to {most}"),
+    };
     Err(Error::Shape { what, have, need })
 }
 

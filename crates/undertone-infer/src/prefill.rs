@@ -56,24 +56,23 @@ fn project_block<E: Evaluator>(
     let p = pass.projections(layer);
     let live = |token: usize| token < layout.shape.private_tokens;
     let low = drop_to(pass.ev, &normed, program.chain.boot_level + 1)?;
-    let queries = if last {
-        let angles = &angles[layout.shape.private_tokens - 1];
-        pass.last_row(&low, |head, j, c| p.query.rotated(head, j, c, angles))?
-    } else {
-        pass.block_rows(&low, |token, head, j, c| p.query.rotated(head, j, c, &angles[token]))?
-    };
     // Rows past the prompt stay zero: generated tokens are added there.
-    let keys = pass.block_rows(
-        &low,
-        |token, head, j, c| {
-            if live(token) { p.key.rotated(head, j, c, &angles[token]) } else { 0.0 }
-        },
-    )?;
+    let key = |token: usize, head, j, c| if live(token) { p.key.rotated(head, j, c, &angles[token]) } else { 0.0 };
+    let (queries, keys) = if last {
+        let angles = &angles[layout.shape.private_tokens - 1];
+        let queries = pass.last_row(&low, |head, j, c| p.query.rotated(head, j, c, angles))?;
+        (queries, pass.block_rows(&low, &[&key])?)
+    } else {
+        let query = |token: usize, head, j, c| p.query.rotated(head, j, c, &angles[token]);
+        let mut queries = pass.block_rows(&low, &[&query, &key])?;
+        let keys = queries.split_off(queries.len() / 2);
+        (queries, keys)
+    };
     let plan = &program.layers[layer];
     let value_level = if plan.refresh_values { program.chain.boot_level } else { plan.value_level };
     let source = normed.iter().map(|x| drop_one(pass.ev, x, value_level + 1)).collect::<Result<Vec<_>, _>>()?;
-    let values =
-        pass.block_rows(&source, |token, head, j, c| if live(token) { p.value.plain(head, j, c) } else { 0.0 })?;
+    let value = |token, head, j, c| if live(token) { p.value.plain(head, j, c) } else { 0.0 };
+    let values = pass.block_rows(&source, &[&value])?;
     let fresh = pass.refresh_heads(layer, [queries, keys, values], layout.head_axis().period())?;
     pass.steps.done("qkv", layer)?;
     Ok(fresh)

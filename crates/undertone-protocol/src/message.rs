@@ -111,6 +111,8 @@ pub enum Mode {
     Setup,
     /// A dealer and one of the parties of mode permuted.
     Deal,
+    /// Mode permuted with nonlinear steps on shares: nothing permuted is opened.
+    Strict,
 }
 
 impl Mode {
@@ -122,6 +124,7 @@ impl Mode {
             Self::Permuted => "permuted",
             Self::Setup => "setup",
             Self::Deal => "deal",
+            Self::Strict => "strict",
         }
     }
 }

@@ -33,15 +33,19 @@ struct Connection {
 
 impl Connection {
     fn new(config: &LlamaConfig, root: u8) -> Self {
+        Self::evaluating(config, root, false)
+    }
+
+    fn evaluating(config: &LlamaConfig, root: u8, strict: bool) -> Self {
         let model = Arc::new(QuantizedModel::new(&synthetic(config.clone(), 5)).unwrap());
         let setup = PairModel::new(model, POSITIONS, scalar_word_kernels(), Seed::from_bytes([3; 32])).unwrap();
         let shape = Shape::new(config);
         let welcome = Welcome { session: 9, idle_timeout_seconds: 60, max_sessions: 2 };
         let mut connection = Self {
-            client: Client::new(hello(), shape, User::new(Arc::clone(&setup.user))),
-            server: Server::new(welcome, shape, Provider::new(Arc::clone(&setup.provider))),
+            client: Client::new(hello(), shape, User::new(Arc::clone(&setup.user)).with_strict(strict)),
+            server: Server::new(welcome, shape, Provider::new(Arc::clone(&setup.provider)).with_strict(strict)),
             wires: [Wire::new(), Wire::new()],
-            dealer: setup.dealer.session_with_seed(Seed::from_bytes([root; 32])),
+            dealer: setup.dealer.session_with_seed(Seed::from_bytes([root; 32])).with_strict(strict),
             user: Arc::clone(&setup.user),
             provider_bundle: None,
             shape,
@@ -153,7 +157,7 @@ fn what_travels_is_what_the_formulas_say() {
         let mut depth = 0;
         // Two pieces of a prompt, a single token, drafted tokens, a single token.
         for (number, (tokens, outputs)) in [(7usize, 0), (2, 1), (1, 1), (3, 3), (1, 1)].into_iter().enumerate() {
-            let step = Step { number: number as u64, position, tokens, outputs };
+            let step = Step { number: number as u64, position, tokens, outputs, strict: false };
             let traffic = Traffic::new(&shape, &step);
             let ids: Vec<u32> = (0..tokens as u32).map(|i| (i * 5 + 3) % 50).collect();
             connection.step(&ids, outputs);
@@ -182,6 +186,74 @@ fn what_travels_is_what_the_formulas_say() {
         connection.client.close();
         connection.run();
         assert_eq!([connection.client.turn(), connection.server.turn()], [Turn::Closed; 2]);
+    }
+}
+
+/// Under strict evaluation: bytes by frames, by the ledgers and by the formulas, rounds of a layer and of a token, bundles.
+#[test]
+fn what_travels_strictly_is_what_the_formulas_say() {
+    for (number, config) in shapes().into_iter().enumerate() {
+        let mut connection = Connection::evaluating(&config, number as u8, true);
+        let shape = connection.shape;
+        let mut need = (0, 0, 0);
+        let mut position = 0;
+        for (number, (tokens, outputs)) in [(7usize, 0), (2, 1), (1, 1), (3, 3), (1, 1)].into_iter().enumerate() {
+            let step = Step { number: number as u64, position, tokens, outputs, strict: true };
+            let traffic = Traffic::new(&shape, &step);
+            let ids: Vec<u32> = (0..tokens as u32).map(|i| (i * 5 + 3) % 50).collect();
+            let before = connection.client.ledger().rounds();
+            assert_eq!(connection.step(&ids, outputs).len(), outputs);
+            position += tokens;
+            need = (need.0 + traffic.online_bytes, need.1 + traffic.ahead_bytes, need.2 + traffic.depth);
+            for ledger in [connection.client.ledger(), connection.server.ledger()] {
+                assert_eq!((ledger.online_bytes(), ledger.ahead_bytes(), ledger.depth()), need, "{config:?} {step:?}");
+                assert!(
+                    [FlightKind::Mix, FlightKind::Mixed, FlightKind::Selected]
+                        .iter()
+                        .all(|kind| { !ledger.kinds().contains_key(kind) })
+                );
+            }
+            assert_eq!(connection.client.ledger().rounds() - before, traffic.rounds());
+            for wire in &connection.wires {
+                assert_eq!(chunk_bytes(wire), need.0 + need.1);
+            }
+            assert_eq!(ProviderBundle::size_bytes(&shape, &step) as u64 - 80, traffic.offline_bytes);
+            assert_eq!(UserBundle::size_bytes(&shape, &step) as u64 - 80, traffic.user_offline_bytes);
+        }
+        connection.client.close();
+        connection.run();
+        assert_eq!([connection.client.turn(), connection.server.turn()], [Turn::Closed; 2]);
+    }
+}
+
+/// A dealer, a user and a provider that do not agree on the evaluation get one clear error.
+#[test]
+fn bundles_of_the_other_evaluation_are_refused() {
+    for strict in [false, true] {
+        let mut connection = Connection::evaluating(&small_config(), 62, strict);
+        let other = Connection::evaluating(&small_config(), 62, !strict);
+        connection.dealer = other.dealer;
+        let bundle = connection.deal(2, 1);
+        let prepared = connection.user.prepare(bundle, 0, Placement { kept: 0, skipped: 0 }).unwrap();
+        let error = connection.client.begin(prepared).unwrap_err().to_string();
+        assert!(error.contains("same --strict"), "{error}");
+    }
+}
+
+#[test]
+fn strict_sessions_over_frames_give_the_twins_tokens() {
+    let config = small_config();
+    let model = Arc::new(QuantizedModel::new(&synthetic(config.clone(), 5)).unwrap());
+    let mut connection = Connection::evaluating(&config, 41, true);
+    let rotary = Arc::new(RotaryTable::new(&config, POSITIONS));
+    let replay = connection.dealer.replay();
+    let mut twin = Twin::new(model, rotary, scalar_word_kernels(), replay).with_strict(true);
+    let mut input = vec![3, 1, 4, 1, 5];
+    for _ in 0..5 {
+        let logits = twin.forward_last(&input).unwrap();
+        let need = twin.choose(&logits);
+        assert_eq!(connection.step(&input, 1), need);
+        input = need;
     }
 }
 

@@ -117,7 +117,7 @@ fn main() -> Result<()> {
     report(
         &format!("prompt of {prompt}"),
         times,
-        Traffic::new(&shape, &Step { number: 0, position: 0, tokens: prompt, outputs: 1 }),
+        Traffic::new(&shape, &Step { number: 0, position: 0, tokens: prompt, outputs: 1, strict: false }),
     );
     // The least of each part: what the machine does when nobody disturbs it.
     let mut least = Times { deal: f64::MAX, prepare: f64::MAX, provider: f64::MAX, user: f64::MAX };
@@ -130,7 +130,7 @@ fn main() -> Result<()> {
         least.provider = least.provider.min(times.provider);
         least.user = least.user.min(times.user);
     }
-    let last = Step { number: steps as u64, position: prompt + steps - 1, tokens: 1, outputs: 1 };
+    let last = Step { number: steps as u64, position: prompt + steps - 1, tokens: 1, outputs: 1, strict: false };
     report("token, least", least, Traffic::new(&shape, &last));
     Ok(())
 }

@@ -14,14 +14,15 @@ use zeroize::Zeroizing;
 
 use crate::attention::{HeadRows, add_mixed, add_scores};
 use crate::bundle::{
-    Corrections, LayerCorrections, ProviderBundle, SessionId, SiteCorrection, TruncationCorrection, UserBundle,
+    Corrections, LayerCorrections, ProviderBundle, SessionId, SiteCorrection, TruncationCorrection, UserBundle, sites,
 };
 use crate::columns::columns;
 use crate::error::Result;
 use crate::fixed::{add_assign, difference, sub_assign, sum};
-use crate::random::{Draw, Role, Seed};
+use crate::random::{Draw, Role, Seed, SiteDraws};
 use crate::shape::{Matrix, Shape, Site, Step};
 use crate::shuffle::Shuffle;
+use crate::strict::{self, Wire};
 use crate::truncation;
 use crate::weights::PublicModel;
 
@@ -97,6 +98,7 @@ impl Dealer {
         let name = root.child(Role::Session, 0);
         let caches = (0..self.shape.layers).map(|_| (HeadRows::new(&self.shape), HeadRows::new(&self.shape)));
         DealerSession {
+            strict: false,
             id: std::array::from_fn(|i| name.bytes()[i]),
             caches: caches.collect(),
             dealer: Arc::clone(self),
@@ -141,6 +143,7 @@ pub(crate) fn weight_masks(shape: &Shape, seed: &Seed) -> Vec<Zeroizing<Vec<u64>
 /// One conversation's worth of bundles, dealt step by step; it remembers the masks of cached keys and values.
 pub struct DealerSession {
     id: SessionId,
+    strict: bool,
     dealer: Arc<Dealer>,
     root: Seed,
     next: u64,
@@ -150,6 +153,12 @@ pub struct DealerSession {
 }
 
 impl DealerSession {
+    /// The same session before its first step, for strict evaluation or not.
+    #[must_use]
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
+    }
+
     /// The name of the session.
     pub fn id(&self) -> SessionId {
         self.id
@@ -167,20 +176,28 @@ impl DealerSession {
     /// # Errors
     /// What [`Step::check`] refuses.
     pub fn deal(&mut self, tokens: usize, outputs: usize) -> Result<(UserBundle, ProviderBundle)> {
-        let step = Step { number: self.next, position: self.position, tokens, outputs };
+        let step = Step { number: self.next, position: self.position, tokens, outputs, strict: self.strict };
         let dealer = Arc::clone(&self.dealer);
         step.check(&dealer.shape, dealer.positions())?;
         let user = self.root.of_step(Role::User, &step);
         let provider = self.root.of_step(Role::Provider, &step);
         let mut dealing = Dealing { dealer: &dealer, step, user: &user, provider: &provider };
-        let corrections = dealing.corrections(&mut self.caches);
+        let mut corrections = dealing.corrections(&mut self.caches);
+        if step.strict {
+            self.next += 1;
+            self.position += tokens;
+            let keys = sites(&dealer.shape).map(|(site, layer)| corrections.of_site(site, layer).returned.clone());
+            let (keys, table_masks) = (keys.collect(), Zeroizing::default());
+            let for_user = UserBundle { session: self.id, step, seed: user, table_masks, keys };
+            return Ok((for_user, ProviderBundle { session: self.id, step, seed: provider, corrections }));
+        }
         let tables = table_masks(&provider, &dealer.shape, outputs);
         let places = lookup_places(&user, &dealer.shape, outputs);
         let rows = tables.chunks_exact(dealer.shape.vocab).zip(&places);
         let table_masks = Zeroizing::new(rows.map(|(table, &place)| table[place as usize]).collect());
         self.next += 1;
         self.position += tokens;
-        let bundle = UserBundle { session: self.id, step, seed: user, table_masks };
+        let bundle = UserBundle { session: self.id, step, seed: user, table_masks, keys: Vec::new() };
         Ok((bundle, ProviderBundle { session: self.id, step, seed: provider, corrections }))
     }
 }
@@ -234,12 +251,21 @@ impl Dealing<'_> {
         add_scores(kernels, (shape, step), &mut scores, &queries, keys);
         self.user.subtract_from(Draw::SCORE_PRODUCT, layer, &mut scores);
 
-        let (softmax, mut probabilities) = self.site(Site::Softmax, layer);
-        self.provider.add_to(Draw::PROBABILITY_MASK, layer, &mut probabilities);
         let mut mixed = vec![0; step.tokens * shape.query()];
-        add_mixed(kernels, (shape, step), &mut mixed, &probabilities, values);
+        let (softmax, mix) = if step.strict {
+            let mix = |opened: &Wire| {
+                // Probabilities are what is open less this mask.
+                let mask = Zeroizing::new(opened.mask.iter().map(|mask| mask.wrapping_neg()).collect::<Vec<u64>>());
+                add_mixed(kernels, (shape, step), &mut mixed, &mask, values);
+            };
+            (self.strict_site(Site::Softmax, layer, mix), TruncationCorrection::default())
+        } else {
+            let (softmax, mut probabilities) = self.site(Site::Softmax, layer);
+            self.provider.add_to(Draw::PROBABILITY_MASK, layer, &mut probabilities);
+            add_mixed(kernels, (shape, step), &mut mixed, &probabilities, values);
+            (softmax, self.mix(layer))
+        };
         self.user.subtract_from(Draw::MIX_PRODUCT, layer, &mut mixed);
-        let mix = self.mix(layer);
         let input = self.user.words(Draw::O_INPUT, layer, mixed.len());
         let o = self.product(Matrix::O(layer), layer, &input, Draw::O);
 
@@ -277,13 +303,31 @@ impl Dealing<'_> {
     /// The corrections of a site, and the user's share of what it returns.
     fn site(&self, site: Site, layer: usize) -> (SiteCorrection, Zeroizing<Vec<u64>>) {
         let shape = &self.dealer.shape;
-        let shuffle = Shuffle::of_site(self.provider, shape, &self.step, site, layer);
         let (into, out) = (self.step.site_input(shape, site), self.step.site_output(shape, site));
+        if self.step.strict {
+            let output = self.user.words(Draw::output(site), layer, out);
+            return (self.strict_site(site, layer, |_| {}), output);
+        }
+        let shuffle = Shuffle::of_site(self.provider, shape, &self.step, site, layer);
         let user = |draw, len| self.user.words(draw, layer, len);
         let opened = difference(&shuffle.apply(&user(Draw::input(site), into)), &user(Draw::opened(site), into));
         let output = user(Draw::output(site), out);
         let returned = difference(&shuffle.invert(&user(Draw::returned(site), out)), &output);
         (SiteCorrection { opened, returned }, output)
+    }
+
+    /// Corrections and keys of a strictly evaluated site; `mix` gets the masks of the probabilities.
+    fn strict_site(&self, site: Site, layer: usize, mut mix: impl FnMut(&Wire)) -> SiteCorrection {
+        let draws = |seed| SiteDraws::new(seed, site, layer);
+        let mut dealing = strict::Dealing::new(draws(self.user), draws(self.provider));
+        let program = strict::program(&self.dealer.public, &self.step, (site, layer), &[]);
+        let (shape, step) = (&self.dealer.shape, &self.step);
+        let mixed = |_: &mut strict::Dealing, opened: &Wire| {
+            mix(opened);
+            vec![0; step.tokens * shape.query()]
+        };
+        program.run(&mut dealing, vec![0; step.site_input(shape, site)], mixed, |_| {});
+        SiteCorrection { opened: dealing.corrections, returned: dealing.keys }
     }
 
     /// Truncation of queries and keys. The pair is corrected together with the mask of the product that follows,

@@ -53,6 +53,16 @@ pub enum Error {
         /// The value due.
         need: u64,
     },
+    /// A bundle for nonlinear steps of the other kind.
+    #[error(
+        "a bundle for {have} evaluation was given to a session with {need} evaluation; give the user and the dealer the same --strict"
+    )]
+    OtherEvaluation {
+        /// The evaluation of the bundle.
+        have: &'static str,
+        /// The evaluation of the session.
+        need: &'static str,
+    },
     /// A bundle that was given out before, even if a crash kept it from being used.
     #[error("the bundle of step {step} was already taken; masks are never used twice, so begin a new session")]
     AlreadyTaken {

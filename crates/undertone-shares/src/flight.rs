@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result, expect_len};
 use crate::shape::{Shape, Site, Step};
+use crate::strict::{self, Contents};
 
 /// Most bytes of contents of one flight: what a wire carries in one go.
 pub const MAX_FLIGHT_BYTES: usize = 1 << 30;
@@ -86,7 +87,51 @@ impl FlightKind {
         (Self::AttentionNorm..=Self::Activated).contains(&self)
     }
 
-    /// Counts of what it carries.
+    /// The site of a question or of its answer.
+    pub(crate) fn site(self) -> Option<Site> {
+        Some(match self {
+            Self::AttentionNorm | Self::AttentionNormed => Site::AttentionNorm,
+            Self::Softmax | Self::Probabilities => Site::Softmax,
+            Self::MlpNorm | Self::MlpNormed => Site::MlpNorm,
+            Self::Gate | Self::Activated => Site::Activation,
+            Self::FinalNorm | Self::FinalNormed => Site::FinalNorm,
+            Self::Logits | Self::Select => Site::Logits,
+            _ => return None,
+        })
+    }
+
+    /// The questions and answers of a site.
+    pub(crate) fn of_site(site: Site) -> [Self; 2] {
+        match site {
+            Site::AttentionNorm => [Self::AttentionNorm, Self::AttentionNormed],
+            Site::Softmax => [Self::Softmax, Self::Probabilities],
+            Site::MlpNorm => [Self::MlpNorm, Self::MlpNormed],
+            Site::Activation => [Self::Gate, Self::Activated],
+            Site::FinalNorm => [Self::FinalNorm, Self::FinalNormed],
+            Site::Logits => [Self::Logits, Self::Select],
+        }
+    }
+
+    /// Counts of what it carries in a turn: 0 for flights that come once; under strict evaluation the place among the
+    /// flights of its site.
+    pub fn extent_in(self, shape: &Shape, step: &Step, turn: usize) -> Extent {
+        match self.site().filter(|_| step.strict) {
+            Some(site) => strict::flights(site, shape, step).get(turn).copied().unwrap_or_default(),
+            None => self.extent(shape, step),
+        }
+    }
+
+    /// Counts of the longest flight of this kind.
+    pub fn longest(self, shape: &Shape, step: &Step) -> Extent {
+        match self.site().filter(|_| step.strict) {
+            Some(site) => {
+                strict::flights(site, shape, step).into_iter().max_by_key(Extent::size_bytes).unwrap_or_default()
+            }
+            None => self.extent(shape, step),
+        }
+    }
+
+    /// Counts of what it carries where it comes once.
     pub fn extent(self, shape: &Shape, step: &Step) -> Extent {
         let n = step.tokens;
         let (rotated, key, query) = (n * shape.rotated(), n * shape.key(), n * shape.query());
@@ -119,8 +164,19 @@ impl FlightKind {
     }
 }
 
-/// Counts of a flight's contents.
+/// The flight that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlightDue {
+    /// Its kind.
+    pub kind: FlightKind,
+    /// Its layer, 0 for kinds outside layers.
+    pub layer: usize,
+    /// Under strict evaluation its place among the flights of its site; else 0.
+    pub turn: usize,
+}
+
+/// Counts of a flight's contents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Words of 64 bits.
     pub words: usize,
@@ -148,6 +204,8 @@ pub struct Flight {
     pub kind: FlightKind,
     /// The layer, 0 for kinds outside layers.
     pub layer: u32,
+    /// Under strict evaluation its place among the flights of its site; else 0.
+    pub turn: u32,
     /// Number of the step in its session.
     pub step: u64,
     /// Words of shares.
@@ -167,18 +225,31 @@ impl std::fmt::Debug for Flight {
 
 impl Flight {
     pub(crate) fn words(kind: FlightKind, layer: usize, step: &Step, words: Vec<u64>) -> Self {
-        Self { kind, layer: layer as u32, step: step.number, words, bits: Vec::new(), entries: Vec::new() }
+        Self { kind, layer: layer as u32, turn: 0, step: step.number, words, bits: Vec::new(), entries: Vec::new() }
+    }
+
+    /// A flight of a strictly evaluated site.
+    pub(crate) fn contents(site: Site, layer: usize, turn: usize, step: &Step, contents: Contents) -> Self {
+        let Contents { words, entries, bits } = contents;
+        let flight = Self::words(Self::kind_of(site, turn), layer, step, words);
+        Self { turn: turn as u32, bits, entries, ..flight }
+    }
+
+    /// The provider begins, and the parties take turns.
+    pub(crate) fn kind_of(site: Site, turn: usize) -> FlightKind {
+        FlightKind::of_site(site)[turn % 2]
     }
 
     /// Checks that this is the flight that is due, with the counts that are due.
     ///
     /// # Errors
     /// Another kind, layer or step, other counts, bits set beyond the last.
-    pub(crate) fn expect(&self, kind: FlightKind, layer: usize, shape: &Shape, step: &Step) -> Result<()> {
-        if self.kind != kind || self.layer as usize != layer || self.step != step.number {
+    pub(crate) fn expect(&self, due: &FlightDue, shape: &Shape, step: &Step) -> Result<()> {
+        let FlightDue { kind, layer, turn } = *due;
+        if self.kind != kind || (self.layer as usize, self.turn as usize) != (layer, turn) || self.step != step.number {
             return Err(Error::OutOfTurn { have: self.kind.name(), need: kind.name() });
         }
-        let extent = kind.extent(shape, step);
+        let extent = kind.extent_in(shape, step, turn);
         expect_len("a flight's list of words", self.words.len(), extent.words)?;
         expect_len("a flight's list of bits", self.bits.len(), extent.bits.div_ceil(8))?;
         if !extent.bits.is_multiple_of(8) && self.bits.last().is_some_and(|last| last >> (extent.bits % 8) != 0) {

@@ -29,6 +29,7 @@ mod rows;
 mod shape;
 mod shuffle;
 pub mod store;
+mod strict;
 mod truncation;
 mod twin;
 mod user;
@@ -38,7 +39,7 @@ pub use bundle::{Bundle, MAX_BUNDLE_BYTES, ProviderBundle, SessionId, UserBundle
 pub use dealer::{Dealer, DealerSession};
 pub use error::{Error, Result};
 pub use fixed::{ACTIVATION_BITS, MAX_WEIGHT_BITS, PROBABILITY_BITS, ROTARY_BITS, SCORE_BITS};
-pub use flight::{Extent, Flight, FlightKind, MAX_FLIGHT_BYTES};
+pub use flight::{Extent, Flight, FlightDue, FlightKind, MAX_FLIGHT_BYTES};
 pub use masked::MaskedModel;
 pub use pair::{Pair, PairModel};
 pub use provider::{Provider, ProviderModel};
@@ -50,6 +51,6 @@ pub use shape::{Matrix, Shape, Site, Step, pieces};
 pub use store::{BundleStore, DirectoryStore, FolderLock, MemoryStore, StoreFolder};
 #[cfg(any(test, feature = "replay"))]
 pub use twin::Replay;
-pub use twin::{Nearest, Rounding, Truncation, Twin};
+pub use twin::{Nearest, Rounding, SiteMasks, Truncation, Twin};
 pub use user::{Prepared, Reply, User, UserModel, greedy_place};
 pub use weights::{LayerScales, PublicModel, QuantizedModel};

@@ -80,7 +80,7 @@ pub(crate) fn silu_product(values: &[u64], bits: [u32; 2]) -> Vec<u64> {
 }
 
 /// e^x to about 2^-50 of its value, from additions and multiplications in a fixed order.
-fn exponential(x: f64) -> f64 {
+pub(crate) fn exponential(x: f64) -> f64 {
     // Beyond these bounds e^x is 0 or infinite; NaN stays NaN.
     if x < -745.0 {
         return 0.0;

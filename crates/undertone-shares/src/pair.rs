@@ -62,6 +62,17 @@ impl Pair {
         }
     }
 
+    /// The same conversation before its first step, for strict evaluation or not.
+    #[must_use]
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self {
+            dealer: self.dealer.with_strict(strict),
+            provider: self.provider.with_strict(strict),
+            user: self.user.with_strict(strict),
+            last: self.last,
+        }
+    }
+
     /// The rounding of this conversation, for a twin.
     #[cfg(any(test, feature = "replay"))]
     pub fn replay(&self) -> crate::twin::Replay {

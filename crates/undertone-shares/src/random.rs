@@ -119,7 +119,7 @@ pub(crate) enum Role {
 
 /// What is drawn. The user's draws come from the user's seed of a step, the provider's from the provider's.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Draw(u32);
+pub(crate) struct Draw(pub(crate) u32);
 
 #[rustfmt::skip]
 impl Draw {
@@ -164,6 +164,23 @@ impl Draw {
     pub(crate) fn output(site: Site) -> Self { Self(192 + site as u32) }
 }
 
+/// What one party draws in the exchange of one site, layer and step of strict evaluation, in the order of its program.
+pub(crate) struct SiteDraws {
+    /// Halves of the masks of what is opened.
+    pub(crate) masks: WordStream,
+    /// Roots of trees.
+    pub(crate) roots: WordStream,
+    /// The user's halves of corrections; the provider gets its own from the dealer.
+    pub(crate) corrections: WordStream,
+}
+
+impl SiteDraws {
+    pub(crate) fn new(seed: &Seed, site: Site, layer: usize) -> Self {
+        let stream = |kind: u32| seed.stream(Draw(256 + 16 * kind + site as u32), layer);
+        Self { masks: stream(0), roots: stream(1), corrections: stream(2) }
+    }
+}
+
 /// Words that a stream draws ahead.
 const AHEAD: usize = 512;
 
@@ -184,6 +201,13 @@ impl WordStream {
     fn fill(&mut self, out: &mut [u64]) {
         debug_assert_eq!(self.used, AHEAD);
         fill(&mut self.cipher, out);
+    }
+
+    /// The next `len` words; drawn before any single word.
+    pub(crate) fn take(&mut self, len: usize) -> Vec<u64> {
+        let mut words = vec![0; len];
+        self.fill(&mut words);
+        words
     }
 
     fn next(&mut self) -> u64 {
@@ -243,8 +267,9 @@ mod tests {
     fn children_meet_no_words_and_steps_of_other_extents_have_other_seeds() {
         let seed = Seed::from_bytes([3; 32]);
         let word = |seed: &Seed| u64::from_le_bytes(std::array::from_fn(|i| seed.0[i]));
-        let step =
-            |number, position, tokens, outputs| seed.of_step(Role::User, &Step { number, position, tokens, outputs });
+        let step = |number, position, tokens, outputs| {
+            seed.of_step(Role::User, &Step { number, position, tokens, outputs, strict: false })
+        };
         let seeds = [
             step(1, 5, 2, 1),
             step(1, 5, 2, 2),

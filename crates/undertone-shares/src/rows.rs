@@ -36,6 +36,11 @@ impl Rows {
         self.last.0
     }
 
+    /// Which rows count, from the first on.
+    pub(crate) fn alive(&self) -> &[bool] {
+        &self.alive
+    }
+
     /// Live rows once `placement.kept` is taken into account.
     fn live(&self, placement: &Placement) -> usize {
         let rows = self.alive.len() - (self.last.0 - placement.kept);
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     fn step(number: u64, position: usize, tokens: usize, outputs: usize) -> Step {
-        Step { number, position, tokens, outputs }
+        Step { number, position, tokens, outputs, strict: false }
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub struct Step {
     /// Of how many of them, the last ones, logits are opened and a token is chosen: none for a piece of a prompt with
     /// more to come, one for its end and for a generated token, all for drafted tokens.
     pub outputs: usize,
+    /// Whether nonlinear functions are evaluated on shares (see `strict`) instead of on permuted values.
+    pub strict: bool,
 }
 
 impl Step {
@@ -161,7 +163,7 @@ impl Step {
             );
         }
         // Every product above is below 2^28 now and layers are at most 2^10, so no extent overflows.
-        let size = |kind: &FlightKind| kind.extent(shape, self).size_bytes();
+        let size = |kind: &FlightKind| kind.longest(shape, self).size_bytes();
         if let Some(kind) = FlightKind::ALL.iter().find(|kind| size(kind) > MAX_FLIGHT_BYTES) {
             return refuse(
                 "the number of bytes of a flight",
@@ -169,7 +171,7 @@ impl Step {
                 format!("at most {MAX_FLIGHT_BYTES} ({}); use shorter chunks", kind.name()),
             );
         }
-        // The user's bundle is a seed and one number for every output.
+        // The user's bundle is a part of it: its seed, and under strict evaluation the keys.
         let bundle = ProviderBundle::size_bytes(shape, self);
         if bundle > MAX_BUNDLE_BYTES {
             let need = format!("at most {MAX_BUNDLE_BYTES}; use shorter chunks");
@@ -209,8 +211,9 @@ impl Step {
     }
 }
 
-/// Tokens of the steps in which a prompt enters: `most` each, fewer where the model could not take the step or the
-/// provider's bundle of it would exceed `most_bytes`. Later pieces are shorter then, because scores grow with positions.
+/// Tokens of the steps in which a prompt enters, evaluated strictly or not: `most` each, fewer where the model could not
+/// take the step or the provider's bundle of it would exceed `most_bytes`. Later pieces are shorter then, because scores
+/// grow with positions.
 ///
 /// # Errors
 /// A prompt beyond the model's positions, a single token whose bundle is too large, more than `most_pieces` pieces.
@@ -218,7 +221,7 @@ pub fn pieces(
     shape: &Shape,
     max_positions: usize,
     prompt: usize,
-    most: usize,
+    (most, strict): (usize, bool),
     most_bytes: usize,
     most_pieces: usize,
 ) -> Result<Vec<usize>> {
@@ -235,7 +238,7 @@ pub fn pieces(
             let need = format!("at most {most_pieces}; use a shorter prompt or longer pieces");
             return Err(Error::OutOfRange { what: "the number of pieces of a prompt", have: least as u64, need });
         }
-        let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(tokens == left) };
+        let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(tokens == left), strict };
         let check = |tokens: usize| {
             let step = step(tokens);
             step.check(shape, max_positions)?;
@@ -275,8 +278,8 @@ mod tests {
             head_dim: 64,
             vocab: 32_000,
         };
-        let check = |tokens| Step { number: 0, position: 0, tokens, outputs: 1 }.check(&shape, 2048);
-        let step = |tokens| Step { number: 0, position: 0, tokens, outputs: 1 };
+        let check = |tokens| Step { number: 0, position: 0, tokens, outputs: 1, strict: false }.check(&shape, 2048);
+        let step = |tokens| Step { number: 0, position: 0, tokens, outputs: 1, strict: false };
         let bundle = |tokens| ProviderBundle::size_bytes(&shape, &step(tokens));
         let flight = |tokens| FlightKind::ALL.iter().map(|kind| kind.extent(&shape, &step(tokens)).size_bytes()).max();
         let most = (1..2048).find(|&tokens| bundle(tokens) > MAX_BUNDLE_BYTES).unwrap() - 1;
@@ -286,7 +289,7 @@ mod tests {
         let most = (1..2048).find(|&tokens| flight(tokens).unwrap() > MAX_FLIGHT_BYTES).unwrap();
         let error = check(most).unwrap_err().to_string();
         assert!(error.contains("prepare") && error.contains("shorter chunks"), "{error}");
-        let outputs = |outputs| Step { number: 0, position: 0, tokens: 2, outputs }.check(&shape, 2048);
+        let outputs = |outputs| Step { number: 0, position: 0, tokens: 2, outputs, strict: false }.check(&shape, 2048);
         assert!(outputs(0).is_ok() && outputs(2).is_ok() && outputs(3).is_err());
         assert!(check(0).is_err() && check(2049).is_err() && check(usize::MAX).is_err());
     }
@@ -302,30 +305,31 @@ mod tests {
             head_dim: 128,
             vocab: 128_256,
         };
-        let all = pieces(&shape, 8192, 6000, 64, MAX_BUNDLE_BYTES, 2048).unwrap();
+        let all = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, 2048).unwrap();
         assert_eq!(all.iter().sum::<usize>(), 6000);
         assert!(all[0] < 64 && all.windows(2).take(all.len() - 2).all(|pair| pair[0] >= pair[1]), "{all:?}");
         let mut position = 0;
         for (i, &tokens) in all.iter().enumerate() {
-            let step = |tokens| Step { number: 0, position, tokens, outputs: usize::from(i + 1 == all.len()) };
+            let step =
+                |tokens| Step { number: 0, position, tokens, outputs: usize::from(i + 1 == all.len()), strict: false };
             step(tokens).check(&shape, 8192).unwrap();
             // None is shorter than it must be.
             assert!(tokens == 64 || i + 1 == all.len() || step(tokens + 1).check(&shape, 8192).is_err());
             position += tokens;
         }
         let small = Shape { layers: 2, hidden: 64, intermediate: 64, vocab: 64, ..shape };
-        assert_eq!(pieces(&small, 8192, 200, 64, MAX_BUNDLE_BYTES, 4).unwrap(), [64, 64, 64, 8]);
+        assert_eq!(pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES, 4).unwrap(), [64, 64, 64, 8]);
         assert!(
-            pieces(&small, 100, 101, 64, MAX_BUNDLE_BYTES, 4).is_err()
-                && pieces(&small, 100, 0, 64, 1 << 30, 4).is_err()
+            pieces(&small, 100, 101, (64, false), MAX_BUNDLE_BYTES, 4).is_err()
+                && pieces(&small, 100, 0, (64, false), 1 << 30, 4).is_err()
         );
-        let error = pieces(&shape, 8192, 8, 64, 1 << 20, 4).unwrap_err().to_string();
+        let error = pieces(&shape, 8192, 8, (64, false), 1 << 20, 4).unwrap_err().to_string();
         assert!(error.contains("of a bundle") && error.contains("1048576"), "{error}");
         // Too many pieces are refused when it is certain: at once, or when bundles have made the pieces short.
-        let error = pieces(&small, 8192, 200, 64, MAX_BUNDLE_BYTES, 3).unwrap_err().to_string();
+        let error = pieces(&small, 8192, 200, (64, false), MAX_BUNDLE_BYTES, 3).unwrap_err().to_string();
         assert!(error.contains("pieces of a prompt is 4 and must be at most 3"), "{error}");
-        let error = pieces(&shape, 8192, 6000, 64, MAX_BUNDLE_BYTES, all.len() - 1).unwrap_err().to_string();
+        let error = pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len() - 1).unwrap_err().to_string();
         assert!(error.contains("pieces of a prompt"), "{error}");
-        assert_eq!(pieces(&shape, 8192, 6000, 64, MAX_BUNDLE_BYTES, all.len()).unwrap(), all);
+        assert_eq!(pieces(&shape, 8192, 6000, (64, false), MAX_BUNDLE_BYTES, all.len()).unwrap(), all);
     }
 }

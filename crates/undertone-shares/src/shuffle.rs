@@ -76,7 +76,7 @@ mod tests {
 
     const SHAPE: Shape =
         Shape { hidden: 5, intermediate: 7, layers: 1, heads: 3, key_heads: 3, head_dim: 2, vocab: 11 };
-    const STEP: Step = Step { number: 0, position: 2, tokens: 4, outputs: 2 };
+    const STEP: Step = Step { number: 0, position: 2, tokens: 4, outputs: 2, strict: false };
 
     #[test]
     fn rows_stay_together_and_inversion_undoes() {
@@ -122,7 +122,7 @@ mod tests {
         for session in 0..2 {
             let root = Seed::from_bytes([session; 32]);
             for number in 0..20 {
-                let step = Step { number, position: 30 + number as usize, tokens: 1, outputs: 1 };
+                let step = Step { number, position: 30 + number as usize, tokens: 1, outputs: 1, strict: false };
                 let seed = root.of_step(crate::random::Role::Provider, &step);
                 let layers = [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation];
                 let sites = (0..shape.layers).flat_map(|layer| layers.map(|site| (site, layer)));

@@ -3,7 +3,8 @@
 //! Everything the protocol does is exact on the ring except the dealer's truncation, which rounds up or down by the
 //! low bits of its masks. A twin that replays them (`Replay`) gives the protocol's integers bit for bit; one that
 //! rounds to nearest ([`Nearest`]) is the same model without that noise.
-//! `clear_id` of a step is the largest of these logits.
+//! `clear_id` of a step is the largest of these logits. Under strict evaluation nonlinear functions are the programs of
+//! `strict`, run in the clear.
 
 use std::sync::Arc;
 
@@ -16,10 +17,13 @@ use crate::columns::{columns, halves};
 use crate::error::{Error, Result};
 use crate::fixed::{ACTIVATION_BITS, add_shifted, power};
 use crate::nonlinear::{rms_norm, silu_product, softmax_rows};
+use crate::random::WordStream;
 use crate::rotary::RotaryTable;
 use crate::rows::{Placement, Rows};
-use crate::shape::{Matrix, Shape, Step};
+use crate::shape::{Matrix, Shape, Site, Step};
+use crate::strict::{self, Clear};
 use crate::truncation;
+use crate::user::greedy_place;
 use crate::weights::QuantizedModel;
 
 #[cfg(any(test, feature = "replay"))]
@@ -40,13 +44,23 @@ pub trait Rounding {
     /// which way it is rounded. None for rounding to nearest.
     fn low_bits(&self, truncation: Truncation, step: &Step, layer: usize, drops: &[u32])
     -> Option<Zeroizing<Vec<u64>>>;
+
+    /// The masks of a strictly evaluated site, which round there. None for rounding to nearest.
+    fn site_masks(&self, site: Site, step: &Step, layer: usize) -> Option<SiteMasks>;
 }
+
+/// Both parties' masks of a strictly evaluated site, in the order of their use.
+pub struct SiteMasks(pub(crate) [WordStream; 2]);
 
 /// To nearest, ties up.
 pub struct Nearest;
 
 impl Rounding for Nearest {
     fn low_bits(&self, _: Truncation, _: &Step, _: usize, _: &[u32]) -> Option<Zeroizing<Vec<u64>>> {
+        None
+    }
+
+    fn site_masks(&self, _: Site, _: &Step, _: usize) -> Option<SiteMasks> {
         None
     }
 }
@@ -62,6 +76,9 @@ pub struct Twin<R> {
     position: usize,
     rows: Rows,
     caches: Vec<(HeadRows, HeadRows)>,
+    strict: bool,
+    /// The last step.
+    last: Step,
 }
 
 impl<R: Rounding> Twin<R> {
@@ -74,7 +91,14 @@ impl<R: Rounding> Twin<R> {
     ) -> Self {
         let shape = model.public().shape();
         let caches = (0..shape.layers).map(|_| (HeadRows::new(&shape), HeadRows::new(&shape))).collect();
-        Self { model, shape, rotary, kernels, rounding, next: 0, position: 0, rows: Rows::default(), caches }
+        let (rows, last) = (Rows::default(), Step { number: 0, position: 0, tokens: 0, outputs: 0, strict: false });
+        Self { model, shape, rotary, kernels, rounding, next: 0, position: 0, rows, caches, strict: false, last }
+    }
+
+    /// The same conversation before its first step, with nonlinear functions as strict evaluation has them, or not.
+    #[must_use]
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
     }
 
     /// Runs the next tokens and returns the residual stream after the last layer, `[n, D]`.
@@ -90,8 +114,10 @@ impl<R: Rounding> Twin<R> {
     /// # Errors
     /// As [`Twin::forward`], and a placement that does not fit the step before.
     pub fn forward_as(&mut self, tokens: &[u32], outputs: usize, placement: Placement) -> Result<Vec<u64>> {
-        let step = Step { number: self.next, position: self.position, tokens: tokens.len(), outputs };
-        step.check(&self.shape, self.rotary.positions())?;
+        let strict = self.strict;
+        let step = Step { number: self.next, position: self.position, tokens: tokens.len(), outputs, strict };
+        // Nothing is dealt for a twin, so that a step may be longer than a bundle of strict evaluation.
+        Step { strict: false, ..step }.check(&self.shape, self.rotary.positions())?;
         let positions = self.rows.positions(&step, &placement)?;
         let vocab = self.shape.vocab;
         if tokens.iter().any(|&token| token as usize >= vocab) {
@@ -105,8 +131,9 @@ impl<R: Rounding> Twin<R> {
         self.rows.push(&step, &placement);
         for layer in 0..self.shape.layers {
             self.attention(&step, &positions, layer, &mut stream);
-            self.mlp(layer, &mut stream);
+            self.mlp(&step, layer, &mut stream);
         }
+        self.last = step;
         self.next += 1;
         self.position += tokens.len();
         Ok(stream)
@@ -114,7 +141,16 @@ impl<R: Rounding> Twin<R> {
 
     /// Logits of rows of the residual stream, `[rows, V]`, as integers.
     pub fn logits(&self, stream: &[u64]) -> Vec<u64> {
-        self.product(Matrix::Head, &self.norm(stream))
+        self.product(Matrix::Head, &self.norm(&self.last, (Site::FinalNorm, 0), stream))
+    }
+
+    /// The tokens of the largest of logits of the outputs of the last step.
+    pub fn choose(&self, logits: &[u64]) -> Vec<u32> {
+        if !self.strict {
+            return logits.chunks_exact(self.shape.vocab).map(|row| greedy_place(row) as u32).collect();
+        }
+        let step = Step { outputs: logits.len() / self.shape.vocab, ..self.last };
+        self.strictly(&step, (Site::Logits, 0), logits.to_vec()).iter().map(|place| *place as u32).collect()
     }
 
     /// One unit of a logit.
@@ -135,7 +171,8 @@ impl<R: Rounding> Twin<R> {
         let (shape, kernels) = (self.shape, Arc::clone(&self.kernels));
         let public = self.model.public();
         let width = shape.rotated() + shape.key();
-        let qkv = self.product(Matrix::Qkv(layer), &self.norm(stream));
+        let normed = self.norm(step, (Site::AttentionNorm, layer), stream);
+        let qkv = self.product(Matrix::Qkv(layer), &normed);
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
         self.rotary.rotate(&mut rotated, shape.rotated(), positions);
         let drops = public.rotated_drop(layer);
@@ -149,19 +186,33 @@ impl<R: Rounding> Twin<R> {
         let mut scores = vec![0; step.scores(&shape)];
         let queries = columns(&rotated, shape.rotated(), 0..shape.query());
         add_scores(&*kernels, (&shape, step), &mut scores, &queries, keys);
-        self.rows.hide(&shape, step, &mut scores);
-        let probabilities = softmax_rows(&shape, step, &scores);
-        let mut mixed = vec![0; step.tokens * shape.query()];
-        add_mixed(&*kernels, (&shape, step), &mut mixed, &probabilities, values);
-        self.truncate(Truncation::Mix, step, layer, &mut mixed, |_| drop);
+        let mix = |probabilities: &[u64]| {
+            let mut mixed = vec![0; step.tokens * shape.query()];
+            add_mixed(&*kernels, (&shape, step), &mut mixed, probabilities, values);
+            mixed
+        };
+        let mixed = if step.strict {
+            let program = strict::program(self.model.public(), step, (Site::Softmax, layer), self.rows.alive());
+            let mut clear = Clear::new(self.rounding.site_masks(Site::Softmax, step, layer).map(|masks| masks.0));
+            program.run(&mut clear, scores, |_, wire| mix(&wire.open), |_| {})
+        } else {
+            self.rows.hide(&shape, step, &mut scores);
+            let mut mixed = mix(&softmax_rows(&shape, step, &scores));
+            self.truncate(Truncation::Mix, step, layer, &mut mixed, |_| drop);
+            mixed
+        };
         self.add_to_stream(stream, Matrix::O(layer), &mixed);
     }
 
-    fn mlp(&self, layer: usize, stream: &mut [u64]) {
-        let both = self.product(Matrix::GateUp(layer), &self.norm(stream));
+    fn mlp(&self, step: &Step, layer: usize, stream: &mut [u64]) {
+        let both = self.product(Matrix::GateUp(layer), &self.norm(step, (Site::MlpNorm, layer), stream));
+        let both = halves(&both, 2 * self.shape.intermediate);
         let scales = &self.model.public().layers[layer];
         let bits = [scales.gate, scales.up].map(|bits| ACTIVATION_BITS + bits);
-        let activated = silu_product(&halves(&both, 2 * self.shape.intermediate), bits);
+        let activated = match step.strict {
+            true => self.strictly(step, (Site::Activation, layer), both),
+            false => silu_product(&both, bits),
+        };
         self.add_to_stream(stream, Matrix::Down(layer), &activated);
     }
 
@@ -182,7 +233,17 @@ impl<R: Rounding> Twin<R> {
         }
     }
 
-    fn norm(&self, stream: &[u64]) -> Vec<u64> {
+    /// A strictly evaluated site.
+    fn strictly(&self, step: &Step, (site, layer): (Site, usize), input: Vec<u64>) -> Vec<u64> {
+        let program = strict::program(self.model.public(), step, (site, layer), self.rows.alive());
+        let mut clear = Clear::new(self.rounding.site_masks(site, step, layer).map(|masks| masks.0));
+        program.run(&mut clear, input, |_, _| Vec::new(), |_| {})
+    }
+
+    fn norm(&self, step: &Step, site: (Site, usize), stream: &[u64]) -> Vec<u64> {
+        if step.strict {
+            return self.strictly(step, site, stream.to_vec());
+        }
         let public = self.model.public();
         rms_norm(stream, self.shape.hidden, public.residual_bits(), public.config.rms_norm_eps)
     }

@@ -204,6 +204,37 @@ fn everything_the_provider_receives_is_uniform() {
     assert!(deviation(opened) > 100.0 * THRESHOLD);
 }
 
+/// Under strict evaluation nobody opens anything: what each party receives is uniform, shares and values under masks alike,
+/// and so is what the user learns beside the token.
+#[test]
+fn everything_that_travels_strictly_is_uniform() {
+    let setup = setup();
+    let mut bytes: BTreeMap<(FlightKind, &str), Vec<u8>> = BTreeMap::new();
+    let mut chosen = std::collections::BTreeSet::new();
+    for number in 0..120 {
+        let mut pair = Pair::new(&setup, root(8, number)).with_strict(true);
+        let see = |flight: &Flight| {
+            let mut note = |name, new: &mut dyn Iterator<Item = u8>| {
+                bytes.entry((flight.kind, name)).or_default().extend(new);
+            };
+            note("low", &mut flight.words.iter().map(|&word| word as u8));
+            note("high", &mut flight.words.iter().map(|word| (word >> 56) as u8));
+            note("narrow", &mut flight.entries.iter().map(|&entry| entry as u8));
+            note("top", &mut flight.entries.iter().map(|entry| (entry >> 24) as u8));
+        };
+        chosen.insert(pair.step(&[7, 7, 7], |_| panic!("no logits are opened"), see).unwrap());
+    }
+    // One prompt, and the same token but for the rounding.
+    assert!(chosen.len() < 5, "{}", chosen.len());
+    bytes.retain(|_, bytes| !bytes.is_empty());
+    // Prepare, embed, rotated, scores; questions and answers of six sites; narrow ones of softmax, activation and logits.
+    assert_eq!(bytes.len(), 2 * (4 + 12) - 2 + 2 * 6);
+    for ((kind, name), bytes) in bytes {
+        let deviation = deviation(bytes);
+        assert!(deviation.abs() < THRESHOLD, "{} {name}: {deviation}", kind.name());
+    }
+}
+
 /// Runs one step by hand up to the choice; returns both parties and the opened logits.
 fn until_choice(setup: &PairModel, seed: Seed, tokens: &[u32]) -> (User, Provider, Vec<u64>) {
     let mut session = setup.dealer.session_with_seed(seed);
@@ -273,5 +304,5 @@ fn places_outside_the_table_are_refused() {
 }
 
 fn select(entry: u32) -> Flight {
-    Flight { kind: FlightKind::Select, layer: 0, step: 0, words: vec![], bits: vec![], entries: vec![entry] }
+    Flight { kind: FlightKind::Select, layer: 0, turn: 0, step: 0, words: vec![], bits: vec![], entries: vec![entry] }
 }

@@ -56,6 +56,64 @@ fn tokens_and_logits_equal_the_twins_in_every_shape() {
     }
 }
 
+/// Logits of the outputs of a step.
+fn output_logits<R: Rounding>(twin: &mut Twin<R>, tokens: &[u32], outputs: usize, placement: Placement) -> Vec<u64> {
+    let stream = twin.forward_as(tokens, outputs, placement).unwrap();
+    let rows = &stream[stream.len() / tokens.len() * (tokens.len() - outputs)..];
+    twin.logits(rows)
+}
+
+/// Under strict evaluation: all tokens are the twin's, which computes the same integers from the same masks.
+#[test]
+fn strictly_evaluated_tokens_equal_the_twins_in_every_shape() {
+    for (number, config) in shapes().into_iter().enumerate() {
+        let model = Arc::new(QuantizedModel::new(&synthetic(config.clone(), 7)).unwrap());
+        let kernels = detect_word_kernels();
+        let setup = PairModel::new(Arc::clone(&model), 128, kernels, Seed::from_bytes([1; 32])).unwrap();
+        let mut pair = Pair::new(&setup, Seed::from_bytes([number as u8; 32])).with_strict(true);
+        let rotary = || Arc::new(RotaryTable::new(&config, 128));
+        let mut twin = Twin::new(Arc::clone(&model), rotary(), scalar_word_kernels(), pair.replay()).with_strict(true);
+        // The other evaluation of the same rows, to nearest.
+        let mut plain = Twin::new(model, rotary(), scalar_word_kernels(), Nearest);
+        let mut kept = 0;
+        // A prompt with filler, a piece without outputs, drafted tokens of which one and then two are dropped.
+        let steps: [(&[u32], usize, usize, usize); 6] = [
+            (&[7, 7, 3, 1], 0, 0, 2),
+            (&[4, 1, 5], 1, 4, 0),
+            (&[9, 2, 6], 3, 3, 0),
+            (&[3, 5, 8], 3, 2, 0),
+            (&[3], 1, 1, 0),
+            (&[8], 1, 1, 0),
+        ];
+        for (tokens, outputs, rows, skipped) in steps {
+            kept = rows.min(kept);
+            let placement = Placement { kept, skipped };
+            let logits = output_logits(&mut twin, tokens, outputs, placement);
+            let near = output_logits(&mut plain, tokens, outputs, placement);
+            let mut opened = Vec::new();
+            let chosen = pair
+                .step_as(
+                    tokens,
+                    outputs,
+                    placement,
+                    |_| panic!("no logits are opened"),
+                    |flight| {
+                        opened.push(flight.kind);
+                    },
+                )
+                .unwrap();
+            assert_eq!(chosen, twin.choose(&logits), "shape {number}");
+            assert!(!opened.contains(&FlightKind::Mix) && !opened.contains(&FlightKind::Selected));
+            let unit = plain.logit_unit();
+            let differences = logits.iter().zip(&near).map(|(a, b)| (a.wrapping_sub(*b) as i64 as f64 * unit).abs());
+            let size = near.iter().map(|&b| (b as i64 as f64 * unit).abs()).fold(0.0, f64::max);
+            let worst = differences.fold(0.0, f64::max);
+            assert!(worst <= 0.02 * size, "shape {number}: {worst} of {size}");
+            kept = tokens.len();
+        }
+    }
+}
+
 /// Rounds of one token, of drafted tokens of which some are dropped, and pieces of a prompt with filler before it: all
 /// integers are those of a twin whose rows are the same.
 #[test]

@@ -95,6 +95,7 @@ fn conversation(
         max_new_tokens,
         choice: Choice::Greedy,
         draft: 0,
+        strict: false,
         provider: &parties.to_provider,
         dealer: &parties.to_dealer,
         store: Box::new(MemoryStore::default()),

@@ -38,6 +38,7 @@ pub fn demo(arguments: &DemoArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.max_new_tokens,
         choice: Choice::Greedy,
         draft: arguments.draft,
+        strict: arguments.strict,
         provider: &parties.to_provider,
         dealer: &parties.to_dealer,
         store: Box::new(MemoryStore::default()),

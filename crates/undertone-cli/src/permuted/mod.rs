@@ -42,6 +42,11 @@ pub struct PermutedArguments {
     /// Tokens guessed in every step and checked in one pass, for the rounds of one token (mode permuted)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub draft: usize,
+
+    /// Evaluate nonlinear steps on shares, so that nothing permuted is opened and the weights leak through the answers
+    /// only: slower, with more from the dealer (mode permuted)
+    #[arg(long, requires = "dealer")]
+    pub strict: bool,
 }
 
 /// Refuses flags of mode permuted in another one.
@@ -51,7 +56,7 @@ pub struct PermutedArguments {
 pub fn refuse_flags(draft: usize, other: bool, verb: &str) -> Result<()> {
     if draft > 0 || other {
         return Err(Error::Usage(format!(
-            "--draft, --dealer and the network of a demo belong to mode permuted, not to {verb}; add --mode permuted"
+            "--draft, --strict, --dealer and the network of a demo belong to mode permuted, not to {verb}; add --mode permuted"
         )));
     }
     Ok(())

@@ -23,6 +23,9 @@ const PIECE: usize = 64;
 /// Seconds per token that the published implementation reports at 10 ms and 1 Gbit/s, for ChatGLM-6B.
 const PUBLISHED_SECONDS: f64 = 3.0;
 
+/// Rounds, bytes of contents and bytes of bundles of a prompt.
+type Prefill = (u64, u64, u64);
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -32,16 +35,20 @@ pub fn plan(arguments: &PlanArguments, context: &Context) -> Result<()> {
     let config = config_like(&arguments.model.to_string_lossy())?;
     let (shape, prompt) = (Shape::new(&config), arguments.public + arguments.private);
     let positions = config.max_position_embeddings;
-    let pieces = pieces(&shape, positions, prompt.max(1), PIECE, MAX_BUNDLE_BYTES, MAX_PIECES)?;
+    let pieces = |strict| pieces(&shape, positions, prompt.max(1), (PIECE, strict), MAX_BUNDLE_BYTES, MAX_PIECES);
     let rows = arguments.draft + 1;
     let last = (prompt + arguments.max_new_tokens).saturating_sub(1);
-    Step { number: 0, position: last.saturating_sub(1), tokens: 1, outputs: 1 }.check(&shape, positions)?;
+    Step { number: 0, position: last.saturating_sub(1), tokens: 1, outputs: 1, strict: false }
+        .check(&shape, positions)?;
     // A token in the middle of the continuation.
     let position = prompt + arguments.max_new_tokens / 2;
-    let token = Traffic::new(&shape, &Step { number: 0, position, tokens: rows, outputs: rows });
+    let token = |strict| Traffic::new(&shape, &Step { number: 0, position, tokens: rows, outputs: rows, strict });
     let bandwidth = memory_bandwidth();
-    let prefill = prefill(&shape, &pieces);
-    let object = object(&shape, (prompt, last), (&token, prefill), bandwidth, arguments.draft);
+    let default = (token(false), prefill(&shape, &pieces(false)?, false));
+    // A model or a prompt may be too large for strict evaluation alone.
+    let strictly = pieces(true).map(|pieces| (token(true), prefill(&shape, &pieces, true)));
+    let mut object = object(&shape, (prompt, last), (&default.0, default.1), bandwidth, arguments.draft);
+    object["strict"] = strict_object(strictly);
     context.result(&object, || text(&object));
     Ok(())
 }
@@ -59,20 +66,24 @@ fn memory_bandwidth() -> f64 {
 }
 
 /// Rounds, bytes of contents and bytes of bundles of a prompt in these pieces.
-fn prefill(shape: &Shape, pieces: &[usize]) -> (u64, u64, u64) {
+fn prefill(shape: &Shape, pieces: &[usize], strict: bool) -> Prefill {
     let mut position = 0;
     pieces.iter().enumerate().fold((0, 0, 0), |sum, (number, &tokens)| {
         let outputs = usize::from(number + 1 == pieces.len());
-        let traffic = Traffic::new(shape, &Step { number: number as u64, position, tokens, outputs });
+        let traffic = Traffic::new(shape, &Step { number: number as u64, position, tokens, outputs, strict });
         position += tokens;
-        (sum.0 + traffic.rounds(), sum.1 + traffic.token_bytes(), sum.2 + traffic.offline_bytes)
+        (
+            sum.0 + traffic.rounds(),
+            sum.1 + traffic.token_bytes(),
+            sum.2 + traffic.offline_bytes + traffic.user_offline_bytes,
+        )
     })
 }
 
 fn object(
     shape: &Shape,
     (prompt, last): (usize, usize),
-    (token, prefill): (&Traffic, (u64, u64, u64)),
+    (token, prefill): (&Traffic, Prefill),
     bandwidth: f64,
     draft: usize,
 ) -> Value {
@@ -81,22 +92,19 @@ fn object(
     let rows = last as u64 * (draft as u64 + 1);
     let cache = 4 * 8 * 2 * shape.layers as u64 * shape.key() as u64 * rows / 2;
     let provider_seconds = weights as f64 / bandwidth;
-    let seconds = |rounds: u64, bytes: u64, network: &Network| {
-        rounds as f64 * network.round_trip().as_secs_f64() + 8.0 * bytes as f64 / network.bits_per_second as f64
-    };
     let networks: Vec<Value> = Network::PROFILES
         .iter()
         .map(|network| {
-            let online = seconds(token.rounds(), token.token_bytes(), network) + provider_seconds;
+            let online = network_seconds(token.rounds(), token.token_bytes(), network) + provider_seconds;
             // What is prepared beside it reads four times as many bytes, and the slower of both counts.
             let per_token = online.max(masked as f64 / bandwidth);
             json!({
                 "profile": network.name,
                 "round_trip_ms": network.round_trip().as_secs_f64() * 1e3,
                 "megabits_per_second": network.bits_per_second / 1_000_000,
-                "network_seconds": seconds(token.rounds(), token.token_bytes(), network),
+                "network_seconds": network_seconds(token.rounds(), token.token_bytes(), network),
                 "seconds_per_pass": per_token,
-                "prefill_network_seconds": seconds(prefill.0, prefill.1, network),
+                "prefill_network_seconds": network_seconds(prefill.0, prefill.1, network),
             })
         })
         .collect();
@@ -108,7 +116,7 @@ fn object(
         "rounds_per_pass": token.rounds(),
         "bytes_per_pass": token.token_bytes(),
         "online_bytes_per_pass": token.online_bytes,
-        "offline_bytes_per_pass": token.offline_bytes,
+        "offline_bytes_per_pass": token.offline_bytes + token.user_offline_bytes,
         "published_bytes_per_token": 8 * token.published_elements,
         "published_seconds_per_token": PUBLISHED_SECONDS,
         "prefill_rounds": prefill.0,
@@ -124,6 +132,40 @@ fn object(
         "networks": networks,
         "verdict": "obfuscates the weights and hides the prompt; see undertone privacy --mode permuted",
     })
+}
+
+/// What a pass and a prompt take under strict evaluation, or why there is none.
+fn strict_object(strictly: std::result::Result<(Traffic, Prefill), undertone_shares::Error>) -> Value {
+    let (token, prefill) = match strictly {
+        Ok(strictly) => strictly,
+        Err(error) => return json!({ "offered": false, "reason": error.to_string() }),
+    };
+    let networks: Vec<Value> = Network::PROFILES
+        .iter()
+        .map(|network| {
+            json!({
+                "profile": network.name,
+                "network_seconds": network_seconds(token.rounds(), token.token_bytes(), network),
+                "prefill_network_seconds": network_seconds(prefill.0, prefill.1, network),
+            })
+        })
+        .collect();
+    json!({
+        "offered": true,
+        "rounds_per_pass": token.rounds(),
+        "bytes_per_pass": token.token_bytes(),
+        "online_bytes_per_pass": token.online_bytes,
+        "offline_bytes_per_pass": token.offline_bytes + token.user_offline_bytes,
+        "prefill_rounds": prefill.0,
+        "prefill_bytes": prefill.1,
+        "prefill_offline_bytes": prefill.2,
+        "networks": networks,
+    })
+}
+
+/// Seconds of rounds and bytes on a network.
+fn network_seconds(rounds: u64, bytes: u64, network: &Network) -> f64 {
+    rounds as f64 * network.round_trip().as_secs_f64() + 8.0 * bytes as f64 / network.bits_per_second as f64
 }
 
 /// The object as lines.
@@ -169,6 +211,34 @@ fn text(object: &Value) -> String {
             network["network_seconds"].as_f64().unwrap_or(0.0),
             network["prefill_network_seconds"].as_f64().unwrap_or(0.0)
         ));
+    }
+    let strict = &object["strict"];
+    if strict["offered"] == Value::Bool(true) {
+        let number = |name: &str| strict[name].as_f64().unwrap_or(0.0);
+        let seconds: Vec<String> = strict["networks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|network| {
+                let name = network["profile"].as_str().unwrap_or("");
+                format!("{name} {:.2} s", network["network_seconds"].as_f64().unwrap_or(0.0))
+            })
+            .collect();
+        lines.push(format!(
+            "--strict     a pass: {} rounds, {:.2} MB on the network, {:.2} MB of bundles beforehand, on the network {}",
+            strict["rounds_per_pass"],
+            number("bytes_per_pass") / 1e6,
+            number("offline_bytes_per_pass") / 1e6,
+            seconds.join(", ")
+        ));
+        lines.push(format!(
+            "--strict     prompt: {} rounds, {:.1} MB on the network, {:.1} MB of bundles beforehand",
+            strict["prefill_rounds"],
+            number("prefill_bytes") / 1e6,
+            number("prefill_offline_bytes") / 1e6
+        ));
+    } else {
+        lines.push(format!("--strict     not for this prompt: {}", strict["reason"].as_str().unwrap_or("")));
     }
     lines.push(format!(
         "published    about {PUBLISHED_SECONDS:.0} s per token at 10 ms and 1 Gbit/s, for a model of 6 billion weights"

@@ -23,6 +23,10 @@ use zeroize::Zeroizing;
 /// Whatever the flags, the prompt, the provider or the dealer give rise to.
 pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
     check_draft(arguments.permuted.draft)?;
+    if arguments.permuted.strict && arguments.text.sampling.temperature != 0.0 {
+        let remedy = "leave out --temperature, or --strict";
+        return Err(Error::Usage(format!("under --strict nobody sees logits to draw from; {remedy}")));
+    }
     let (server, dealer) = endpoints(arguments)?;
     let profile = server.network.map_or("none", |network| network.name).to_owned();
     let choice = match arguments.text.sampling.temperature {
@@ -59,6 +63,7 @@ pub fn run(arguments: &RunArguments, context: &Context) -> Result<()> {
         max_new_tokens: arguments.text.max_new_tokens,
         choice,
         draft: arguments.permuted.draft,
+        strict: arguments.permuted.strict,
         provider: &provider,
         dealer: &dealer,
         store,

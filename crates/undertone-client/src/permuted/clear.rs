@@ -86,10 +86,11 @@ pub fn compare(
     model: &Llama,
     kernels: Arc<dyn WordKernels>,
 ) -> Result<(), Error> {
-    let mut twin = ClearSide::new(model, kernels)?.twin();
+    let mut twin = ClearSide::new(model, kernels)?.twin().with_strict(report.strict);
     let mut input = Zeroizing::new(prompt.to_vec());
     for token in &mut report.run.tokens {
-        let clear_id = greedy_place(&twin.forward_last(&input)?) as u32;
+        let logits = twin.forward_last(&input)?;
+        let clear_id = twin.choose(&logits).first().copied().unwrap_or(0);
         token.clear_id = Some(clear_id);
         token.top1_agrees = Some(clear_id == token.id);
         *input = vec![token.id];

@@ -7,7 +7,7 @@ use super::draft::{agreeing, guesses};
 use super::pump::Pump;
 use super::report::{PermutedReport, StepReport};
 use super::setup::{UserSide, dialled};
-use super::supply::Supply;
+use super::supply::{Steps, Supply};
 use crate::{Error, RunReport, TokenReport};
 use std::time::{Duration, Instant};
 use undertone_model::tokenizer::DecodeStream;
@@ -67,6 +67,8 @@ pub struct Request<'a> {
     pub choice: Choice,
     /// Tokens drafted in every step; only with greedy choice.
     pub draft: usize,
+    /// Whether nonlinear steps are evaluated on shares; only with greedy choice.
+    pub strict: bool,
     /// Opens connections to the provider.
     pub provider: &'a Dial,
     /// Opens connections to the dealer.
@@ -90,8 +92,9 @@ pub fn generate(request: Request<'_>, follower: &mut dyn Follower) -> Result<Per
     let Request { prompt: (prompt, public_tokens), choice, store, tokenizer, .. } = request;
     generation.choice = choice;
     let link = generation.link.take().ok_or(Error::Stopped)?;
-    let mut supply = Supply::start(link, store, generation.side.model.clone(), generation.draft + 1);
     let places = Places::new(&opened, prompt.len());
+    let steps = Steps { pieces: places.pieces.clone(), draft: generation.draft, strict: generation.strict };
+    let mut supply = Supply::start(link, store, generation.side.model.clone(), steps);
     if generation.draft == 0 {
         supply.prepare_ahead(places.clone());
     }
@@ -144,6 +147,7 @@ struct Generation<'a> {
     link: Option<DealLink<Box<dyn undertone_protocol::Duplex>>>,
     choice: Choice,
     draft: usize,
+    strict: bool,
     max_new_tokens: usize,
     decoder: Option<DecodeStream<'a>>,
     tokens: Vec<TokenReport>,
@@ -167,7 +171,7 @@ impl<'a> Generation<'a> {
             max_new_tokens: number(request.max_new_tokens),
             draft: number(request.draft),
         };
-        let opened = link.session(request.side.masked_digest, counts)?;
+        let opened = link.session(request.side.masked_digest, counts, request.strict)?;
         let room: usize = opened.pieces.iter().map(|&piece| piece as usize).sum();
         if room < prompt.len() {
             let (have, need) = (room as u64, prompt.len() as u64);
@@ -184,8 +188,8 @@ impl<'a> Generation<'a> {
         shape.check_for(undertone_protocol::Mode::Permuted)?;
         debug_assert!(public_tokens <= prompt.len());
         let dimensions = request.side.model.public().shape();
-        let user = User::new(request.side.model.clone());
-        let client = Client::new(request.side.digests.hello(shape), dimensions, user);
+        let user = User::new(request.side.model.clone()).with_strict(request.strict);
+        let client = Client::new(request.side.digests.hello(shape, request.strict), dimensions, user);
         let mut pump = Pump::new(client, dialled(request.provider)?);
         pump.run()?;
         let generation = Self {
@@ -195,6 +199,7 @@ impl<'a> Generation<'a> {
             link: Some(link),
             choice: Choice::Greedy,
             draft: request.draft,
+            strict: request.strict,
             max_new_tokens: request.max_new_tokens,
             decoder: None,
             tokens: Vec::new(),
@@ -359,7 +364,7 @@ impl<'a> Generation<'a> {
             key_bytes: 0,
             rounds: flights.rounds(),
             peak_rss_bytes: None,
-            leakage: leakage().into_iter().map(|leak| leak.sentence).collect(),
+            leakage: leakage(self.strict).into_iter().map(|leak| leak.sentence).collect(),
             tokens: self.tokens,
         };
         let after = run.tokens.len().saturating_sub(1) as f64 / passes.saturating_sub(1).max(1) as f64;
@@ -369,6 +374,7 @@ impl<'a> Generation<'a> {
             offline_seconds: self.waited.as_secs_f64(),
             setup_bytes: self.side.fetched_bytes,
             profile,
+            strict: self.strict,
             steps: self.steps,
             tokens_per_pass: after,
             run,
@@ -385,6 +391,9 @@ fn check(request: &Request<'_>, prompt: usize, positions: usize) -> Result<(), E
     }
     if request.draft > 0 && !matches!(request.choice, Choice::Greedy) {
         return Err(Error::DraftNeedsGreedy);
+    }
+    if request.strict && !matches!(request.choice, Choice::Greedy) {
+        return Err(Error::StrictNeedsGreedy);
     }
     let have = prompt.saturating_add(request.max_new_tokens - 1);
     if have > positions {

@@ -35,6 +35,8 @@ pub struct PermutedReport {
     pub setup_bytes: u64,
     /// The emulated network, or `none`.
     pub profile: String,
+    /// Whether nonlinear steps were evaluated on shares.
+    pub strict: bool,
     /// Passes over the model.
     pub steps: Vec<StepReport>,
     /// Tokens for every pass after the prompt: above 1 when drafted tokens were right.

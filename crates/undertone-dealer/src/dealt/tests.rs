@@ -17,7 +17,7 @@ fn dealt(pieces: Vec<usize>) -> Result<Dealt, Error> {
     let dealer = dealer();
     let left = (dealer.positions() + 1).saturating_sub(pieces.iter().sum()).max(1);
     let answer = (LIMITS.most_steps as usize + 1 - pieces.len()).min(left);
-    Dealt::new(&dealer, pieces, (answer, 0), &LIMITS)
+    Dealt::new(&dealer, pieces, (answer, 0, false), &LIMITS)
 }
 
 fn has_bundle(next: Result<Next, Error>) -> bool {
@@ -87,7 +87,7 @@ fn halves_that_nobody_takes_stop_the_dealing_at_the_limit() {
     let free = dealt(vec![2]).unwrap();
     let session_bytes = free.alone(&free.step(0)) + 2 * step_bytes(&free.shape, &free.step(1));
     let limits = Limits { session_bytes, most_steps: 100, ..LIMITS };
-    let dealt = Dealt::new(&dealer(), vec![2], (99, 0), &limits).unwrap();
+    let dealt = Dealt::new(&dealer(), vec![2], (99, 0, false), &limits).unwrap();
     // A user that asks and asks while its provider pulls nothing.
     let mut got = 0;
     for _ in 0..100 {
@@ -112,7 +112,8 @@ fn halves_that_nobody_takes_stop_the_dealing_at_the_limit() {
         }
     };
     assert!(matches!(ended, Error::DealMemory { have, .. } if have == dealt.window), "{ended}");
-    let refused = Dealt::new(&dealer(), vec![2], (9, 0), &Limits { session_bytes: 100, ..limits }).err().unwrap();
+    let refused =
+        Dealt::new(&dealer(), vec![2], (9, 0, false), &Limits { session_bytes: 100, ..limits }).err().unwrap();
     assert!(matches!(refused, Error::DealMemory { have: 100, .. }), "{refused}");
 }
 
@@ -130,7 +131,7 @@ fn drain(dealt: &Dealt) -> (u64, Next) {
 #[test]
 fn a_session_has_the_steps_that_its_user_announced_and_both_parties_hear_of_the_end() {
     let dealer = dealer();
-    let new = |answer, draft| Dealt::new(&dealer, vec![2, 1], (answer, draft), &LIMITS);
+    let new = |answer, draft| Dealt::new(&dealer, vec![2, 1], (answer, draft, false), &LIMITS);
     for (answer, draft, steps) in [(1, 0, 2), (4, 0, 5), (3, 2, 4)] {
         let dealt = new(answer, draft).unwrap();
         assert!(matches!(dealt.pull(steps), Ok(Next::NotYet)), "it may come");

@@ -25,12 +25,13 @@ pub struct Prompted {
     pub prompt: Vec<u32>,
     pub new: usize,
     pub draft: usize,
+    pub strict: bool,
 }
 
 impl Prompted {
     /// Two tokens of three.
     pub fn short() -> Self {
-        Self { prompt: vec![3, 1, 4], new: 2, draft: 0 }
+        Self { prompt: vec![3, 1, 4], new: 2, draft: 0, strict: false }
     }
 
     /// The demo's prompt.
@@ -39,7 +40,7 @@ impl Prompted {
         let text = |name: &str| std::fs::read_to_string(tiny().join("prompts").join(name)).unwrap();
         let mut prompt = tokenizer.encode(&text("demo.public.txt"), true).unwrap();
         prompt.extend(tokenizer.encode(&text("demo.private.txt"), false).unwrap());
-        Self { prompt, new: 8, draft: 0 }
+        Self { prompt, new: 8, draft: 0, strict: false }
     }
 }
 
@@ -265,6 +266,7 @@ impl Parties {
             max_new_tokens: prompted.new,
             choice: Choice::Greedy,
             draft: prompted.draft,
+            strict: prompted.strict,
             provider,
             dealer: &self.dealer,
             store: Box::new(Recorded { inner: MemoryStore::default(), seeds: self.seeds.clone() }),

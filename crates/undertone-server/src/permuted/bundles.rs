@@ -207,7 +207,7 @@ mod tests {
             Ok(if bundle.is_empty() { Next::Exhausted { steps: step } } else { Next::Bundle((step, bundle)) })
         }
 
-        fn open(&mut self, _: &[u8; 32], _: &SessionCounts) -> Result<Opened, Error> {
+        fn open(&mut self, _: &[u8; 32], _: &SessionCounts, _: bool) -> Result<Opened, Error> {
             Err(Error::Closed)
         }
 
@@ -278,10 +278,15 @@ mod tests {
     fn a_bundle_longer_than_any_step_of_the_session_is_refused_unread() {
         let (session, public) = honest();
         let (id, shape) = (session.id(), public.shape());
-        let most = limits(9).bundle_bytes(&shape, 0).unwrap();
-        for (len, refused) in [(most + 1, true), (1 << 30, true), (most, false)] {
+        let [plain, strict] = [false, true].map(|strict| limits(9).with_strict(strict));
+        let [most, keys] = [plain, strict].map(|limits| limits.bundle_bytes(&shape, 0).unwrap());
+        assert!(keys > 10 * most);
+        let cases = [(plain, keys, true), (strict, keys + 1, true), (strict, keys, false)];
+        let cases = [(plain, most + 1, true), (plain, 1 << 30, true), (plain, most, false)].into_iter().chain(cases);
+        for (limits, len, refused) in cases {
+            let most = limits.bundle_bytes(&shape, 0).unwrap();
             let (shared, asked) = provider(Arc::new(move |_| vec![0; len as usize].into()));
-            let mut bundles = Bundles::start(id, limits(9), shared).unwrap();
+            let mut bundles = Bundles::start(id, limits, shared).unwrap();
             let error = bundles.take(&begin(id, 0), &()).err().unwrap();
             // One that is short enough is read, and is no bundle.
             let cap = matches!(error, Error::Cap { field: "bundle length", have, need } if (have, need) == (len, most));
@@ -332,21 +337,23 @@ mod tests {
         }));
         // Four rows of prompt and five more: six steps, though the dealer would give more.
         let mut bundles = Bundles::start(id, limits(9), shared).unwrap();
-        let settled = |steps: usize| {
+        let supply = Arc::clone(&bundles.supply);
+        // The last bundle that was asked for may still be on its way.
+        let settled = |steps: usize, stock: usize| {
             let until = Instant::now() + Duration::from_secs(10);
-            while asked.lock().unwrap().len() < steps {
+            while asked.lock().unwrap().len() < steps || supply.lock().store.stock() < stock {
                 assert!(Instant::now() < until);
                 std::thread::sleep(PAUSE);
             }
             std::thread::sleep(10 * PAUSE);
             assert_eq!(asked.lock().unwrap().len(), steps);
         };
-        settled(4);
+        settled(4, 4);
         let reserved = limits(9).waiting_bytes(&public.shape());
-        assert!(bundles.supply.lock().waiting <= reserved && bundles.supply.lock().store.stock() == 4);
+        assert!(supply.lock().waiting <= reserved && supply.lock().store.stock() == 4);
         for number in 0..6 {
             bundles.take(&begin(id, number), &()).unwrap();
         }
-        settled(6);
+        settled(6, 0);
     }
 }

@@ -7,7 +7,7 @@ use undertone_protocol::Error;
 use undertone_protocol::message::WireShape;
 use undertone_protocol::modes::permuted::deal::MAX_DRAFT;
 use undertone_protocol::modes::permuted::message::StepBegin;
-use undertone_shares::{Bundle, FlightKind, ProviderBundle, Shape, Step};
+use undertone_shares::{Bundle, FlightKind, MAX_BUNDLE_BYTES, MAX_FLIGHT_BYTES, ProviderBundle, Shape, Step};
 
 /// Bundles pulled ahead of their use, at most.
 const AHEAD: usize = 4;
@@ -21,6 +21,8 @@ pub(super) struct Limits {
     rows: usize,
     /// Most tokens of a step.
     longest: usize,
+    /// Whether nonlinear steps are evaluated on shares.
+    pub(super) strict: bool,
 }
 
 impl Limits {
@@ -37,7 +39,12 @@ impl Limits {
             return Err(Error::Cap { field: "prompt with its continuation", have, need });
         }
         let rows = have as usize;
-        Ok(Self { rows, longest: longest.min(rows) })
+        Ok(Self { rows, longest: longest.min(rows), strict: false })
+    }
+
+    /// The same for strict evaluation or not.
+    pub(super) fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
     }
 
     /// Refuses a step beyond them.
@@ -61,12 +68,13 @@ impl Limits {
     /// grow with each of its counts.
     fn largest(&self, number: u64, position: usize) -> Option<Step> {
         let tokens = self.rows.checked_sub(position).filter(|&left| left > 0)?.min(self.longest);
-        Some(Step { number, position, tokens, outputs: tokens.min(MAX_DRAFT as usize + 1) })
+        Some(Step { number, position, tokens, outputs: tokens.min(MAX_DRAFT as usize + 1), strict: self.strict })
     }
 
     /// Most bytes of the bundle of a step that begins at `position`; none where the session can have no such step.
     pub(super) fn bundle_bytes(&self, shape: &Shape, position: usize) -> Option<u64> {
-        self.largest(0, position).map(|step| ProviderBundle::size_bytes(shape, &step) as u64)
+        let bytes = |step| ProviderBundle::size_bytes(shape, &step).min(MAX_BUNDLE_BYTES) as u64;
+        self.largest(0, position).map(bytes)
     }
 
     /// Whether no more bundles may be pulled while `stock` of them with `waiting` bytes wait and the next may have
@@ -106,11 +114,11 @@ impl Limits {
         let caches = 4 * 8 * shape.layers as u64 * shape.key() as u64 * self.rows as u64;
         // There is a row at least, because a hello has a private token.
         let Some(step) = self.largest(0, self.rows - self.longest) else { return caches };
-        let size = |kind: &FlightKind| kind.extent(shape, &step).size_bytes() as u64;
+        let size = |kind: &FlightKind| kind.longest(shape, &step).size_bytes().min(MAX_FLIGHT_BYTES) as u64;
         // Two are here before a step is computed; later ones come and go, in bytes and in words, answered one by one.
         let first = size(&FlightKind::Prepare) + size(&FlightKind::Embed);
         let flights = 2 * first + 4 * FlightKind::ALL.iter().map(size).max().unwrap_or(0);
-        let bundle = ProviderBundle::size_bytes(shape, &step) as u64;
+        let bundle = self.bundle_bytes(shape, step.position).unwrap_or(0);
         // What waits leaves room for one that arrives; its copy is beside that.
         caches + flights + 3 * bundle + self.waiting_bytes(shape)
     }
@@ -146,33 +154,41 @@ mod tests {
     fn bundles_are_as_large_as_a_step_can_be_where_it_begins() {
         let shape =
             Shape { hidden: 64, intermediate: 176, layers: 2, heads: 4, key_heads: 2, head_dim: 16, vocab: 512 };
-        let limits = Limits { rows: 20, longest: 8 };
-        let bytes = |position, tokens| {
-            ProviderBundle::size_bytes(&shape, &Step { number: 0, position, tokens, outputs: tokens }) as u64
-        };
-        // Of all steps that are allowed, none is larger than the bound where it begins, and the bound is met.
-        for position in 0..20 {
-            let most = (1..=8.min(20 - position)).map(|tokens| bytes(position, tokens)).max();
-            assert_eq!(limits.bundle_bytes(&shape, position), most);
-            assert!(limits.waiting_bytes(&shape) >= most.unwrap());
+        for strict in [false, true] {
+            let limits = Limits { rows: 20, longest: 8, strict };
+            let step = |number, position, tokens, outputs| Step { number, position, tokens, outputs, strict };
+            let bytes =
+                |position, tokens| ProviderBundle::size_bytes(&shape, &step(0, position, tokens, tokens)) as u64;
+            // Of all steps that are allowed, none is larger than the bound where it begins, and the bound is met.
+            for position in 0..20 {
+                let most = (1..=8.min(20 - position)).map(|tokens| bytes(position, tokens)).max();
+                assert_eq!(limits.bundle_bytes(&shape, position), most);
+                assert!(limits.waiting_bytes(&shape) >= most.unwrap());
+            }
+            assert!([20, 21, usize::MAX].iter().all(|&position| limits.bundle_bytes(&shape, position).is_none()));
+            // One bundle may always be pulled; more only while what waits leaves room for the next.
+            let (next, reserved) = (bytes(12, 8), limits.waiting_bytes(&shape));
+            assert!(!limits.is_full(&shape, (0, 0), next) && !limits.is_full(&shape, (1, reserved - next), next));
+            assert!(limits.is_full(&shape, (1, reserved - next + 1), next) && limits.is_full(&shape, (4, 0), 1));
+            let pulled = |number, position, tokens| limits.check_pulled(&step(number, position, tokens, 1), 3, 14);
+            assert!(pulled(3, 14, 6).is_ok() && pulled(3, 14, 7).is_err() && pulled(3, 13, 1).is_err());
+            assert!(pulled(2, 14, 1).unwrap_err().to_string().contains("the step of a bundle is 2 where 3"));
         }
-        assert!([20, 21, usize::MAX].iter().all(|&position| limits.bundle_bytes(&shape, position).is_none()));
-        // One bundle may always be pulled; more only while what waits leaves room for the next.
-        let (next, reserved) = (bytes(12, 8), limits.waiting_bytes(&shape));
-        assert!(!limits.is_full(&shape, (0, 0), next) && !limits.is_full(&shape, (1, reserved - next), next));
-        assert!(limits.is_full(&shape, (1, reserved - next + 1), next) && limits.is_full(&shape, (4, 0), 1));
-        let pulled =
-            |number, position, tokens| limits.check_pulled(&Step { number, position, tokens, outputs: 1 }, 3, 14);
-        assert!(pulled(3, 14, 6).is_ok() && pulled(3, 14, 7).is_err() && pulled(3, 13, 1).is_err());
-        assert!(pulled(2, 14, 1).unwrap_err().to_string().contains("the step of a bundle is 2 where 3"));
+        // Keys of a step that no wire carries are neither waited for nor counted.
+        let wide = Shape { intermediate: 1 << 17, ..shape };
+        let (most, limits) = (MAX_BUNDLE_BYTES as u64, Limits { rows: 64, longest: 64, strict: true });
+        assert_eq!(limits.bundle_bytes(&wide, 0), Some(most));
+        assert!(limits.memory_bytes(&wide) < 5 * most + 8 * MAX_FLIGHT_BYTES as u64);
+        assert!(Limits { strict: false, ..limits }.bundle_bytes(&wide, 0) < Some(most));
     }
 
     #[test]
     fn more_rows_and_longer_steps_take_more_memory() {
         let shape =
             Shape { hidden: 64, intermediate: 176, layers: 2, heads: 4, key_heads: 2, head_dim: 16, vocab: 512 };
-        let bytes = |rows, longest| Limits { rows, longest }.memory_bytes(&shape);
+        let bytes = |rows, longest| Limits { rows, longest, strict: false }.memory_bytes(&shape);
         assert!(bytes(200, 8) > bytes(100, 8) && bytes(100, 16) > bytes(100, 8));
         assert!(bytes(100, 8) >= 4 * 8 * 2 * 32 * 100);
+        assert!(Limits { rows: 100, longest: 8, strict: true }.memory_bytes(&shape) > bytes(100, 8));
     }
 }

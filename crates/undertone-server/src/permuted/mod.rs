@@ -148,7 +148,8 @@ impl PermutedHost {
 
     fn open_permuted(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
         self.digests.expect(hello)?;
-        let limits = Limits::new(&hello.shape, self.shared.positions, self.longest_step)?;
+        let strict = hello.mode == Mode::Strict;
+        let limits = Limits::new(&hello.shape, self.shared.positions, self.longest_step)?.with_strict(strict);
         let memory_bytes = limits.memory_bytes(&self.shared.shape);
         let session = ProviderSession::new(welcome, limits, Arc::clone(&self.shared));
         Ok(Opening { session: Box::new(session), memory_bytes, setup_bytes: 0 })
@@ -158,7 +159,7 @@ impl PermutedHost {
 impl Host for PermutedHost {
     fn open(&self, hello: &Hello, welcome: Welcome) -> Result<Opening, ProtocolError> {
         match hello.mode {
-            Mode::Permuted => self.open_permuted(hello, welcome),
+            Mode::Permuted | Mode::Strict => self.open_permuted(hello, welcome),
             Mode::Setup => {
                 let place = self.setup_place()?;
                 let masked = (self.shared.name, MaskedModel::size_bytes(&self.shared.shape));

@@ -21,7 +21,8 @@ pub(super) struct ProviderSession {
 
 impl ProviderSession {
     pub(super) fn new(welcome: Welcome, limits: Limits, shared: Arc<Shared>) -> Self {
-        let inner = Server::new(welcome, shared.shape, Provider::new(Arc::clone(&shared.model)));
+        let inner =
+            Server::new(welcome, shared.shape, Provider::new(Arc::clone(&shared.model)).with_strict(limits.strict));
         Self { inner, shared, limits, bundles: None }
     }
 }

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::fixed::{add_assign, add_shifted, difference, sub_assign, sum};
 use crate::flight::{Flight, FlightKind};
 use crate::random::Draw;
-use crate::shape::{Matrix, Shape, Site};
+use crate::shape::{Matrix, Shape, Site, Step};
+use crate::strict::Wire;
 use crate::truncation::{OFFSET, opened, pack, signed, unpacked};
 
 /// What a layer keeps between flights and between steps.
@@ -44,23 +45,43 @@ impl LayerState {
         layer: usize,
         flight: Flight,
     ) -> Result<Option<Flight>> {
+        if let Some(site) = flight.kind.site() {
+            let (step, corrections) = (active.step, std::mem::take(&mut active.bundle.corrections.layers[layer].mixed));
+            let mut mix = |wire: &Wire| self.strictly_mixed(model, &step, &corrections, wire);
+            let next = active.exchanged(&model.shape, (site, layer), &flight, &mut mix);
+            active.bundle.corrections.layers[layer].mixed = corrections;
+            if next.is_some() {
+                return Ok(next);
+            }
+        }
         Ok(match flight.kind {
-            FlightKind::AttentionNormed => Some(self.rotated(model, active, layer, &flight.words)),
+            FlightKind::AttentionNormed => Some(self.rotated(model, active, layer, &flight)),
             FlightKind::Scores => Some(self.scores(model, active, layer, &flight.words)),
-            FlightKind::Probabilities => Some(self.mix(model, active, layer, &flight.words)),
+            FlightKind::Probabilities if active.step.strict => Some(strictly_attended(model, active, layer, &flight)),
+            FlightKind::Probabilities => Some(self.mix(model, active, layer, &flight)),
             FlightKind::Mixed => Some(attended(model, active, layer, &flight)),
-            FlightKind::MlpNormed => Some(gated(model, active, layer, &flight.words)),
+            FlightKind::MlpNormed => Some(gated(model, active, layer, &flight)),
             _ => {
-                activated(model, active, layer, &flight.words);
+                activated(model, active, layer, &flight);
                 None
             }
         })
     }
 
+    /// Its share of opened probabilities times values, as in `mix`: what is open is E, and A0 the mask turned around.
+    fn strictly_mixed(&self, model: &ProviderModel, step: &Step, correction: &[u64], opened: &Wire) -> Vec<u64> {
+        let (shape, kernels) = (&model.shape, &*model.kernels);
+        let mask = Zeroizing::new(opened.mask.iter().map(|mask| mask.wrapping_neg()).collect::<Vec<u64>>());
+        let mut mixed = correction.to_vec();
+        add_mixed(kernels, (shape, step), &mut mixed, &opened.open, &self.shifted_values);
+        add_mixed(kernels, (shape, step), &mut mixed, &mask, &self.values);
+        mixed
+    }
+
     /// Queries, keys and values; opens queries and keys truncated, values as they are.
-    fn rotated(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) -> Flight {
+    fn rotated(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
         let (shape, step) = (&model.shape, active.step);
-        let normed = returned(model, active, (Site::AttentionNorm, layer), words);
+        let normed = active.returned(model, (Site::AttentionNorm, layer), flight);
         let qkv = model.product(Matrix::Qkv(layer), &normed, &active.bundle.corrections.layers[layer].qkv);
         let width = shape.rotated() + shape.key();
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
@@ -102,18 +123,22 @@ impl LayerState {
         self.keys.push(shape, &keys(&open));
         self.shifted_keys.push(shape, &keys(&sum(&open, &mask)));
 
-        let mut scores = sum(share, &active.bundle.corrections.layers[layer].scores);
+        let mut scores = active.bundle.corrections.layers[layer].scores.clone();
         add_scores(kernels, (shape, &step), &mut scores, &queries(&open), &self.shifted_keys);
         add_scores(kernels, (shape, &step), &mut scores, &queries(&mask), &self.keys);
+        if step.strict {
+            return active.begin_exchange(model, (Site::Softmax, layer), (scores, share), &mut |_| Vec::new());
+        }
+        add_assign(&mut scores, share);
         active.rows.hide(shape, &step, &mut scores);
         active.open(model, (Site::Softmax, layer), scores, FlightKind::Softmax, FlightKind::Probabilities)
     }
 
     /// Mixed values: E' (F' + B0') + A0' F' + its share of A' B', where opening E' takes nothing from the user,
     /// whose share of the probabilities is its half of the mask.
-    fn mix(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) -> Flight {
+    fn mix(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
         let (shape, step, kernels) = (&model.shape, active.step, &*model.kernels);
-        let share = returned(model, active, (Site::Softmax, layer), words);
+        let share = active.returned(model, (Site::Softmax, layer), flight);
         let mask = active.bundle.seed.words(Draw::PROBABILITY_MASK, layer, share.len());
         let open = difference(&share, &mask);
         let mut mixed = active.bundle.corrections.layers[layer].mixed.clone();
@@ -125,20 +150,6 @@ impl LayerState {
     }
 }
 
-/// What a site returns, in its own order: y minus the user's share.
-fn returned(model: &ProviderModel, active: &Active, (site, layer): (Site, usize), words: &[u64]) -> Vec<u64> {
-    let mut out = active.shuffle(model, site, layer).invert(words);
-    let corrections = &active.bundle.corrections.layers[layer];
-    let correction = match site {
-        Site::Softmax => &corrections.softmax,
-        Site::MlpNorm => &corrections.mlp_norm,
-        Site::Activation => &corrections.activation,
-        _ => &corrections.attention_norm,
-    };
-    add_assign(&mut out, &correction.returned);
-    out
-}
-
 /// The output projection, and the question of the second norm.
 fn attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
     let correction = &active.bundle.corrections.layers[layer];
@@ -148,23 +159,33 @@ fn attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &F
             flight.words[i].wrapping_add(top).wrapping_sub(correction.mix.pair[i])
         })
         .collect();
-    let out = model.product(Matrix::O(layer), &input, &correction.o);
+    projected(model, active, layer, &input)
+}
+
+/// The same where the exchange of softmax has mixed the values.
+fn strictly_attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
+    let input = active.returned(model, (Site::Softmax, layer), flight);
+    projected(model, active, layer, &input)
+}
+
+fn projected(model: &ProviderModel, active: &mut Active, layer: usize, input: &[u64]) -> Flight {
+    let out = model.product(Matrix::O(layer), input, &active.bundle.corrections.layers[layer].o);
     add_shifted(&mut active.stream, &out, model.model.public().shift(Matrix::O(layer)));
     let share = active.stream.to_vec();
     active.open(model, (Site::MlpNorm, layer), share, FlightKind::MlpNorm, FlightKind::MlpNormed)
 }
 
 /// Gate and up, and the question of the activation.
-fn gated(model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) -> Flight {
-    let normed = returned(model, active, (Site::MlpNorm, layer), words);
+fn gated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
+    let normed = active.returned(model, (Site::MlpNorm, layer), flight);
     let both = model.product(Matrix::GateUp(layer), &normed, &active.bundle.corrections.layers[layer].gate_up);
     let share = halves(&both, 2 * model.shape.intermediate);
     active.open(model, (Site::Activation, layer), share, FlightKind::Gate, FlightKind::Activated)
 }
 
 /// Down, which ends the layer.
-fn activated(model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) {
-    let input = returned(model, active, (Site::Activation, layer), words);
+fn activated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) {
+    let input = active.returned(model, (Site::Activation, layer), flight);
     let out = model.product(Matrix::Down(layer), &input, &active.bundle.corrections.layers[layer].down);
     add_shifted(&mut active.stream, &out, model.model.public().shift(Matrix::Down(layer)));
 }

@@ -17,13 +17,14 @@ use crate::bundle::{ProviderBundle, SessionId, check_place};
 use crate::dealer::{table_masks, weight_masks};
 use crate::error::{Error, Result};
 use crate::fixed::{add_assign, add_shifted};
-use crate::flight::{Flight, FlightKind};
+use crate::flight::{Flight, FlightDue, FlightKind};
 use crate::masked::MaskedModel;
-use crate::random::{Draw, Seed};
+use crate::random::{Draw, Seed, SiteDraws};
 use crate::rotary::RotaryTable;
 use crate::rows::{Placement, Rows};
 use crate::shape::{Matrix, Shape, Site, Step};
 use crate::shuffle::Shuffle;
+use crate::strict::{self, Exchange, Party, Wire};
 use crate::weights::{PublicModel, QuantizedModel};
 
 use layer::LayerState;
@@ -109,6 +110,8 @@ struct Active {
     /// The session's, in the hands of the step while it lasts.
     rows: Rows,
     due: (FlightKind, usize),
+    /// Under strict evaluation the exchange in progress, and its turn.
+    exchange: Option<(Exchange, usize)>,
 }
 
 /// The provider's side of one session.
@@ -121,13 +124,35 @@ pub struct Provider {
     layers: Vec<LayerState>,
     active: Option<Active>,
     failed: bool,
+    strict: bool,
 }
 
 impl Provider {
     /// A session at position 0.
     pub fn new(model: Arc<ProviderModel>) -> Self {
         let layers = (0..model.shape.layers).map(|_| LayerState::new(&model.shape)).collect();
-        Self { model, session: None, next: 0, position: 0, rows: Rows::default(), layers, active: None, failed: false }
+        Self {
+            model,
+            session: None,
+            next: 0,
+            position: 0,
+            rows: Rows::default(),
+            layers,
+            active: None,
+            failed: false,
+            strict: false,
+        }
+    }
+
+    /// The same session before its first step, for strict evaluation or not.
+    #[must_use]
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
+    }
+
+    /// Whether nonlinear functions are evaluated strictly.
+    pub fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// Begins a step with its bundle, which the store has marked as taken.
@@ -138,17 +163,18 @@ impl Provider {
         if self.failed || self.active.is_some() {
             return Err(Error::OutOfTurn {
                 have: "a new step",
-                need: self.due().map_or("none", |(kind, _)| kind.name()),
+                need: self.due().map_or("none", |due| due.kind.name()),
             });
         }
         let step = bundle.step;
         step.check(&self.model.shape, self.model.rotary.positions())?;
-        check_place(&mut self.session, bundle.session, &step, self.next, self.position)?;
+        let due = Step { number: self.next, position: self.position, strict: self.strict, ..step };
+        check_place(&mut self.session, bundle.session, &step, &due)?;
         let positions = self.rows.positions(&step, &placement)?;
         self.rows.push(&step, &placement);
         let (prepared, stream, rows) = (VecDeque::new(), Zeroizing::new(Vec::new()), std::mem::take(&mut self.rows));
         let due = (FlightKind::Prepare, 0);
-        self.active = Some(Active { step, bundle, prepared, stream, positions, rows, due });
+        self.active = Some(Active { step, bundle, prepared, stream, positions, rows, due, exchange: None });
         Ok(())
     }
 
@@ -162,13 +188,17 @@ impl Provider {
 
     /// Whether this is the flight that ends a step without outputs, which takes no computation.
     pub fn is_last(&self, flight: &Flight) -> bool {
-        let last = |active: &Active| active.step.outputs == 0 && flight.layer as usize + 1 == self.model.shape.layers;
+        let last = |active: &Active| {
+            active.step.outputs == 0
+                && flight.layer as usize + 1 == self.model.shape.layers
+                && active.ends(&self.model.shape, Site::Activation)
+        };
         flight.kind == FlightKind::Activated && self.active.as_ref().is_some_and(last)
     }
 
-    /// The flight that is due, and its layer.
-    pub fn due(&self) -> Option<(FlightKind, usize)> {
-        self.active.as_ref().map(|active| active.due)
+    /// The flight that is due.
+    pub fn due(&self) -> Option<FlightDue> {
+        self.active.as_ref().map(Active::flight_due)
     }
 
     /// The step in progress.
@@ -186,11 +216,15 @@ impl Provider {
         };
         // Until the answer is complete the session counts as failed, and then its masks are spent.
         self.failed = true;
-        let (kind, layer) = active.due;
-        flight.expect(kind, layer, &self.model.shape, &active.step)?;
+        let (kind, _) = active.due;
+        flight.expect(&active.flight_due(), &self.model.shape, &active.step)?;
         let answer = self.answer(&mut active, flight)?;
         self.failed = false;
-        if kind == FlightKind::Select || (answer.is_none() && kind == FlightKind::Activated) {
+        let chosen = match active.step.strict {
+            false => kind == FlightKind::Select,
+            true => active.revealed(&self.model.shape),
+        };
+        if chosen || (answer.is_none() && kind == FlightKind::Activated) {
             self.next += 1;
             self.position += active.step.tokens;
             self.rows = active.rows;
@@ -203,7 +237,17 @@ impl Provider {
     fn answer(&mut self, active: &mut Active, flight: Flight) -> Result<Option<Flight>> {
         let model = Arc::clone(&self.model);
         let (kind, layer) = active.due;
-        if kind == FlightKind::Activated && layer + 1 == model.shape.layers && active.step.outputs == 0 {
+        if !kind.in_layer()
+            && let Some(site) = kind.site()
+            && let Some(next) = active.exchanged(&model.shape, (site, layer), &flight, &mut |_| Vec::new())
+        {
+            return Ok(Some(next));
+        }
+        if kind == FlightKind::Activated
+            && active.ends(&model.shape, Site::Activation)
+            && layer + 1 == model.shape.layers
+            && active.step.outputs == 0
+        {
             // Nobody looks at what the last layer adds.
             return Ok(None);
         }
@@ -227,13 +271,77 @@ impl Provider {
                 add_shifted(&mut active.stream, &embedded, model.model.public().shift(Matrix::Embed));
                 Ok(Some(active.ask_norm(&model, 0)))
             }
-            FlightKind::FinalNormed => Ok(Some(active.ask_logits(&model, flight.words))),
+            FlightKind::FinalNormed => Ok(Some(active.ask_logits(&model, &flight))),
             _ => active.look_up(&model, &flight).map(Some),
         }
     }
 }
 
 impl Active {
+    /// The flight that is due.
+    fn flight_due(&self) -> FlightDue {
+        let (kind, layer) = self.due;
+        FlightDue { kind, layer, turn: self.exchange.as_ref().map_or(0, |(_, turn)| *turn) }
+    }
+
+    /// Whether the exchange in progress, if there is one, has had every flight of this site but perhaps the one due.
+    fn ends(&self, shape: &Shape, site: Site) -> bool {
+        let flights = || strict::flights(site, shape, &self.step).len();
+        self.exchange.as_ref().is_none_or(|(_, turn)| *turn + 1 >= flights())
+    }
+
+    /// Whether the last share of the tokens' places is on its way.
+    fn revealed(&self, shape: &Shape) -> bool {
+        let flights = || strict::flights(Site::Logits, shape, &self.step).len();
+        self.due.0 == FlightKind::Select && self.exchange.as_ref().is_some_and(|(_, turn)| *turn >= flights())
+    }
+
+    /// Goes on with the exchange of a site: its next question, or none where this flight brings the result.
+    fn exchanged(
+        &mut self,
+        shape: &Shape,
+        (site, layer): (Site, usize),
+        flight: &Flight,
+        mix: &mut dyn FnMut(&Wire) -> Vec<u64>,
+    ) -> Option<Flight> {
+        if site != Site::Logits && self.ends(shape, site) {
+            return None;
+        }
+        let (exchange, turn) = self.exchange.as_mut()?;
+        let contents = exchange.answer((&flight.words, &flight.entries), mix);
+        *turn += 2;
+        Some(Flight::contents(site, layer, *turn - 1, &self.step, contents))
+    }
+
+    /// Begins the exchange of a site with this share of its input and the user's under its mask.
+    fn begin_exchange(
+        &mut self,
+        model: &ProviderModel,
+        (site, layer): (Site, usize),
+        (share, theirs): (Vec<u64>, &[u64]),
+        mix: &mut dyn FnMut(&Wire) -> Vec<u64>,
+    ) -> Flight {
+        let program = strict::program(model.public(), &self.step, (site, layer), self.rows.alive());
+        let lists = std::mem::take(self.bundle.corrections.of_site(site, layer));
+        let draws = SiteDraws::new(&self.bundle.seed, site, layer);
+        let party = Party::provider(draws, lists.opened, lists.returned);
+        let mut exchange = Exchange::new(program, party, share);
+        let contents = exchange.start(theirs, mix);
+        self.exchange = Some((exchange, 1));
+        self.due = (FlightKind::of_site(site)[1], layer);
+        Flight::contents(site, layer, 0, &self.step, contents)
+    }
+
+    /// The result of a site, in its own order: y minus the user's share.
+    fn returned(&mut self, model: &ProviderModel, (site, layer): (Site, usize), flight: &Flight) -> Vec<u64> {
+        if let Some((mut exchange, _)) = self.exchange.take() {
+            return exchange.finish(&flight.words, &flight.bits);
+        }
+        let mut out = self.shuffle(model, site, layer).invert(&flight.words);
+        add_assign(&mut out, &self.bundle.corrections.of_site(site, layer).returned);
+        out
+    }
+
     /// The next `len` words of what the user prepared, added to a share.
     fn add_prepared(&mut self, share: &mut [u64]) {
         let len = share.len();
@@ -253,21 +361,16 @@ impl Active {
         kind: FlightKind,
         next: FlightKind,
     ) -> Flight {
+        if self.step.strict {
+            let theirs: Vec<u64> = self.prepared.drain(..share.len()).collect();
+            return self.begin_exchange(model, (site, layer), (share, &theirs), &mut |_| Vec::new());
+        }
         // The scores' mask comes with the user's flight, all others were prepared.
         if site != Site::Softmax {
             self.add_prepared(&mut share);
         }
         let mut words = self.shuffle(model, site, layer).apply(&share);
-        let corrections = &self.bundle.corrections;
-        let correction = match site {
-            Site::AttentionNorm => &corrections.layers[layer].attention_norm,
-            Site::Softmax => &corrections.layers[layer].softmax,
-            Site::MlpNorm => &corrections.layers[layer].mlp_norm,
-            Site::Activation => &corrections.layers[layer].activation,
-            Site::FinalNorm => &corrections.final_norm,
-            Site::Logits => &corrections.logits,
-        };
-        add_assign(&mut words, &correction.opened);
+        add_assign(&mut words, &self.bundle.corrections.of_site(site, layer).opened);
         self.due = (next, layer);
         Flight::words(kind, layer, &self.step, words)
     }
@@ -283,9 +386,8 @@ impl Active {
         self.open(model, (Site::FinalNorm, 0), last, FlightKind::FinalNorm, FlightKind::FinalNormed)
     }
 
-    fn ask_logits(&mut self, model: &ProviderModel, words: Vec<u64>) -> Flight {
-        let mut normed = self.shuffle(model, Site::FinalNorm, 0).invert(&words);
-        add_assign(&mut normed, &self.bundle.corrections.final_norm.returned);
+    fn ask_logits(&mut self, model: &ProviderModel, flight: &Flight) -> Flight {
+        let normed = self.returned(model, (Site::FinalNorm, 0), flight);
         let logits = model.product(Matrix::Head, &normed, &self.bundle.corrections.head);
         self.open(model, (Site::Logits, 0), logits, FlightKind::Logits, FlightKind::Select)
     }

@@ -24,14 +24,14 @@ struct View {
 fn view(twin: &mut Twin<Replay>, history: &[u32], token: u32) -> View {
     let public = twin.model.public().clone();
     twin.forward(history).unwrap();
-    let step = Step { number: twin.next, position: twin.position, tokens: 1, outputs: 1 };
+    let step = Step { number: twin.next, position: twin.position, tokens: 1, outputs: 1, strict: false };
     let vocab = twin.shape.vocab;
     let shift = public.shift(Matrix::Embed);
     let table = &twin.model.matrix(Matrix::Embed).values;
     let mut stream: Vec<u64> =
         (0..twin.shape.hidden).map(|row| (i64::from(table[row * vocab + token as usize]) as u64) << shift).collect();
     twin.attention(&step, &[step.position], 0, &mut stream);
-    let both = twin.product(Matrix::GateUp(0), &twin.norm(&stream));
+    let both = twin.product(Matrix::GateUp(0), &twin.norm(&step, (crate::Site::MlpNorm, 0), &stream));
     let scales = public.layers[0];
     let unit = |bits: u32| power(-(bits as i32));
     let value = |word: &u64, unit: f64| *word as i64 as f64 * unit;

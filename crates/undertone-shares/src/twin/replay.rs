@@ -5,10 +5,10 @@
 
 use zeroize::Zeroizing;
 
-use super::{Rounding, Truncation};
+use super::{Rounding, SiteMasks, Truncation};
 use crate::fixed::add_assign;
-use crate::random::{Draw, Role, Seed};
-use crate::shape::Step;
+use crate::random::{Draw, Role, Seed, SiteDraws};
+use crate::shape::{Site, Step};
 
 /// As a dealer's session does.
 pub struct Replay {
@@ -38,5 +38,10 @@ impl Rounding for Replay {
         add_assign(&mut masks, &half(Role::Provider));
         masks.iter_mut().zip(drops).for_each(|(mask, bits)| *mask &= (1u64 << bits) - 1);
         Some(masks)
+    }
+
+    fn site_masks(&self, site: Site, step: &Step, layer: usize) -> Option<SiteMasks> {
+        let masks = |role| SiteDraws::new(&self.root.of_step(role, step), site, layer).masks;
+        Some(SiteMasks([masks(Role::User), masks(Role::Provider)]))
     }
 }

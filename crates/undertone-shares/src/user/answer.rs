@@ -94,7 +94,13 @@ impl Active {
         let mut scores = seed.words(Draw::SCORE_PRODUCT, layer, step.scores(shape));
         add_scores(kernels, (shape, &step), &mut scores, &queries(&open), &cache.key_masks);
         add_scores(kernels, (shape, &step), &mut scores, &queries(&mask), &cache.keys);
-        seed.subtract_from(Draw::input(Site::Softmax), layer, &mut scores);
+        if step.strict {
+            let exchange = self.begin_exchange(model, (Site::Softmax, layer), std::mem::take(&mut *scores));
+            scores.extend_from_slice(exchange.masked_input());
+            self.exchange = Some((exchange, 0));
+        } else {
+            self.bundle.seed.subtract_from(Draw::input(Site::Softmax), layer, &mut scores);
+        }
         self.due = Due::Peer(FlightKind::Softmax, layer);
         Flight::words(FlightKind::Scores, layer, &step, [&ours[..], &scores].concat())
     }

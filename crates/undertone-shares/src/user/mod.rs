@@ -7,6 +7,7 @@
 
 mod answer;
 mod prepare;
+mod strict;
 
 use std::sync::Arc;
 
@@ -17,13 +18,16 @@ use crate::attention::HeadRows;
 use crate::bundle::{SessionId, UserBundle, check_place};
 use crate::dealer::lookup_places;
 use crate::error::{Error, Result};
-use crate::flight::{Flight, FlightKind};
+use crate::flight::{Flight, FlightDue, FlightKind};
 use crate::masked::MaskedModel;
 use crate::random::Draw;
 use crate::rotary::RotaryTable;
 use crate::rows::{Placement, Rows};
 use crate::shape::{Shape, Step};
+use crate::strict::Exchange;
 use crate::weights::PublicModel;
+
+use strict::Exchanged;
 
 /// What the user stores of a model, shared by sessions.
 pub struct UserModel {
@@ -134,6 +138,9 @@ struct Active {
     due: Due,
     /// Opened logits, under the step's permutation.
     logits: Zeroizing<Vec<u64>>,
+    /// Under strict evaluation which rows count, the exchange in progress, and the turn that is due.
+    alive: Vec<bool>,
+    exchange: Option<(Exchange, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,6 +160,7 @@ pub struct User {
     caches: Vec<LayerCache>,
     active: Option<Active>,
     failed: bool,
+    strict: bool,
 }
 
 impl User {
@@ -161,7 +169,28 @@ impl User {
         let rows = || HeadRows::new(&model.shape);
         let cache = |_| LayerCache { keys: rows(), key_masks: rows(), values: rows(), value_masks: rows() };
         let caches = (0..model.shape.layers).map(cache).collect();
-        Self { model, session: None, next: 0, position: 0, rows: Rows::default(), caches, active: None, failed: false }
+        Self {
+            model,
+            session: None,
+            next: 0,
+            position: 0,
+            rows: Rows::default(),
+            caches,
+            active: None,
+            failed: false,
+            strict: false,
+        }
+    }
+
+    /// The same session before its first step, for strict evaluation or not.
+    #[must_use]
+    pub fn with_strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
+    }
+
+    /// Whether nonlinear functions are evaluated strictly.
+    pub fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// Begins a step with its bundle, which the store has marked as taken, and computes the flight to send ahead.
@@ -186,19 +215,22 @@ impl User {
         }
         let Prepared { bundle, first, placement, flight } = prepared;
         let step = bundle.step;
-        check_place(&mut self.session, bundle.session, &step, self.next, self.position)?;
+        let next = self.next_step(step.tokens, step.outputs);
+        check_place(&mut self.session, bundle.session, &step, &next)?;
         let due = self.rows.positions(&step, &placement)?[0];
         if due != first {
             return Err(Error::WrongBundle { what: "position", have: first as u64, need: due as u64 });
         }
         self.rows.push(&step, &placement);
-        self.active = Some(Active { step, bundle, due: Due::Tokens, logits: Zeroizing::default() });
+        let alive = if step.strict { self.rows.alive().to_vec() } else { Vec::new() };
+        let (due, logits) = (Due::Tokens, Zeroizing::default());
+        self.active = Some(Active { step, bundle, due, logits, alive, exchange: None });
         Ok(flight)
     }
 
     /// The step that is due next, of `tokens` tokens and `outputs` outputs, in numbers.
     pub fn next_step(&self, tokens: usize, outputs: usize) -> Step {
-        Step { number: self.next, position: self.position, tokens, outputs }
+        Step { number: self.next, position: self.position, tokens, outputs, strict: self.strict }
     }
 
     /// The step in progress.
@@ -206,12 +238,9 @@ impl User {
         self.active.as_ref().map(|active| active.step)
     }
 
-    /// The flight that is due from the provider, and its layer.
-    pub fn due(&self) -> Option<(FlightKind, usize)> {
-        match self.active.as_ref()?.due {
-            Due::Peer(kind, layer) => Some((kind, layer)),
-            _ => None,
-        }
+    /// The flight that is due from the provider.
+    pub fn due(&self) -> Option<FlightDue> {
+        self.active.as_ref()?.flight_due()
     }
 
     /// Sends the tokens of the step, as masked one-hot words.
@@ -251,8 +280,10 @@ impl User {
         let Due::Peer(kind, layer) = active.due else {
             return Err(Error::OutOfTurn { have: flight.kind.name(), need: "tokens or a choice" });
         };
-        flight.expect(kind, layer, &self.model.shape, &active.step)?;
+        let turn = active.turn();
+        flight.expect(&FlightDue { kind, layer, turn }, &self.model.shape, &active.step)?;
         let reply = match kind {
+            _ if active.step.strict && kind.site().is_some() => self.strict_reply(&mut active, layer, &flight)?,
             FlightKind::Logits => {
                 active.logits = active.opened(crate::Site::Logits, 0, &flight.words);
                 active.due = Due::Choice;
@@ -301,6 +332,24 @@ impl User {
         let shift = |(&place, known): (&usize, u32)| ((place + vocab - known as usize) % vocab) as u32;
         let entries = places.iter().zip(known).map(shift).collect();
         Ok(Flight { entries, ..Flight::words(FlightKind::Select, 0, &active.step, Vec::new()) })
+    }
+
+    /// The reply to a flight of a strictly evaluated site.
+    fn strict_reply(&mut self, active: &mut Active, layer: usize, flight: &Flight) -> Result<Reply> {
+        let shape = self.model.shape;
+        match active.exchanged(&self.model, &self.caches, layer, flight) {
+            Exchanged::Send(answer) => Ok(Reply::Send(answer)),
+            Exchanged::Last(answer) => {
+                let last = flight.kind == FlightKind::Gate && layer + 1 == shape.layers;
+                Ok(if last && active.step.outputs == 0 { Reply::Last(answer) } else { Reply::Send(answer) })
+            }
+            Exchanged::Revealed(places) if places.iter().any(|&place| place >= shape.vocab as u64) => {
+                Err(Error::Malformed { what: "the place of a token", cause: "it is outside the vocabulary" })
+            }
+            Exchanged::Revealed(places) => {
+                Ok(Reply::Tokens(Zeroizing::new(places.iter().map(|&place| place as u32).collect())))
+            }
+        }
     }
 
     fn tokens(&self, active: &Active, entries: &[u32]) -> Result<Zeroizing<Vec<u32>>> {

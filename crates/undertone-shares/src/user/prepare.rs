@@ -6,9 +6,9 @@ use zeroize::Zeroizing;
 use super::UserModel;
 use crate::bundle::UserBundle;
 use crate::columns::{columns, halves};
-use crate::fixed::{add_assign, add_shifted, difference};
+use crate::fixed::{add_assign, add_shifted, difference, sum};
 use crate::flight::{Flight, FlightKind};
-use crate::random::{Draw, Seed};
+use crate::random::{Draw, Seed, SiteDraws};
 use crate::shape::{Matrix, Site, Step};
 
 /// The shares that the provider needs, each under a mask used nowhere else, in the order of their use.
@@ -76,6 +76,11 @@ impl Preparing<'_> {
 
     /// Appends a share that goes into a site, under the site's mask.
     fn push_site(&mut self, site: Site, layer: usize, share: &[u64]) {
+        if self.step.strict {
+            // The first masks of the site's exchange, which are added.
+            let mask = Zeroizing::new(SiteDraws::new(self.seed, site, layer).masks.take(share.len()));
+            return self.words.extend(sum(share, &mask));
+        }
         self.words.extend(difference(share, &self.seed.words(Draw::input(site), layer, share.len())));
     }
 

@@ -1,7 +1,7 @@
 //! The user's session: a bundle, tokens and a choice from the application, flights from and to the provider.
 //!
 //! Turn of the application, in order: [`Client::begin`] with what was prepared, [`Client::tokens`], [`Client::select`]
-//! once [`Client::logits`] are there, then [`Client::take_tokens`], and the next step or [`Client::close`]. A step
+//! once [`Client::logits`] are there (under strict evaluation they never are), then [`Client::take_tokens`], and the next step or [`Client::close`]. A step
 //! without outputs ends with no tokens.
 
 use super::message::{FlightReceiver, StepBegin, push_flight};
@@ -147,7 +147,8 @@ impl Client {
 
     fn answer(&mut self, flight: Flight) -> Result<State, Error> {
         let step = self.step()?;
-        self.ledger.record(flight.kind, flight.kind.extent(&self.shape, &step).size_bytes());
+        let extent = flight.kind.extent_in(&self.shape, &step, flight.turn as usize);
+        self.ledger.record(flight.kind, extent.size_bytes());
         match self.user.receive(flight)? {
             Reply::Send(flight) => {
                 self.send(&flight, &step)?;
@@ -184,7 +185,7 @@ impl State {
 
 impl Session for Client {
     fn mode(&self) -> Mode {
-        Mode::Permuted
+        if self.user.is_strict() { Mode::Strict } else { Mode::Permuted }
     }
 
     fn turn(&self) -> Turn {

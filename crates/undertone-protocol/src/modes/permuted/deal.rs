@@ -49,6 +49,8 @@ pub enum DealRequest {
         model: [u8; 32],
         /// What it is to be for.
         counts: SessionCounts,
+        /// Whether its nonlinear steps are evaluated on shares.
+        strict: bool,
     },
     /// The user wants its next bundle.
     Next,
@@ -209,7 +211,7 @@ pub trait Dealings: Send {
     ///
     /// # Errors
     /// Another model or other masks of its weights, a prompt or an answer that does not fit.
-    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts) -> Result<Opened, Error>;
+    fn open(&mut self, model: &[u8; 32], counts: &SessionCounts, strict: bool) -> Result<Opened, Error>;
 
     /// The user's next bundle. It does not wait for one.
     ///
@@ -303,8 +305,8 @@ impl DealServer {
                 let next = self.dealings.pull(session, *step)?;
                 self.give(next)?;
             }
-            DealRequest::Open { model, counts } => {
-                let opened = self.dealings.open(model, counts)?;
+            DealRequest::Open { model, counts, strict } => {
+                let opened = self.dealings.open(model, counts, *strict)?;
                 self.reply(DealReply::Opened(opened));
             }
             DealRequest::Next => {

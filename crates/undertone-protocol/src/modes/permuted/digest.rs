@@ -39,9 +39,10 @@ impl Digests {
         Self { rotary, model, tokenizer }
     }
 
-    /// The hello of a user.
-    pub fn hello(&self, shape: WireShape) -> Hello {
-        Hello::new(Mode::Permuted, self.rotary, self.model, self.tokenizer, shape)
+    /// The hello of a user, which says how nonlinear steps are evaluated.
+    pub fn hello(&self, shape: WireShape, strict: bool) -> Hello {
+        let mode = if strict { Mode::Strict } else { Mode::Permuted };
+        Hello::new(mode, self.rotary, self.model, self.tokenizer, shape)
     }
 
     /// Compares the hello of a user with these of its provider.

@@ -130,12 +130,12 @@ impl<S: Read + Write> DealLink<S> {
         }
     }
 
-    /// A session for a prompt and its answer.
+    /// A session for a prompt and its answer, evaluated strictly or not.
     ///
     /// # Errors
     /// A dealer that deals for another model, or that has no room for such a session.
-    pub fn session(&mut self, model: [u8; 32], counts: SessionCounts) -> Result<Opened, Error> {
-        match self.ask(DealRequest::Open { model, counts })? {
+    pub fn session(&mut self, model: [u8; 32], counts: SessionCounts, strict: bool) -> Result<Opened, Error> {
+        match self.ask(DealRequest::Open { model, counts, strict })? {
             DealReply::Opened(opened) => Ok(opened),
             _ => Err(wrong_reply()),
         }

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::blob::{BlobReceiver, Outbox};
 use crate::message::{MAX_BLOB, MAX_PUBLIC_TOKENS, Message};
 use serde::{Deserialize, Serialize};
-use undertone_shares::{Flight, FlightKind, Placement, SessionId, Shape, Step};
+use undertone_shares::{Flight, FlightDue, FlightKind, Placement, SessionId, Shape, Step};
 
 /// What a step may make as long as it is, a frame must carry.
 const _: () = assert!(undertone_shares::MAX_FLIGHT_BYTES <= MAX_BLOB as usize);
@@ -49,7 +49,7 @@ impl StepBegin {
     /// The step.
     pub fn step(&self) -> Step {
         let [position, tokens, outputs] = [self.position, self.tokens, self.outputs].map(|count| count as usize);
-        Step { number: self.number, position, tokens, outputs }
+        Step { number: self.number, position, tokens, outputs, strict: false }
     }
 
     /// Which rows count from this step on.
@@ -78,7 +78,7 @@ impl StepBegin {
 pub struct FlightBegin {
     /// The byte of its [`FlightKind`].
     pub kind: u8,
-    /// The layer, 0 for kinds outside layers.
+    /// The layer, 0 for kinds outside layers; under strict evaluation 2^16 times the turn is added.
     pub layer: u32,
     /// Number of the step.
     pub step: u64,
@@ -87,11 +87,12 @@ pub struct FlightBegin {
 }
 
 impl FlightBegin {
-    fn new(kind: FlightKind, layer: usize, shape: &Shape, step: &Step) -> Result<Self, Error> {
-        let len = kind.extent(shape, step).size_bytes();
+    fn new(due: &FlightDue, shape: &Shape, step: &Step) -> Result<Self, Error> {
+        let len = due.kind.extent_in(shape, step, due.turn).size_bytes();
         let too_long = Error::Cap { field: "flight length", have: len as u64, need: MAX_BLOB.into() };
         let len = u32::try_from(len).ok().filter(|&len| len <= MAX_BLOB).ok_or(too_long)?;
-        Ok(Self { kind: kind as u8, layer: layer as u32, step: step.number, len })
+        // A model has at most 2^10 layers, and an exchange at most some 60 turns.
+        Ok(Self { kind: due.kind as u8, layer: (due.layer | due.turn << 16) as u32, step: step.number, len })
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -107,7 +108,8 @@ impl FlightBegin {
 
 /// Queues a flight; returns its kind and the bytes of its contents.
 pub(super) fn push_flight(outbox: &mut Outbox, flight: &Flight, shape: &Shape, step: &Step) -> Result<usize, Error> {
-    let begin = FlightBegin::new(flight.kind, flight.layer as usize, shape, step)?;
+    let due = FlightDue { kind: flight.kind, layer: flight.layer as usize, turn: flight.turn as usize };
+    let begin = FlightBegin::new(&due, shape, step)?;
     let bytes = contents(flight);
     if bytes.len() != begin.len as usize {
         let (have, need) = (bytes.len() as u64, begin.len.into());
@@ -129,8 +131,7 @@ fn contents(flight: &Flight) -> Vec<u8> {
 
 /// Puts one flight together from chunks.
 pub(super) struct FlightReceiver {
-    kind: FlightKind,
-    layer: u32,
+    due: FlightDue,
     step: u64,
     extent: undertone_shares::Extent,
     blob: BlobReceiver,
@@ -138,25 +139,20 @@ pub(super) struct FlightReceiver {
 
 impl FlightReceiver {
     /// Expects the contents that `begin` announces, if it is the flight that is due.
-    pub(super) fn new(
-        begin: &FlightBegin,
-        due: Option<(FlightKind, usize)>,
-        shape: &Shape,
-        step: &Step,
-    ) -> Result<Self, Error> {
-        let Some((kind, layer)) = due else {
+    pub(super) fn new(begin: &FlightBegin, due: Option<FlightDue>, shape: &Shape, step: &Step) -> Result<Self, Error> {
+        let Some(due) = due else {
             return Err(Error::OutOfTurn { message: "flight_begin", state: "no flight is due" });
         };
-        let need = FlightBegin::new(kind, layer, shape, step)?;
+        let need = FlightBegin::new(&due, shape, step)?;
         if begin.len != need.len {
             return Err(Error::Unexpected { field: "flight length", have: begin.len.into(), need: need.len.into() });
         }
         if *begin != need {
             return Err(Error::OutOfTurn { message: "flight_begin", state: "another flight is due" });
         }
-        let extent = kind.extent(shape, step);
+        let extent = due.kind.extent_in(shape, step, due.turn);
         let blob = BlobReceiver::new("a flight", [need.len as usize]);
-        Ok(Self { kind, layer: need.layer, step: need.step, extent, blob })
+        Ok(Self { due, step: need.step, extent, blob })
     }
 
     /// Takes a chunk and returns the flight when it is complete.
@@ -170,8 +166,9 @@ impl FlightReceiver {
         let (words, rest) = bytes.split_at(8 * self.extent.words);
         let (bits, entries) = rest.split_at(self.extent.bits.div_ceil(8));
         Ok(Some(Flight {
-            kind: self.kind,
-            layer: self.layer,
+            kind: self.due.kind,
+            layer: self.due.layer as u32,
+            turn: self.due.turn as u32,
             step: self.step,
             words: words.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect(),
             bits: bits.to_vec(),

@@ -28,8 +28,37 @@ pub use plan::{FlightLedger, FlightTraffic};
 pub use server::Server;
 pub use setup::SetupServer;
 
-/// What each party learns in this mode, and what the mode does not protect.
-pub fn leakage() -> Vec<Leak> {
+/// What each party learns in this mode, with nonlinear steps on permuted values or on shares, and what the mode does not
+/// protect.
+pub fn leakage(strict: bool) -> Vec<Leak> {
+    let permuted = [
+        (
+            "weights",
+            "The user sees activations in a secret order. That is obfuscation, not encryption: many of them can reveal \
+             weights.",
+        ),
+        (
+            "dishonest_user",
+            "A user who departs from the protocol obtains the weights exactly, within about a third as many tokens as \
+             the hidden size.",
+        ),
+        (
+            "lookup",
+            "A dishonest user learns one token id per step for a place of its choice in the permuted logits, no more.",
+        ),
+    ];
+    let strictly = [
+        (
+            "weights",
+            "The user sees chosen tokens and nothing else of what the model computes: weights leak only through the \
+             answers.",
+        ),
+        (
+            "dishonest_user",
+            "A user who departs from the protocol can put shares of its choice into every step and learn about weights \
+             from the tokens; nothing is checked.",
+        ),
+    ];
     let sentences = [
         (
             "hidden",
@@ -47,25 +76,17 @@ pub fn leakage() -> Vec<Leak> {
             "The user learns the configuration and the largest weight of every matrix, to a factor of two.",
         ),
         (
-            "weights",
-            "The user sees activations in a secret order. That is obfuscation, not encryption: many of them can reveal \
-             weights.",
-        ),
-        (
-            "dishonest_user",
-            "A user who departs from the protocol obtains the weights exactly, within about a third as many tokens as \
-             the hidden size.",
-        ),
-        (
             "dealer",
             "The dealer and the provider together can read the text; the dealer and the user together can read the \
              weights.",
         ),
         ("unverified", "Results are not verified: a dishonest provider can return wrong results."),
-        (
-            "lookup",
-            "A dishonest user learns one token id per step for a place of its choice in the permuted logits, no more.",
-        ),
     ];
-    sentences.into_iter().map(|(key, sentence)| Leak { key, sentence: sentence.to_owned() }).collect()
+    let weights = if strict { &strictly[..] } else { &permuted[..] };
+    sentences
+        .iter()
+        .chain(weights)
+        .copied()
+        .map(|(key, sentence)| Leak { key, sentence: sentence.to_owned() })
+        .collect()
 }

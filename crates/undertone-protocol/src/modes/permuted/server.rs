@@ -12,7 +12,7 @@ use crate::exchange::peer_error;
 use crate::message::{Message, Mode, Welcome};
 use crate::session::{Session, Turn};
 use undertone_infer::Progress;
-use undertone_shares::{Bundle, Flight, FlightKind, Provider, ProviderBundle, Shape};
+use undertone_shares::{Bundle, Flight, FlightDue, FlightKind, Provider, ProviderBundle, Shape, Step};
 
 enum State {
     AwaitStep,
@@ -69,6 +69,11 @@ impl Server {
         Ok(())
     }
 
+    /// The step that a user announces, evaluated as the session has it.
+    fn step_of(&self, begin: &StepBegin) -> Step {
+        Step { strict: self.provider.is_strict(), ..begin.step() }
+    }
+
     /// What travelled so far.
     pub fn ledger(&self) -> &FlightLedger {
         &self.ledger
@@ -79,12 +84,13 @@ impl Server {
             (_, Message::Bye) => Ok(State::Closed),
             (_, Message::Error(report)) => Err(peer_error(report)),
             (State::AwaitStep, Message::StepBegin(begin)) => {
-                self.provider.check(&begin.step())?;
+                self.provider.check(&self.step_of(&begin))?;
                 Ok(State::Collecting(begin, Vec::new()))
             }
             (State::Collecting(begin, flights), Message::FlightBegin(flight)) => {
-                let due = if flights.is_empty() { FlightKind::Prepare } else { FlightKind::Embed };
-                let receiver = FlightReceiver::new(&flight, Some((due, 0)), &self.shape, &begin.step())?;
+                let kind = if flights.is_empty() { FlightKind::Prepare } else { FlightKind::Embed };
+                let due = FlightDue { kind, layer: 0, turn: 0 };
+                let receiver = FlightReceiver::new(&flight, Some(due), &self.shape, &self.step_of(&begin))?;
                 Ok(State::ReceivingFirst(begin, flights, Box::new(receiver)))
             }
             (State::ReceivingFirst(begin, mut flights, mut receiver), Message::Chunk(bytes)) => {
@@ -119,8 +125,8 @@ impl Server {
         let Some(step) = self.provider.step() else {
             return Err(Error::OutOfTurn { message: "a flight", state: "no step is in progress" });
         };
-        let kind = flight.kind;
-        self.ledger.record(kind, kind.extent(&self.shape, &step).size_bytes());
+        let extent = flight.kind.extent_in(&self.shape, &step, flight.turn as usize);
+        self.ledger.record(flight.kind, extent.size_bytes());
         if let Some(answer) = self.provider.receive(flight)? {
             let bytes = push_flight(&mut self.outbox, &answer, &self.shape, &step)?;
             self.ledger.record(answer.kind, bytes);
@@ -145,7 +151,7 @@ impl State {
 
 impl Session for Server {
     fn mode(&self) -> Mode {
-        Mode::Permuted
+        if self.provider.is_strict() { Mode::Strict } else { Mode::Permuted }
     }
 
     fn turn(&self) -> Turn {
