@@ -24,10 +24,10 @@ const ROW_SETS: usize = 2 + 1 + 1;
 /// Counters of the product itself, without both halves of the bootstrap: a switch down at level 1 for each ciphertext that
 /// goes in; for each that comes out, packing (the same digits as in one switch of the large ring, N/N' times shorter and
 /// N/N' times over) and a switch up, both at level 0. Shared with the evaluator that computes.
-pub(crate) fn product_counts(input_pairs: usize, output_pairs: usize, components: usize) -> Counts {
-    let (inputs, outputs) = (input_pairs as u64, output_pairs as u64);
-    let weights = inputs * outputs * (components as u64).pow(2);
-    let mut counts = Counts { matrix_weights: weights, ..Counts::default() };
+pub(crate) fn product_counts(chain: Chain, shape: &MatrixShape) -> Counts {
+    let (inputs, outputs) = (shape.input_pairs(chain) as u64, shape.output_pairs(chain) as u64);
+    let weights = inputs * outputs * (shape.components(chain) as u64).pow(2);
+    let mut counts = Counts { matrix_products: weights * shape.tokens as u64, ..Counts::default() };
     counts.key_switch(1, inputs);
     counts.key_switch(0, 2 * outputs);
     counts
@@ -77,7 +77,7 @@ impl CostEvaluator {
         let (ins, outs) = (inputs.len(), matrix.output_pairs(chain));
         let half = self.count_halves(chain.slot_count(), true, [ins as u64, outs as u64])?;
         let mut ledger = self.ledger();
-        ledger.counts.merge(&product_counts(ins, outs, matrix.components(chain)));
+        ledger.counts.merge(&product_counts(chain, matrix));
         ledger.keys.product_tokens.insert(matrix.tokens);
         drop(ledger);
         let working = half.saturating_mul(bootstraps_at_a_time());

@@ -159,7 +159,7 @@ fn products_count_the_first_half_by_input_and_the_second_by_output() {
     assert_eq!(outputs, vec![[ev.value(12), ev.value(12)]; 2]);
     let counts = ev.counts();
     assert_eq!((counts.bootstraps, counts.rotations, counts.relinearizations), (2, 15, 4));
-    assert_eq!(counts.matrix_weights, (2 * 32) * (3 * 32));
+    assert_eq!(counts.matrix_products, (2 * 32) * (3 * 32) * 8);
     assert_eq!(counts.key_switches, 15 + 4 + 3 + 2 * 2);
     let by_level: Vec<u64> = [0, 1, 4, 15].map(|level: usize| counts.by_level[level].key_switches).to_vec();
     assert_eq!(by_level, [4, 3, 15, 4]);
