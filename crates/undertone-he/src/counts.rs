@@ -15,9 +15,9 @@ pub struct Counts {
     pub key_switches: u64,
     /// Half-bootstraps, counted per ciphertext that enters ModRaise.
     pub bootstraps: u64,
-    /// Integer weights multiplied by in matrix products between bootstraps, with those that pad them to whole
-    /// ciphertexts; each meets all tokens of a channel.
-    pub matrix_weights: u64,
+    /// Integer weights times tokens that they meet in matrix products between bootstraps, with the weights that pad
+    /// matrices to whole ciphertexts.
+    pub matrix_products: u64,
     /// What ran at each level (index = level), for time estimates.
     pub by_level: Vec<LevelCounts>,
 }
@@ -107,7 +107,7 @@ impl Counts {
         f(&mut self.relinearizations, other.relinearizations);
         f(&mut self.key_switches, other.key_switches);
         f(&mut self.bootstraps, other.bootstraps);
-        f(&mut self.matrix_weights, other.matrix_weights);
+        f(&mut self.matrix_products, other.matrix_products);
         if self.by_level.len() < other.by_level.len() {
             self.by_level.resize(other.by_level.len(), LevelCounts::default());
         }

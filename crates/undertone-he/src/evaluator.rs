@@ -119,9 +119,9 @@ pub trait Evaluator: Sync {
     /// # Range
     /// Real, |slot| ≤ 1, of inputs and of outputs. Under encryption only outputs are bound to it, before their gain: a product
     /// is exact modulo q0·q_w, so that an input beyond 1 scales, and wraps no sooner than an output of the smallest weight
-    /// would, at q_w·R/2 with R = q0 over a message of 1 (2^7). A lone input of up to q_w / 2^14 = 48 keeps every output
-    /// within 1. Outputs beyond 1 bend with the sine of EvalMod, up to R/4 = 32 in order; those about R/2 = 64 come back as
-    /// small values.
+    /// would, at q_w·R/2 with R = q0 over a message of 1 (2^7). Outputs are sums over all
+    /// channels: beyond 1 they bend with the sine of EvalMod, up to R/4 = 32 in order; those about multiples of R/2 = 64 come
+    /// back as small values, which inputs that all grow alike reach at 64 times what makes an output of 1.
     ///
     /// # Errors
     /// `Arity` for another number of pairs, `LevelTooLow` below `boot_level`, `MissingKey` without the keys of products

@@ -103,6 +103,30 @@ fn a_layer_in_turns_is_the_reference_layer() {
     }
 }
 
+/// The largest slot of the guard of layer 0 with these weights and ranges, where nothing but the guard tells.
+fn guard_of(case: &Case, weights: &Llama, calibration: &Calibration) -> f64 {
+    let program = Program::new(&case.model.config, calibration, SHAPE, CHAIN).unwrap();
+    let ev = ClearEvaluator::new(CHAIN).without_range_check();
+    let packed = program.pack_halves(&case.private_rows()).unwrap();
+    let input = packed.iter().map(|pair| pair.each_ref().map(|slots| ev.encrypt(slots, CHAIN.top_level))).collect();
+    let matrices = program.layer_matrices(&ev, Some(weights), 0).unwrap();
+    let (_, guard) = program.layer_in_turns(&ev, Some((weights, &case.public())), &matrices, input, &()).unwrap();
+    guard.slots().iter().copied().fold(0.0, f64::max)
+}
+
+#[test]
+fn inputs_beyond_their_bounds_are_seen_before_their_turn() {
+    let case = Case::new([24, 40, 2, 4, 4, 8, 48], 2);
+    // Gates and ups of zero, so that the turn of the second norm cannot tell what entered it.
+    let mut silent = case.model.clone();
+    silent.layers[0].mlp_norm.fill(0.0);
+    assert!(guard_of(&case, &silent, &case.calibration) <= 1.05);
+    let mut narrow = case.calibration.clone();
+    narrow.layers[0].mlp_norm.mean_square.high /= 4.0;
+    let guard = guard_of(&case, &silent, &narrow);
+    assert!(guard > 1.05, "{guard}");
+}
+
 #[test]
 fn a_layer_in_turns_costs_what_it_is_planned_to() {
     let case = Case::new([40, 72, 2, 4, 4, 16, 48], 2);

@@ -129,7 +129,7 @@ fn spiked_turn(client: &Client, ev: &CkksEvaluator, shape: &MatrixShape, spike: 
     (rows, worst(&first, other[0].slots()).max(worst(&found[1], other[1].slots())))
 }
 
-/// Nothing guards what enters a turn; this is why nothing need. In units of q0 over its ratio to messages, R = 2^7, an input
+/// A lone input beyond its bound scales the results. In units of q0 over its ratio to messages, R = 2^7, an input
 /// wraps from q_w·R/2 on, where its smallest weight alone makes an output of R/2 of it, and an output wraps from R/2 = 64 on.
 #[test]
 fn a_spike_in_an_input_only_scales_until_an_output_is_too_large() {
@@ -157,6 +157,51 @@ fn a_spike_in_an_input_only_scales_until_an_output_is_too_large() {
     let (found, expected) = rows[0];
     println!("wrapped: {found} for {expected}");
     assert!((expected - wraps).abs() < 1e-3 && found.abs() < 1.0, "{found} for {expected}");
+}
+
+/// Integers in the two rows of the matrix below, the same for all channels.
+const ALIKE: [f64; 2] = [12_000.0, 180.0];
+
+/// One turn with all inputs `size`: a result of each row, and what it should be.
+fn alike_turn(client: &Client, ev: &CkksEvaluator, shape: &MatrixShape, size: f64) -> [(f64, f64); 2] {
+    let chain = client.parameters.chain();
+    let prime = chain.product_prime.unwrap() as f64;
+    let matrix = ev.encode_matrix(shape, &|o, out: &mut [f32]| out.fill((ALIKE[o] / prime) as f32)).unwrap();
+    assert_eq!(matrix.gain_log2(), 0);
+    let half = shape.tokens / 2;
+    let mut values = vec![0.0; chain.slot_count()];
+    values[..shape.inputs * half].fill(size);
+    let slots = Slots::new(values, chain.slot_count()).unwrap();
+    let found = ev.product_bootstrap(&encrypted(client, &[[slots.clone(), slots]], chain.boot_level), &matrix).unwrap();
+    let first = client.decrypt(&found[0][0]);
+    [0, 1].map(|o| (first[3 + half * o], shape.inputs as f64 * ALIKE[o] / prime * size))
+}
+
+/// A result wraps by the sum of all channels: inputs that grow alike take it there at 64 times what makes a result of 1, far
+/// below what a lone spike takes. So what enters a turn has to be guarded where it is made.
+#[test]
+fn inputs_that_all_grow_alike_wrap_as_soon_as_their_sum_does() {
+    let client = Client::new(Parameters::insecure_turn_test(LOG_N));
+    let prime = client.parameters.chain().product_prime.unwrap() as f64;
+    let shape = MatrixShape { outputs: 2, inputs: 64, tokens: 16 };
+    let ev = client.evaluator(&plan(&client.parameters, &shape).key_set());
+    let wraps = 64.0 * prime / (ALIKE[0] * shape.inputs as f64);
+    assert!((65.0..66.0).contains(&wraps));
+    for size in [1.0, 4.0, 32.0, wraps, 1.5 * wraps] {
+        let rows = alike_turn(&client, &ev, &shape, size);
+        println!("{size}: {rows:?}");
+        for (found, expected) in rows {
+            let right = (found - expected).abs() < 2f64.powi(-16);
+            // The sine bends slowly just above 1.
+            assert!(right || expected > 1.0, "{size}: {found} for {expected}");
+            assert!(!right || expected < 2.0, "{size}: {found} for {expected}");
+        }
+        let seen = rows[0].0.abs() > 1.2;
+        assert_eq!(seen, size != 1.0 && size != wraps, "{size}: {rows:?}");
+    }
+    // The wrapped result is small: no guard of results can tell it from an honest one.
+    let [(found, expected), _] = alike_turn(&client, &ev, &shape, wraps);
+    assert!((expected - 64.0).abs() < 1e-9 && found.abs() < 0.25, "{found} for {expected}");
 }
 
 #[test]

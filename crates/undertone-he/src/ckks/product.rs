@@ -95,8 +95,7 @@ impl CkksEvaluator {
     /// `MissingKey` without the keys of products of so many tokens, and as [`PcMatmul::multiply`].
     pub fn multiply_prepared(&self, operand: &ProductInput, matrix: &CkksMatrix) -> Result<Vec<Ciphertext>, Error> {
         let product = self.products(matrix)?.multiply(operand, &matrix.weights)?;
-        let (chain, shape) = (self.parameters.chain(), &matrix.shape);
-        let counts = product_counts(shape.input_pairs(chain), shape.output_pairs(chain), shape.components(chain));
+        let counts = product_counts(self.parameters.chain(), &matrix.shape);
         self.count(|c| c.merge(&counts));
         Ok(product.ciphertexts)
     }

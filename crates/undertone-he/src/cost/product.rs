@@ -8,20 +8,26 @@ use crate::ckks::product::bootstraps_at_a_time;
 use crate::{Chain, Counts, Error, MatrixShape};
 use std::sync::Arc;
 
-/// Limbs that an input takes once it is switched down and prepared: in two primes the body, and the mask at 4/3 as many
-/// points and those of one block more.
+/// Limbs that an input takes switched down: a pair in two primes, cut into parts of the small ring.
+const PART_LIMBS: usize = 4;
+/// Limbs that an input takes once it is prepared: in two primes the body, and the mask at 4/3 as many points and those of
+/// one block more.
 const OPERAND_LIMBS: usize = 6;
-/// Sets of r rows that a thread holds in a product: four in one prime that wait for packing, and one in two primes with its
-/// rescaled copy.
-const ROW_SETS: usize = 7;
+/// Limbs of a key switch down, in four primes: its digits, both halves, and those divided.
+const SWITCH_LIMBS: usize = 4 + 2 * 4 + 2 * 2;
+/// Output blocks that a thread packs together.
+const TASK_BLOCKS: usize = 4;
+/// Sets of r rows that a thread holds for each of these blocks while it packs: the rows in the memory of two primes, which
+/// they keep after their rescale, their classes gathered, and those lifted to the prime at hand.
+const ROW_SETS: usize = 2 + 1 + 1;
 
 /// Counters of the product itself, without both halves of the bootstrap: a switch down at level 1 for each ciphertext that
 /// goes in; for each that comes out, packing (the same digits as in one switch of the large ring, N/N' times shorter and
 /// N/N' times over) and a switch up, both at level 0. Shared with the evaluator that computes.
-pub(crate) fn product_counts(input_pairs: usize, output_pairs: usize, components: usize) -> Counts {
-    let (inputs, outputs) = (input_pairs as u64, output_pairs as u64);
-    let weights = inputs * outputs * (components as u64).pow(2);
-    let mut counts = Counts { matrix_weights: weights, ..Counts::default() };
+pub(crate) fn product_counts(chain: Chain, shape: &MatrixShape) -> Counts {
+    let (inputs, outputs) = (shape.input_pairs(chain) as u64, shape.output_pairs(chain) as u64);
+    let weights = inputs * outputs * (shape.components(chain) as u64).pow(2);
+    let mut counts = Counts { matrix_products: weights * shape.tokens as u64, ..Counts::default() };
     counts.key_switch(1, inputs);
     counts.key_switch(0, 2 * outputs);
     counts
@@ -71,14 +77,14 @@ impl CostEvaluator {
         let (ins, outs) = (inputs.len(), matrix.output_pairs(chain));
         let half = self.count_halves(chain.slot_count(), true, [ins as u64, outs as u64])?;
         let mut ledger = self.ledger();
-        ledger.counts.merge(&product_counts(ins, outs, matrix.components(chain)));
+        ledger.counts.merge(&product_counts(chain, matrix));
         ledger.keys.product_tokens.insert(matrix.tokens);
         drop(ledger);
         let working = half.saturating_mul(bootstraps_at_a_time());
-        let (coefficients, operand, products) = (ins * limbs(1), ins * OPERAND_LIMBS, outs * limbs(0));
+        let (coefficients, products) = (ins * limbs(1), outs * limbs(0));
         self.live.working(working.saturating_add(coefficients));
-        self.live.working(coefficients + operand);
-        self.live.working(operand + products + row_limbs(chain, matrix));
+        let product = product_limbs(chain, matrix, rayon::current_num_threads());
+        product.into_iter().for_each(|limbs| self.live.working(limbs));
         let fresh = (0..outs).map(|_| [(); 2].map(|()| self.value(chain.top_level))).collect();
         // The last one comes beside all others.
         self.live.working(working.saturating_add(products));
@@ -86,9 +92,14 @@ impl CostEvaluator {
     }
 }
 
-/// Limbs of rows that wait for packing, of all threads: a set is r rows of N' residues.
-fn row_limbs(chain: Chain, matrix: &MatrixShape) -> usize {
+/// Limbs that a product needs while its inputs are prepared, and while it multiplies and packs.
+pub(super) fn product_limbs(chain: Chain, matrix: &MatrixShape, threads: usize) -> [usize; 2] {
+    let (ins, outs) = (matrix.input_pairs(chain), matrix.output_pairs(chain));
+    let operand = ins * OPERAND_LIMBS;
+    let prepare = ins * (limbs(1) + PART_LIMBS) + operand.max(threads * SWITCH_LIMBS);
     let small = 1usize << chain.log_n.saturating_sub(PARTS_LOG2);
-    let set = (small / matrix.tokens).saturating_mul(small) >> chain.log_n;
-    rayon::current_num_threads() * ROW_SETS * (set + 1)
+    // r rows of N' residues; one limb more is for their bodies and for what a part of them needs on its way.
+    let set = ((small / matrix.tokens).saturating_mul(small) >> chain.log_n) + 1;
+    // All that is packed is there when the first of it is switched up.
+    [prepare, operand + 2 * outs * limbs(0) + threads * TASK_BLOCKS * ROW_SETS * set]
 }

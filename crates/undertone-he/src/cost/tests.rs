@@ -159,7 +159,7 @@ fn products_count_the_first_half_by_input_and_the_second_by_output() {
     assert_eq!(outputs, vec![[ev.value(12), ev.value(12)]; 2]);
     let counts = ev.counts();
     assert_eq!((counts.bootstraps, counts.rotations, counts.relinearizations), (2, 15, 4));
-    assert_eq!(counts.matrix_weights, (2 * 32) * (3 * 32));
+    assert_eq!(counts.matrix_products, (2 * 32) * (3 * 32) * 8);
     assert_eq!(counts.key_switches, 15 + 4 + 3 + 2 * 2);
     let by_level: Vec<u64> = [0, 1, 4, 15].map(|level: usize| counts.by_level[level].key_switches).to_vec();
     assert_eq!(by_level, [4, 3, 15, 4]);
@@ -191,6 +191,30 @@ fn a_turn_counts_its_matrix_and_its_results_as_memory() {
     drop((matrix, inputs, outputs));
     ev.half_bootstrap(&ev.value(4), None, 16).unwrap();
     assert!(ev.peak_limbs() < before + results + 2000);
+}
+
+#[test]
+fn a_product_counts_its_parts_its_operand_and_the_rows_that_wait_for_packing() {
+    let chain = Chain { log_n: 16, product_prime: Some(786_433), ..CHAIN };
+    // 512 channels a pair: eight pairs come in, two go out.
+    let shape = MatrixShape { outputs: 1024, inputs: 4096, tokens: 128 };
+    for threads in [1, 2, 16] {
+        // Beside eight pairs of coefficients in two primes as many in parts, and the operand or the switches.
+        let prepare = 8 * (4 + 4) + (8 * 6).max(threads * 16);
+        // 64 rows of 2^13 residues are eight limbs and their bodies; four blocks of them in two primes, gathered and lifted.
+        let rows = threads * (4 * 2 + 4 + 4) * (8 + 1);
+        assert_eq!(product::product_limbs(chain, &shape, threads), [prepare, 8 * 6 + 2 * 2 * 2 + rows]);
+    }
+    // A bootstrap that needs nothing, a single pair out: the product is the peak, above what comes back.
+    let ev = CostEvaluator::new(chain).with_bootstrap_model(Arc::new(|_, _| Ok(BootstrapCost::default())));
+    let shape = MatrixShape { outputs: 512, inputs: 16 * 512, tokens: 128 };
+    let matrix = ev.encode_matrix(&shape, &|_, _| {}).unwrap();
+    let inputs = vec![[(); 2].map(|()| ev.value(chain.boot_level)); 16];
+    let before = ev.peak_limbs();
+    ev.product_bootstrap(&inputs, &matrix).unwrap();
+    let peak = product::product_limbs(chain, &shape, rayon::current_num_threads()).into_iter().max().unwrap();
+    assert!(peak > 16 * (4 + 4 + 6) - 1 && peak > 2 * 2 * (chain.top_level + 1));
+    assert_eq!(ev.peak_limbs(), before + peak);
 }
 
 #[test]

@@ -19,9 +19,9 @@ const PASS: f64 = 0.5;
 const TENSOR: f64 = 2.1;
 /// A product with a diagonal of a bootstrap, which is encoded beforehand, in all limbs.
 const ENCODED_PRODUCT: f64 = 8.4;
-/// One weight of a product between bootstraps with 128 tokens, ring switches and packing included: 2.8 s of one core for
-/// 4096 × 4096 of them.
-const MATRIX_WEIGHT: f64 = 1.5e-3;
+/// One weight times one token of a product between bootstraps, ring switches and packing included: 2.8 s of one core for
+/// 4096 × 4096 weights and 128 tokens.
+const MATRIX_PRODUCT: f64 = 1.5e-3 / 128.0;
 /// One slot of a diagonal: making it, and its share of the Fourier transform that encodes two diagonals.
 const ENCODE_SLOT: f64 = 2e-4;
 /// One slot of a diagonal in one prime: its share of reductions and of a transform for two.
@@ -34,7 +34,7 @@ pub fn work(parameters: &Parameters, counts: &Counts) -> f64 {
     let levels = counts.by_level.iter().enumerate();
     levels.map(|(level, counts)| at_level(parameters, level, counts)).sum::<f64>()
         + beforehand as f64 * ENCODED_PRODUCT
-        + counts.matrix_weights as f64 * MATRIX_WEIGHT
+        + counts.matrix_products as f64 * MATRIX_PRODUCT
 }
 
 /// The work of what happened at one level.
@@ -60,7 +60,9 @@ fn at_level(parameters: &Parameters, level: usize, counts: &LevelCounts) -> f64 
 
 #[cfg(test)]
 mod tests {
+    use super::super::product_counts;
     use super::*;
+    use crate::MatrixShape;
 
     #[test]
     fn more_key_switches_are_more_work_and_higher_ones_more_so() {
@@ -72,5 +74,22 @@ mod tests {
         };
         assert!(of(20, 10) > 9.9 * of(20, 1));
         assert!(of(20, 1) > of(4, 1));
+    }
+
+    #[test]
+    fn a_matrix_is_less_work_for_fewer_tokens() {
+        let parameters = Parameters::product_preset();
+        let of = |tokens| {
+            let shape = MatrixShape { outputs: 4096, inputs: 4096, tokens };
+            let counts = product_counts(parameters.chain(), &shape);
+            // The weights alone: fewer tokens are also fewer pairs to switch and pack.
+            let weights = Counts { matrix_products: counts.matrix_products, ..Counts::default() };
+            [work(&parameters, &weights), work(&parameters, &counts)]
+        };
+        let ([short, short_all], [long, long_all]) = (of(16), of(128));
+        assert!((long / short - 8.0).abs() < 1e-9, "{short} and {long}");
+        assert!(short_all < long_all / 7.0, "{short_all} and {long_all}");
+        // As calibrated: 1.5 transforms for a thousand weights at 128 tokens.
+        assert!((long / 4096f64.powi(2) - 1.5e-3).abs() < 1e-12);
     }
 }

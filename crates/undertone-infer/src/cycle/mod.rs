@@ -161,9 +161,10 @@ impl<'a, E: Evaluator> Pass<'a, E> {
     /// One turn, whose results are put under the guard.
     ///
     /// # Range
-    /// What enters needs no guard of its own: an input beyond 1 only scales, as [`Evaluator::product_bootstrap`] says, and what
-    /// it makes of the results is guarded there. A spike of up to 48 in one input slot cannot take a result beyond 1 before its
-    /// gain; from about 3000 on, under the largest weight there is, the result may wrap to one that looks honest.
+    /// A result is what the matrix makes of all its inputs together, in units of the output's bound: beyond 1 the guard sees
+    /// it, and only about 64 and its multiples does it wrap to one that looks honest ([`Evaluator::product_bootstrap`]).
+    /// What enters is not guarded here but where it is made: by the highest Chebyshev element of the norm or of SiLU, and by
+    /// the results of the turn before.
     fn turn(&mut self, x: &[[E::Value; 2]], matrix: &E::Matrix) -> Result<Pairs<E>, Error> {
         let fresh = self.ev.product_bootstrap(x, matrix)?;
         for value in fresh.iter().flatten() {

@@ -108,3 +108,65 @@ pub fn choose(
     let (_, taken) = candidates.remove(least.map_or(0, |(index, _)| index));
     Ok(Choice { taken: taken?, others: candidates })
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use undertone_model::{RopeKind, RopeScaling};
+
+    const SHAPE: WireShape = WireShape { public_tokens: 3967, private_tokens: 128, max_new_tokens: 2 };
+
+    /// The shape of Llama-2-7B with so many layers.
+    pub(in super::super) fn llama_2_7b(layers: usize) -> LlamaConfig {
+        LlamaConfig {
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            num_hidden_layers: layers,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            head_dim: 128,
+            vocab_size: 32_000,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-5,
+            rope: RopeScaling { theta: 10_000.0, kind: RopeKind::Default },
+            tie_word_embeddings: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+        }
+    }
+
+    #[test]
+    fn turns_are_taken_where_they_are_less_work_whatever_the_order_of_the_offer() {
+        let (mut sets, config) = (Parameters::presets(), llama_2_7b(2));
+        for _ in 0..2 {
+            let choice = choose(&sets, &config, None, SHAPE, None).unwrap();
+            assert_eq!(choice.taken.route(), Route::Turns);
+            let [(Route::Slots, Ok(other))] = &choice.others[..] else { panic!("{:?}", choice.others.len()) };
+            assert!(choice.taken.work < other.work, "{} and {}", choice.taken.work, other.work);
+            sets.reverse();
+        }
+        let told = choose(&sets, &config, None, SHAPE, Some(Route::Slots)).unwrap();
+        assert!(told.taken.route() == Route::Slots && told.others.is_empty());
+    }
+
+    #[test]
+    fn a_route_that_no_set_offers_is_refused() {
+        let config = llama_2_7b(2);
+        let refused = |sets: &[Parameters], only| choose(sets, &config, None, SHAPE, only).err().unwrap();
+        let (slots, turns) = ([Parameters::default_preset()], [Parameters::product_preset()]);
+        assert!(matches!(refused(&slots, Some(Route::Turns)), Error::Route { route: "turns" }));
+        assert!(matches!(refused(&turns, Some(Route::Slots)), Error::Route { route: "slots" }));
+        assert!(matches!(refused(&[], None), Error::Route { route: "any" }));
+        assert!(matches!(refused(&[], Some(Route::Slots)), Error::Route { route: "slots" }));
+    }
+
+    #[test]
+    fn where_no_set_can_run_the_first_says_why() {
+        // Heads of 96 do not fill values in turns.
+        let config = LlamaConfig { head_dim: 96, ..llama_2_7b(2) };
+        let sets = [Parameters::product_preset(), Parameters::product_preset()];
+        let alone = Candidate::new(&sets[0], &config, None, SHAPE).err().unwrap();
+        let error = choose(&sets, &config, None, SHAPE, None).err().unwrap();
+        assert!(!matches!(error, Error::Route { .. }) && error.to_string() == alone.to_string(), "{error}");
+    }
+}
