@@ -68,14 +68,14 @@ fn shared(site: Site, step: &Step, program: &dyn Fn() -> Program, input: &[u64])
         let have = (contents.words.len(), contents.entries.len(), contents.bits.len());
         assert_eq!(have, (due.words, due.entries, due.bits.div_ceil(8)), "{site:?}");
     };
-    let mut down = provider.start(user.masked_input(), &mut at_provider);
+    let mut down = provider.start(user.masked_input().unwrap(), &mut at_provider).unwrap();
     loop {
         check(&down);
         let hidden = |_| hidden.clone();
-        match user.turn((&down.words, &down.entries), hidden, &mut at_user) {
+        match user.turn((&down.words, &down.entries), hidden, &mut at_user).unwrap() {
             Turn::Send(up) => {
                 check(&up);
-                down = provider.answer((&up.words, &up.entries), &mut at_provider);
+                down = provider.answer((&up.words, &up.entries), &mut at_provider).unwrap();
             }
             Turn::Last(up) => {
                 check(&up);
