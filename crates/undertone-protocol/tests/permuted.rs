@@ -236,7 +236,10 @@ fn bundles_of_the_other_evaluation_are_refused() {
         let bundle = connection.deal(2, 1);
         let prepared = connection.user.prepare(bundle, 0, Placement { kept: 0, skipped: 0 }).unwrap();
         let error = connection.client.begin(prepared).unwrap_err().to_string();
-        assert!(error.contains("same --strict"), "{error}");
+        let (dealt, due) = if strict { ("permuted", "strict") } else { ("strict", "permuted") };
+        let need =
+            format!("dealt a bundle for {dealt} evaluation to a session with {due} evaluation; start the run again");
+        assert!(error.contains(&need), "{error}");
     }
 }
 

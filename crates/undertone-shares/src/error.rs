@@ -66,7 +66,8 @@ pub enum Error {
     },
     /// A bundle for nonlinear steps of the other kind.
     #[error(
-        "a bundle for {have} evaluation was given to a session with {need} evaluation; give the user and the dealer the same --strict"
+        "the dealer dealt a bundle for {have} evaluation to a session with {need} evaluation; start the run again, and if it \
+         stays so run the same version of undertone at the dealer and at both parties"
     )]
     OtherEvaluation {
         /// The evaluation of the bundle.

@@ -82,7 +82,7 @@ impl Traffic {
     /// | | words of 8 bytes |
     /// | --- | --- |
     /// | a norm of n rows | 3nD + 8n, and nD bits; 6 flights |
-    /// | an activation | 5nF + nF (narrow, 4 bytes, twice nF), and nF bits; 4 flights |
+    /// | an activation | 6nF + 2nF (narrow, 4 bytes each), which is 7nF, and nF bits; 4 flights |
     /// | softmax and mixing | 7S + 2P (narrow) + 4nhd + 6nh, and nhd bits; l + 6 flights, one more where l is odd |
     /// | logits | 8mV + 4 for every narrow word, of which a pair has four, but for the last; m (narrow) for the places |
     fn strictly(shape: &Shape, step: &Step) -> Self {

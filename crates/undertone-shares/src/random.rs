@@ -289,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn no_two_streams_of_strict_exchanges_are_equal() {
+        let sites =
+            [Site::AttentionNorm, Site::Softmax, Site::MlpNorm, Site::Activation, Site::FinalNorm, Site::Logits];
+        let (session, mut drawn, mut count) = (Seed::from_bytes([5; 32]), std::collections::BTreeSet::new(), 0);
+        for number in 0..2 {
+            let step = Step { number, position: 3 * number as usize, tokens: 3, outputs: 1, strict: true };
+            for seed in [Role::User, Role::Provider].map(|role| session.of_step(role, &step)) {
+                for (site, layer) in sites.into_iter().flat_map(|site| (0..3).map(move |layer| (site, layer))) {
+                    let SiteDraws { masks, roots, corrections } = SiteDraws::new(&seed, site, layer);
+                    drawn.extend([masks, roots, corrections].into_iter().flat_map(|mut stream| stream.take(8)));
+                    count += 3 * 8;
+                }
+            }
+        }
+        assert_eq!(drawn.len(), count);
+    }
+
+    #[test]
     fn bounded_numbers_are_uniform() {
         let mut stream = Seed::from_bytes([4; 32]).stream(Draw::O, 0);
         let mut counts = [0u32; 6];

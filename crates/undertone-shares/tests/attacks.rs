@@ -152,6 +152,87 @@ fn no_mask_serves_two_messages() {
     }
 }
 
+/// A flight of a strict session by kind, layer, turn and step, and whether these are its narrow words.
+type StrictName = (FlightKind, u32, u32, u64, bool);
+
+/// What the user sends in one strict session of two steps of three tokens; narrow words in the upper half of a word.
+fn strictly_sent(setup: &PairModel, seed: Seed, token: u32) -> Vec<(StrictName, Vec<u64>)> {
+    let mut pair = Pair::new(setup, seed).with_strict(true);
+    let mut sent = Vec::new();
+    let mut see = |flight: &Flight| {
+        let narrow = flight.entries.iter().map(|&entry| u64::from(entry) << 32).collect();
+        for (is_narrow, words) in [(false, flight.words.clone()), (true, narrow)] {
+            if flight.kind.from_user() && !words.is_empty() {
+                sent.push(((flight.kind, flight.layer, flight.turn, flight.step, is_narrow), words));
+            }
+        }
+    };
+    for _ in 0..2 {
+        pair.step(&[token; 3], |_| panic!("no logits are opened"), &mut see).unwrap();
+    }
+    sent
+}
+
+/// Bytes 4 and 7 of the differences of two messages of one strict session each, all upper ones where they are few.
+fn note(
+    all: &mut BTreeMap<[StrictName; 2], Vec<u8>>,
+    (a, first): &(StrictName, Vec<u64>),
+    (b, second): &(StrictName, Vec<u64>),
+) {
+    if first.len() == second.len() && a.4 == b.4 {
+        let bytes = all.entry([*a, *b]).or_default();
+        for (x, y) in first.iter().zip(second) {
+            let difference = x.wrapping_sub(*y).to_le_bytes();
+            if first.len() < 11 { bytes.extend(&difference[4..]) } else { bytes.extend([difference[4], difference[7]]) }
+        }
+    }
+}
+
+/// Of the messages of 120 sessions those too short for a chi-square are left out: the last comparisons of logits.
+fn enough(bytes: &[u8]) -> bool {
+    bytes.len() >= 5 * 256
+}
+
+#[test]
+fn no_mask_serves_two_messages_of_strict_sessions() {
+    let setup = setup();
+    let mut all = BTreeMap::new();
+    for number in 0..120 {
+        let sent = strictly_sent(&setup, root(9, number), 7);
+        for (i, later) in sent.iter().enumerate() {
+            sent[..i].iter().for_each(|earlier| note(&mut all, earlier, later));
+        }
+    }
+    all.retain(|_, bytes| enough(bytes));
+    let has = |differs: fn(&[StrictName; 2]) -> bool| all.keys().any(differs);
+    assert!(
+        has(|[a, b]| a.0 != b.0) && has(|[a, b]| a.1 != b.1) && has(|[a, b]| a.2 != b.2) && has(|[a, b]| a.3 != b.3)
+    );
+    assert!(has(|[a, _]| a.4) && has(|[a, _]| !a.4));
+    for (names, bytes) in all {
+        let deviation = deviation(bytes);
+        assert!(deviation.abs() < THRESHOLD, "{names:?}: {deviation}");
+    }
+}
+
+#[test]
+fn masks_that_serve_two_strict_sessions_are_caught() {
+    let setup = setup();
+    let mut all = BTreeMap::new();
+    for number in 0..120 {
+        // The mistake: two sessions under one root, with different prompts.
+        let [first, second] = [7, 31].map(|token| strictly_sent(&setup, root(10, number), token));
+        first.iter().zip(&second).for_each(|(first, second)| note(&mut all, first, second));
+    }
+    all.retain(|_, bytes| enough(bytes));
+    let kinds: std::collections::BTreeSet<FlightKind> = all.keys().map(|[name, _]| name.0).collect();
+    let caught = all.into_iter().filter(|(_, bytes)| deviation(bytes.iter().copied()) > 100.0 * THRESHOLD);
+    let caught: std::collections::BTreeSet<FlightKind> = caught.map(|([name, _], _)| name.0).collect();
+    // Prepare, embed, scores, and the answers of six sites.
+    assert_eq!(kinds.len(), 9);
+    assert_eq!(caught, kinds);
+}
+
 #[test]
 fn masks_that_serve_twice_are_caught() {
     let setup = setup();

@@ -48,21 +48,21 @@ impl LayerState {
         if let Some(site) = flight.kind.site() {
             let (step, corrections) = (active.step, std::mem::take(&mut active.bundle.corrections.layers[layer].mixed));
             let mut mix = |wire: &Wire| self.strictly_mixed(model, &step, &corrections, wire);
-            let next = active.exchanged(&model.shape, (site, layer), &flight, &mut mix);
+            let next = active.exchanged(&model.shape, (site, layer), &flight, &mut mix)?;
             active.bundle.corrections.layers[layer].mixed = corrections;
             if next.is_some() {
                 return Ok(next);
             }
         }
         Ok(match flight.kind {
-            FlightKind::AttentionNormed => Some(self.rotated(model, active, layer, &flight)),
-            FlightKind::Scores => Some(self.scores(model, active, layer, &flight.words)),
-            FlightKind::Probabilities if active.step.strict => Some(strictly_attended(model, active, layer, &flight)),
-            FlightKind::Probabilities => Some(self.mix(model, active, layer, &flight)),
-            FlightKind::Mixed => Some(attended(model, active, layer, &flight)),
-            FlightKind::MlpNormed => Some(gated(model, active, layer, &flight)),
+            FlightKind::AttentionNormed => Some(self.rotated(model, active, layer, &flight)?),
+            FlightKind::Scores => Some(self.scores(model, active, layer, &flight.words)?),
+            FlightKind::Probabilities if active.step.strict => Some(strictly_attended(model, active, layer, &flight)?),
+            FlightKind::Probabilities => Some(self.mix(model, active, layer, &flight)?),
+            FlightKind::Mixed => Some(attended(model, active, layer, &flight)?),
+            FlightKind::MlpNormed => Some(gated(model, active, layer, &flight)?),
             _ => {
-                activated(model, active, layer, &flight);
+                activated(model, active, layer, &flight)?;
                 None
             }
         })
@@ -79,9 +79,9 @@ impl LayerState {
     }
 
     /// Queries, keys and values; opens queries and keys truncated, values as they are.
-    fn rotated(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
+    fn rotated(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<Flight> {
         let (shape, step) = (&model.shape, active.step);
-        let normed = active.returned(model, (Site::AttentionNorm, layer), flight);
+        let normed = active.returned(model, (Site::AttentionNorm, layer), flight)?;
         let qkv = model.product(Matrix::Qkv(layer), &normed, &active.bundle.corrections.layers[layer].qkv);
         let width = shape.rotated() + shape.key();
         let mut rotated = columns(&qkv, width, 0..shape.rotated());
@@ -109,11 +109,11 @@ impl LayerState {
         let words = [&rotated[..], &values].concat();
         self.rotated = Zeroizing::new(rotated);
         active.due = (FlightKind::Scores, layer);
-        Flight { bits: pack(&tops), ..Flight::words(FlightKind::Rotated, layer, &step, words) }
+        Ok(Flight { bits: pack(&tops), ..Flight::words(FlightKind::Rotated, layer, &step, words) })
     }
 
     /// Scores: E (F + B0) + A0 F + its share of A B.
-    fn scores(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) -> Flight {
+    fn scores(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, words: &[u64]) -> Result<Flight> {
         let (shape, step, kernels) = (&model.shape, active.step, &*model.kernels);
         let (theirs, share) = words.split_at(step.tokens * shape.rotated());
         let open = sum(&std::mem::take(&mut *self.rotated), theirs);
@@ -136,9 +136,9 @@ impl LayerState {
 
     /// Mixed values: E' (F' + B0') + A0' F' + its share of A' B', where opening E' takes nothing from the user,
     /// whose share of the probabilities is its half of the mask.
-    fn mix(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
+    fn mix(&mut self, model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<Flight> {
         let (shape, step, kernels) = (&model.shape, active.step, &*model.kernels);
-        let share = active.returned(model, (Site::Softmax, layer), flight);
+        let share = active.returned(model, (Site::Softmax, layer), flight)?;
         let mask = active.bundle.seed.words(Draw::PROBABILITY_MASK, layer, share.len());
         let open = difference(&share, &mask);
         let mut mixed = active.bundle.corrections.layers[layer].mixed.clone();
@@ -146,12 +146,12 @@ impl LayerState {
         add_mixed(kernels, (shape, &step), &mut mixed, &mask, &self.values);
         active.bundle.seed.add_to(Draw::MIX_OPENING, layer, &mut mixed);
         active.due = (FlightKind::Mixed, layer);
-        Flight::words(FlightKind::Mix, layer, &step, [open, mixed].concat())
+        Ok(Flight::words(FlightKind::Mix, layer, &step, [open, mixed].concat()))
     }
 }
 
 /// The output projection, and the question of the second norm.
-fn attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
+fn attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<Flight> {
     let correction = &active.bundle.corrections.layers[layer];
     let input: Vec<u64> = (0..flight.words.len())
         .map(|i| {
@@ -163,12 +163,12 @@ fn attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &F
 }
 
 /// The same where the exchange of softmax has mixed the values.
-fn strictly_attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
-    let input = active.returned(model, (Site::Softmax, layer), flight);
+fn strictly_attended(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<Flight> {
+    let input = active.returned(model, (Site::Softmax, layer), flight)?;
     projected(model, active, layer, &input)
 }
 
-fn projected(model: &ProviderModel, active: &mut Active, layer: usize, input: &[u64]) -> Flight {
+fn projected(model: &ProviderModel, active: &mut Active, layer: usize, input: &[u64]) -> Result<Flight> {
     let out = model.product(Matrix::O(layer), input, &active.bundle.corrections.layers[layer].o);
     add_shifted(&mut active.stream, &out, model.model.public().shift(Matrix::O(layer)));
     let share = active.stream.to_vec();
@@ -176,16 +176,17 @@ fn projected(model: &ProviderModel, active: &mut Active, layer: usize, input: &[
 }
 
 /// Gate and up, and the question of the activation.
-fn gated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Flight {
-    let normed = active.returned(model, (Site::MlpNorm, layer), flight);
+fn gated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<Flight> {
+    let normed = active.returned(model, (Site::MlpNorm, layer), flight)?;
     let both = model.product(Matrix::GateUp(layer), &normed, &active.bundle.corrections.layers[layer].gate_up);
     let share = halves(&both, 2 * model.shape.intermediate);
     active.open(model, (Site::Activation, layer), share, FlightKind::Gate, FlightKind::Activated)
 }
 
 /// Down, which ends the layer.
-fn activated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) {
-    let input = active.returned(model, (Site::Activation, layer), flight);
+fn activated(model: &ProviderModel, active: &mut Active, layer: usize, flight: &Flight) -> Result<()> {
+    let input = active.returned(model, (Site::Activation, layer), flight)?;
     let out = model.product(Matrix::Down(layer), &input, &active.bundle.corrections.layers[layer].down);
     add_shifted(&mut active.stream, &out, model.model.public().shift(Matrix::Down(layer)));
+    Ok(())
 }

@@ -239,7 +239,7 @@ impl Provider {
         let (kind, layer) = active.due;
         if !kind.in_layer()
             && let Some(site) = kind.site()
-            && let Some(next) = active.exchanged(&model.shape, (site, layer), &flight, &mut |_| Vec::new())
+            && let Some(next) = active.exchanged(&model.shape, (site, layer), &flight, &mut |_| Vec::new())?
         {
             return Ok(Some(next));
         }
@@ -255,8 +255,8 @@ impl Provider {
             let done = self.layers[layer].answer(&model, active, layer, flight)?;
             return Ok(match done {
                 Some(flight) => Some(flight),
-                None if layer + 1 < model.shape.layers => Some(active.ask_norm(&model, layer + 1)),
-                None => Some(active.ask_final_norm(&model)),
+                None if layer + 1 < model.shape.layers => Some(active.ask_norm(&model, layer + 1)?),
+                None => Some(active.ask_final_norm(&model)?),
             });
         }
         match kind {
@@ -269,12 +269,17 @@ impl Provider {
                 let embedded = model.product(Matrix::Embed, &flight.words, &active.bundle.corrections.embed);
                 active.stream = Zeroizing::new(vec![0; embedded.len()]);
                 add_shifted(&mut active.stream, &embedded, model.model.public().shift(Matrix::Embed));
-                Ok(Some(active.ask_norm(&model, 0)))
+                active.ask_norm(&model, 0).map(Some)
             }
-            FlightKind::FinalNormed => Ok(Some(active.ask_logits(&model, &flight))),
+            FlightKind::FinalNormed => active.ask_logits(&model, &flight).map(Some),
             _ => active.look_up(&model, &flight).map(Some),
         }
     }
+}
+
+/// The error of a strict step whose exchange has not begun.
+fn no_exchange(flight: &Flight) -> Error {
+    Error::OutOfTurn { have: flight.kind.name(), need: "the beginning of its exchange" }
 }
 
 impl Active {
@@ -284,10 +289,11 @@ impl Active {
         FlightDue { kind, layer, turn: self.exchange.as_ref().map_or(0, |(_, turn)| *turn) }
     }
 
-    /// Whether the exchange in progress, if there is one, has had every flight of this site but perhaps the one due.
+    /// Whether the flight due is the last of this site: without strict evaluation the only one, and otherwise what its
+    /// exchange says.
     fn ends(&self, shape: &Shape, site: Site) -> bool {
         let flights = || strict::flights(site, shape, &self.step).len();
-        self.exchange.as_ref().is_none_or(|(_, turn)| *turn + 1 >= flights())
+        !self.step.strict || self.exchange.as_ref().is_some_and(|(_, turn)| *turn + 1 >= flights())
     }
 
     /// Whether the last share of the tokens' places is on its way.
@@ -303,14 +309,14 @@ impl Active {
         (site, layer): (Site, usize),
         flight: &Flight,
         mix: &mut dyn FnMut(&Wire) -> Vec<u64>,
-    ) -> Option<Flight> {
-        if site != Site::Logits && self.ends(shape, site) {
-            return None;
+    ) -> Result<Option<Flight>> {
+        if !self.step.strict || (site != Site::Logits && self.ends(shape, site)) {
+            return Ok(None);
         }
-        let (exchange, turn) = self.exchange.as_mut()?;
-        let contents = exchange.answer((&flight.words, &flight.entries), mix);
+        let (exchange, turn) = self.exchange.as_mut().ok_or_else(|| no_exchange(flight))?;
+        let contents = exchange.answer((&flight.words, &flight.entries), mix)?;
         *turn += 2;
-        Some(Flight::contents(site, layer, *turn - 1, &self.step, contents))
+        Ok(Some(Flight::contents(site, layer, *turn - 1, &self.step, contents)))
     }
 
     /// Begins the exchange of a site with this share of its input and the user's under its mask.
@@ -320,26 +326,27 @@ impl Active {
         (site, layer): (Site, usize),
         (share, theirs): (Vec<u64>, &[u64]),
         mix: &mut dyn FnMut(&Wire) -> Vec<u64>,
-    ) -> Flight {
+    ) -> Result<Flight> {
         let program = strict::program(model.public(), &self.step, (site, layer), self.rows.alive());
         let lists = std::mem::take(self.bundle.corrections.of_site(site, layer));
         let draws = SiteDraws::new(&self.bundle.seed, site, layer);
         let party = Party::provider(draws, lists.opened, lists.returned);
         let mut exchange = Exchange::new(program, party, share);
-        let contents = exchange.start(theirs, mix);
+        let contents = exchange.start(theirs, mix)?;
         self.exchange = Some((exchange, 1));
         self.due = (FlightKind::of_site(site)[1], layer);
-        Flight::contents(site, layer, 0, &self.step, contents)
+        Ok(Flight::contents(site, layer, 0, &self.step, contents))
     }
 
     /// The result of a site, in its own order: y minus the user's share.
-    fn returned(&mut self, model: &ProviderModel, (site, layer): (Site, usize), flight: &Flight) -> Vec<u64> {
-        if let Some((mut exchange, _)) = self.exchange.take() {
-            return exchange.finish(&flight.words, &flight.bits);
+    fn returned(&mut self, model: &ProviderModel, (site, layer): (Site, usize), flight: &Flight) -> Result<Vec<u64>> {
+        if self.step.strict {
+            let (mut exchange, _) = self.exchange.take().ok_or_else(|| no_exchange(flight))?;
+            return Ok(exchange.finish(&flight.words, &flight.bits));
         }
         let mut out = self.shuffle(model, site, layer).invert(&flight.words);
         add_assign(&mut out, &self.bundle.corrections.of_site(site, layer).returned);
-        out
+        Ok(out)
     }
 
     /// The next `len` words of what the user prepared, added to a share.
@@ -360,7 +367,7 @@ impl Active {
         mut share: Vec<u64>,
         kind: FlightKind,
         next: FlightKind,
-    ) -> Flight {
+    ) -> Result<Flight> {
         if self.step.strict {
             let theirs: Vec<u64> = self.prepared.drain(..share.len()).collect();
             return self.begin_exchange(model, (site, layer), (share, &theirs), &mut |_| Vec::new());
@@ -372,22 +379,22 @@ impl Active {
         let mut words = self.shuffle(model, site, layer).apply(&share);
         add_assign(&mut words, &self.bundle.corrections.of_site(site, layer).opened);
         self.due = (next, layer);
-        Flight::words(kind, layer, &self.step, words)
+        Ok(Flight::words(kind, layer, &self.step, words))
     }
 
-    fn ask_norm(&mut self, model: &ProviderModel, layer: usize) -> Flight {
+    fn ask_norm(&mut self, model: &ProviderModel, layer: usize) -> Result<Flight> {
         let share = self.stream.to_vec();
         let site = (Site::AttentionNorm, layer);
         self.open(model, site, share, FlightKind::AttentionNorm, FlightKind::AttentionNormed)
     }
 
-    fn ask_final_norm(&mut self, model: &ProviderModel) -> Flight {
+    fn ask_final_norm(&mut self, model: &ProviderModel) -> Result<Flight> {
         let last = self.stream[self.stream.len() - self.step.outputs * model.shape.hidden..].to_vec();
         self.open(model, (Site::FinalNorm, 0), last, FlightKind::FinalNorm, FlightKind::FinalNormed)
     }
 
-    fn ask_logits(&mut self, model: &ProviderModel, flight: &Flight) -> Flight {
-        let normed = self.returned(model, (Site::FinalNorm, 0), flight);
+    fn ask_logits(&mut self, model: &ProviderModel, flight: &Flight) -> Result<Flight> {
+        let normed = self.returned(model, (Site::FinalNorm, 0), flight)?;
         let logits = model.product(Matrix::Head, &normed, &self.bundle.corrections.head);
         self.open(model, (Site::Logits, 0), logits, FlightKind::Logits, FlightKind::Select)
     }

@@ -2,7 +2,8 @@
 //!
 //! Opened in turn: gate and up; the gate clipped to about ±16; SiLU, from a table inside and the gate itself above;
 //! the product. Below -16 SiLU counts as its value there, 2e-6.
-//! Range: gates below 2^17 in magnitude, products below 2^31. Error: see the test.
+//! Range: gates below 2^17 - 16 in magnitude, which is 2^31 - 2^18 units at 14 fractional bits: comparisons subtract -16
+//! from them and keep 32 bits. Products below 2^31. Error: see the test.
 
 use zeroize::Zeroizing;
 

@@ -10,6 +10,7 @@ use super::evaluator::{Evaluator, Share};
 use super::party::Party;
 use super::program::{Part, Program, Stage};
 use super::wire::Wire;
+use crate::error::{Error, Result};
 use crate::fixed::sum;
 use crate::truncation::{OFFSET, opened, pack, signed, unpacked};
 
@@ -66,6 +67,11 @@ enum Pending {
     Over,
 }
 
+/// The error of an exchange that is called where it does not stand.
+fn out_of_turn(have: &'static str) -> Error {
+    Error::OutOfTurn { have, need: "another stage of the exchange" }
+}
+
 /// What a flight led to.
 pub(crate) enum Turn {
     /// Contents to send.
@@ -94,10 +100,15 @@ impl Exchange {
     }
 
     /// This party's masked share of the input.
-    pub(crate) fn masked_input(&self) -> &[u64] {
+    pub(crate) fn masked_input(&self) -> Result<&[u64]> {
+        Ok(&self.openings()?[0].masked)
+    }
+
+    /// What is to be opened next.
+    fn openings(&self) -> Result<&[Opening]> {
         match &self.pending {
-            Pending::Open(openings) => &openings[0].masked,
-            _ => &[],
+            Pending::Open(openings) => Ok(openings),
+            _ => Err(out_of_turn("an opening")),
         }
     }
 
@@ -117,8 +128,10 @@ impl Exchange {
     }
 
     /// Goes on with opened values.
-    fn advance(&mut self, values: Vec<Vec<u64>>, mix: &mut dyn FnMut(&Wire) -> Share) {
-        let Pending::Open(openings) = std::mem::replace(&mut self.pending, Pending::Over) else { return };
+    fn advance(&mut self, values: Vec<Vec<u64>>, mix: &mut dyn FnMut(&Wire) -> Share) -> Result<()> {
+        let Pending::Open(openings) = std::mem::replace(&mut self.pending, Pending::Over) else {
+            return Err(out_of_turn("an opening"));
+        };
         let wires: Vec<Wire> =
             openings.into_iter().zip(values).map(|(opening, open)| Wire::new(open, opening.mask)).collect();
         let mut stage = self.program.next(&mut self.party, &wires);
@@ -127,38 +140,35 @@ impl Exchange {
             stage = self.program.mixed(&mut self.party, share);
         }
         self.hold(stage);
+        Ok(())
     }
 
     /// Reads what the peer has opened.
-    fn read_opened(&self, from: &mut Reader<'_>) -> Vec<Vec<u64>> {
-        match &self.pending {
-            Pending::Open(all) => all.iter().map(|opening| from.next(opening.masked.len(), opening.narrow)).collect(),
-            _ => Vec::new(),
-        }
+    fn read_opened(&self, from: &mut Reader<'_>) -> Result<Vec<Vec<u64>>> {
+        let next = |opening: &Opening| from.next(opening.masked.len(), opening.narrow);
+        Ok(self.openings()?.iter().map(next).collect())
     }
 
     /// Reads the peer's share of what is pending, opens it, and goes on; returns what it opened, to be sent.
-    fn open(&mut self, from: &mut Reader<'_>, mix: &mut dyn FnMut(&Wire) -> Share) -> Contents {
+    fn open(&mut self, from: &mut Reader<'_>, mix: &mut dyn FnMut(&Wire) -> Share) -> Result<Contents> {
         let mut out = Contents::default();
-        let theirs = self.read_opened(from);
-        if let Pending::Open(openings) = &self.pending {
-            let both = |(opening, theirs): (&Opening, Vec<u64>)| {
-                let mut values = sum(&opening.masked, &theirs);
-                if opening.narrow {
-                    values.iter_mut().for_each(|value| *value &= u64::from(u32::MAX));
-                }
-                out.push(&values, opening.narrow);
-                values
-            };
-            let values = openings.iter().zip(theirs).map(both).collect();
-            self.advance(values, mix);
-        }
-        out
+        let theirs = self.read_opened(from)?;
+        let both = |(opening, theirs): (&Opening, Vec<u64>)| {
+            let mut values = sum(&opening.masked, &theirs);
+            if opening.narrow {
+                values.iter_mut().for_each(|value| *value &= u64::from(u32::MAX));
+            }
+            out.push(&values, opening.narrow);
+            values
+        };
+        let values = self.openings()?.iter().zip(theirs).map(both).collect();
+        self.advance(values, mix)?;
+        Ok(out)
     }
 
     /// The provider's first contents, from the user's masked share of the input.
-    pub(crate) fn start(&mut self, theirs: &[u64], mix: &mut dyn FnMut(&Wire) -> Share) -> Contents {
-        let contents = self.open(&mut Reader { words: theirs, entries: &[] }, mix);
+    pub(crate) fn start(&mut self, theirs: &[u64], mix: &mut dyn FnMut(&Wire) -> Share) -> Result<Contents> {
+        let contents = self.open(&mut Reader { words: theirs, entries: &[] }, mix)?;
         self.provider_share(contents)
     }
 
@@ -167,16 +177,20 @@ impl Exchange {
         &mut self,
         (words, entries): (&[u64], &[u32]),
         mix: &mut dyn FnMut(&Wire) -> Share,
-    ) -> Contents {
+    ) -> Result<Contents> {
         let mut from = Reader { words, entries };
-        let values = self.read_opened(&mut from);
-        self.advance(values, mix);
-        let contents = self.open(&mut from, mix);
+        let values = self.read_opened(&mut from)?;
+        self.advance(values, mix)?;
+        // Where the user has opened the last values there is no share of it to read.
+        let contents = match &self.pending {
+            Pending::Return(..) | Pending::Reveal(_) => Contents::default(),
+            _ => self.open(&mut from, mix)?,
+        };
         self.provider_share(contents)
     }
 
     /// Adds the provider's share of what comes next.
-    fn provider_share(&mut self, mut out: Contents) -> Contents {
+    fn provider_share(&mut self, mut out: Contents) -> Result<Contents> {
         match &self.pending {
             Pending::Open(openings) => openings.iter().for_each(|part| out.push(&part.masked, part.narrow)),
             Pending::Return(share, _) => {
@@ -185,9 +199,9 @@ impl Exchange {
             }
             // No more than what the values count by: what is above says nothing, and need not be argued about.
             Pending::Reveal(share) => out.push(share, true),
-            Pending::Over => {}
+            Pending::Over => return Err(out_of_turn("a share of what comes next")),
         }
-        out
+        Ok(out)
     }
 
     /// The provider's result from the user's last contents: it is what it was to be less the user's mask.
@@ -205,13 +219,13 @@ impl Exchange {
         (words, entries): (&[u64], &[u32]),
         hidden: impl FnOnce(usize) -> Zeroizing<Vec<u64>>,
         mix: &mut dyn FnMut(&Wire) -> Share,
-    ) -> Turn {
+    ) -> Result<Turn> {
         let mut from = Reader { words, entries };
         if self.waits {
-            let values = self.read_opened(&mut from);
-            self.advance(values, mix);
+            let values = self.read_opened(&mut from)?;
+            self.advance(values, mix)?;
         }
-        match std::mem::replace(&mut self.pending, Pending::Over) {
+        Ok(match std::mem::replace(&mut self.pending, Pending::Over) {
             Pending::Return(share, drop) => Turn::Last(self.returned(&share, drop, from.words, &hidden(share.len()))),
             Pending::Reveal(share) => {
                 let values = share.iter().zip(from.entries).map(|(a, b)| (*a as u32).wrapping_add(*b).into());
@@ -219,14 +233,14 @@ impl Exchange {
             }
             pending => {
                 self.pending = pending;
-                let mut out = self.open(&mut from, mix);
+                let mut out = self.open(&mut from, mix)?;
                 self.waits = matches!(self.pending, Pending::Open(_));
                 if let Pending::Open(openings) = &self.pending {
                     openings.iter().for_each(|part| out.push(&part.masked, part.narrow));
                 }
                 Turn::Send(out)
             }
-        }
+        })
     }
 
     fn returned(&mut self, share: &[u64], drop: u32, theirs: &[u64], hidden: &[u64]) -> Contents {

@@ -68,14 +68,14 @@ fn shared(site: Site, step: &Step, program: &dyn Fn() -> Program, input: &[u64])
         let have = (contents.words.len(), contents.entries.len(), contents.bits.len());
         assert_eq!(have, (due.words, due.entries, due.bits.div_ceil(8)), "{site:?}");
     };
-    let mut down = provider.start(user.masked_input(), &mut at_provider);
+    let mut down = provider.start(user.masked_input().unwrap(), &mut at_provider).unwrap();
     loop {
         check(&down);
         let hidden = |_| hidden.clone();
-        match user.turn((&down.words, &down.entries), hidden, &mut at_user) {
+        match user.turn((&down.words, &down.entries), hidden, &mut at_user).unwrap() {
             Turn::Send(up) => {
                 check(&up);
-                down = provider.answer((&up.words, &up.entries), &mut at_provider);
+                down = provider.answer((&up.words, &up.entries), &mut at_provider).unwrap();
             }
             Turn::Last(up) => {
                 check(&up);
@@ -122,12 +122,31 @@ fn worst(have: &[f64], need: &[f64]) -> f64 {
     have.iter().zip(need).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+/// Gates are below this in magnitude.
+const GATES: f64 = 131_072.0 - 16.0;
+
+#[test]
+fn gates_wrap_where_their_range_ends() {
+    let step = Step { number: 0, position: 0, tokens: 1, outputs: 1, strict: false };
+    let program = || Program::Activation(activation::Activation::new([14, 12]));
+    let product = |gate: f64| {
+        let input = [fixed([gate], 14), fixed([1.0], 12)].concat();
+        real(&clear(Site::Activation, &step, &program, &input, false), ACTIVATION_BITS)[0]
+    };
+    let last = GATES - power(-14);
+    assert!((product(last) - last).abs() <= power(-12));
+    // Where the distance from -16 does not fit, the table reads as far below its end as the gate is beyond the range.
+    assert!((product(GATES + 15.0) - (GATES + 15.0)).abs() > 14.0);
+}
+
 #[test]
 fn silu_is_right_over_its_whole_range() {
     for (gate_bits, up_bits) in [(30, 28), (27, 30), (14, 12), (12, 14)] {
         // Around the table's ends, inside densely, and far outside.
         let inside = (-1200..=1200).map(|i| f64::from(i) * 0.0137);
-        let ends = [-131_000.0, -300.0, -16.01, -16.0, -15.99, 15.8, 15.87, 15.88, 16.0, 16.1, 300.0, 131_000.0];
+        let last = GATES - power(-14);
+        let ends = [-last, -131_055.0, -300.0, -16.01, -16.0, -15.99, 15.8, 15.87, 15.88];
+        let ends = ends.into_iter().chain([16.0, 16.1, 300.0, 131_055.0, last]);
         let gates: Vec<f64> = inside.chain(ends).collect();
         let ups: Vec<f64> = (0..gates.len()).map(|i| ((i * 37 % 101) as f64 - 50.0) * 0.021).collect();
         let input = [fixed(gates.clone(), gate_bits), fixed(ups.clone(), up_bits)].concat();

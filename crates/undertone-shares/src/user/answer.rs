@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use super::{Active, Due, LayerCache, UserModel};
 use crate::attention::{add_mixed, add_scores};
 use crate::columns::columns;
+use crate::error::Result;
 use crate::fixed::{ACTIVATION_BITS, sum};
 use crate::flight::{Flight, FlightKind};
 use crate::nonlinear::{rms_norm, silu_product, softmax_rows};
@@ -20,15 +21,15 @@ impl Active {
         caches: &mut [LayerCache],
         layer: usize,
         flight: &Flight,
-    ) -> Flight {
+    ) -> Result<Flight> {
         let (config, shape) = (&model.public.config, &model.shape);
         let epsilon = config.rms_norm_eps;
         let norm = |values: &[u64]| rms_norm(values, shape.hidden, model.public.residual_bits(), epsilon);
-        match flight.kind {
+        Ok(match flight.kind {
             FlightKind::AttentionNorm => {
                 self.site(Site::AttentionNorm, layer, flight, [FlightKind::AttentionNormed, FlightKind::Rotated], norm)
             }
-            FlightKind::Rotated => self.scores(model, &mut caches[layer], layer, flight),
+            FlightKind::Rotated => self.scores(model, &mut caches[layer], layer, flight)?,
             FlightKind::Softmax => {
                 let next = [FlightKind::Probabilities, FlightKind::Mix];
                 let step = self.step;
@@ -51,7 +52,7 @@ impl Active {
                 answer
             }
             _ => self.site(Site::FinalNorm, 0, flight, [FlightKind::FinalNormed, FlightKind::Logits], norm),
-        }
+        })
     }
 
     /// The permuted values of a site.
@@ -76,7 +77,7 @@ impl Active {
 
     /// Completes the opening of queries and keys, and sends its share of the scores, E B1 + A1 F and a share of A B,
     /// under the mask of the softmax.
-    fn scores(&mut self, model: &UserModel, cache: &mut LayerCache, layer: usize, flight: &Flight) -> Flight {
+    fn scores(&mut self, model: &UserModel, cache: &mut LayerCache, layer: usize, flight: &Flight) -> Result<Flight> {
         let (shape, step, kernels, seed) = (&model.shape, self.step, &*model.kernels, &self.bundle.seed);
         let (theirs, values) = flight.words.split_at(step.tokens * shape.rotated());
         let mut ours = seed.words(Draw::ROTATED_TOP, layer, theirs.len());
@@ -96,13 +97,13 @@ impl Active {
         add_scores(kernels, (shape, &step), &mut scores, &queries(&mask), &cache.keys);
         if step.strict {
             let exchange = self.begin_exchange(model, (Site::Softmax, layer), std::mem::take(&mut *scores));
-            scores.extend_from_slice(exchange.masked_input());
+            scores.extend_from_slice(exchange.masked_input()?);
             self.exchange = Some((exchange, 0));
         } else {
             self.bundle.seed.subtract_from(Draw::input(Site::Softmax), layer, &mut scores);
         }
         self.due = Due::Peer(FlightKind::Softmax, layer);
-        Flight::words(FlightKind::Scores, layer, &step, [&ours[..], &scores].concat())
+        Ok(Flight::words(FlightKind::Scores, layer, &step, [&ours[..], &scores].concat()))
     }
 
     /// Completes the opening of the mixed values, E' B1' + A1' F' and a share of A' B', and sends its part of their

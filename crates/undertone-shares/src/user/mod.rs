@@ -291,7 +291,7 @@ impl User {
             }
             FlightKind::Selected => Reply::Tokens(self.tokens(&active, &flight.entries)?),
             _ => {
-                let answer = active.answer(&self.model, &mut self.caches, layer, &flight);
+                let answer = active.answer(&self.model, &mut self.caches, layer, &flight)?;
                 let last = kind == FlightKind::Gate && layer + 1 == self.model.shape.layers;
                 if last && active.step.outputs == 0 { Reply::Last(answer) } else { Reply::Send(answer) }
             }
@@ -337,7 +337,7 @@ impl User {
     /// The reply to a flight of a strictly evaluated site.
     fn strict_reply(&mut self, active: &mut Active, layer: usize, flight: &Flight) -> Result<Reply> {
         let shape = self.model.shape;
-        match active.exchanged(&self.model, &self.caches, layer, flight) {
+        match active.exchanged(&self.model, &self.caches, layer, flight)? {
             Exchanged::Send(answer) => Ok(Reply::Send(answer)),
             Exchanged::Last(answer) => {
                 let last = flight.kind == FlightKind::Gate && layer + 1 == shape.layers;

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use super::{Active, Due, LayerCache, UserModel};
 use crate::attention::add_mixed;
 use crate::bundle::site_index;
+use crate::error::{Error, Result};
 use crate::flight::{Flight, FlightDue, FlightKind};
 use crate::random::{Draw, SiteDraws};
 use crate::shape::Site;
@@ -54,11 +55,14 @@ impl Active {
         caches: &[LayerCache],
         layer: usize,
         flight: &Flight,
-    ) -> Exchanged {
+    ) -> Result<Exchanged> {
         let (shape, step) = (&model.shape, self.step);
-        let site = flight.kind.site().unwrap_or(Site::Logits);
+        let out_of_turn = || Error::OutOfTurn { have: flight.kind.name(), need: "a flight of an exchange" };
+        let site = flight.kind.site().ok_or_else(out_of_turn)?;
         let (mut exchange, turn) = match self.exchange.take() {
             Some(exchange) => exchange,
+            // The scores begin theirs when they are sent.
+            None if site == Site::Softmax => return Err(out_of_turn()),
             // Its share of the input was sent ahead, and only the masks of it are needed now.
             None => (self.begin_exchange(model, (site, layer), vec![0; step.site_input(shape, site)]), 0),
         };
@@ -66,7 +70,7 @@ impl Active {
         let mut mix = |opened: &Wire| mixed(model, &caches[layer], seed, layer, &step, opened);
         let draw = if site == Site::Softmax { Draw::O_INPUT } else { Draw::output(site) };
         let hidden = |len| seed.words(draw, layer, len);
-        match exchange.turn((&flight.words, &flight.entries), hidden, &mut mix) {
+        Ok(match exchange.turn((&flight.words, &flight.entries), hidden, &mut mix)? {
             Turn::Send(contents) => {
                 self.exchange = Some((exchange, turn + 2));
                 Exchanged::Send(Flight::contents(site, layer, turn + 1, &step, contents))
@@ -76,7 +80,7 @@ impl Active {
                 Exchanged::Last(Flight::contents(site, layer, turn + 1, &step, contents))
             }
             Turn::Revealed(places) => Exchanged::Revealed(places),
-        }
+        })
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) const LANES: usize = 16;
 pub(super) type Lane = [u32; LANES];
 
 /// A seed of 128 bits for every lane.
-#[derive(Clone, Copy, Default, Zeroize)]
+#[derive(Default, Zeroize)]
 pub(super) struct Seeds(pub(super) [Lane; 4]);
 
 /// One block of every lane.

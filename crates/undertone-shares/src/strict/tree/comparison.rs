@@ -71,12 +71,12 @@ impl Comparison {
         let gates = std::array::from_fn(|lane| first + lane as u64);
         let mut paths = Paths::new(roots, thresholds, self.payload);
         for level in 0..self.levels as usize {
-            let sides = [0, 1].map(|side| paths.seeds.map(|seeds| seeds.expand(&gates, [side; LANES])));
+            let sides = [0, 1].map(|side| paths.seeds.each_ref().map(|seeds| seeds.expand(&gates, [side; LANES])));
             for (lane, key) in out.chunks_exact_mut(words).enumerate() {
                 self.correct_level(level, thresholds, &Children { sides: &sides, lane }, &mut paths, key);
             }
         }
-        let last = paths.seeds.map(|seeds| seeds.expand(&gates, [2; LANES]));
+        let last = paths.seeds.each_ref().map(|seeds| seeds.expand(&gates, [2; LANES]));
         for (lane, key) in out.chunks_exact_mut(words).enumerate() {
             self.correct_last(&last, &paths, lane, &mut key[words - self.payload..]);
         }
@@ -204,7 +204,10 @@ impl Paths {
         for (sums, above) in sums.iter_mut().zip(thresholds.above.chunks_exact(payload)) {
             sums.iter_mut().zip(above).for_each(|(sum, above)| *sum = above.wrapping_neg());
         }
-        Self { seeds: roots.map(super::seeds), bits: [[0; LANES], [1; LANES]], sums }
+        let paths = Self { seeds: roots.map(super::seeds), bits: [[0; LANES], [1; LANES]], sums };
+        // The paths have a copy.
+        sums.zeroize();
+        paths
     }
 
     /// Takes a lane to the children that are kept, under the corrections of their seeds and of their bits.
